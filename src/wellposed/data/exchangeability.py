@@ -117,7 +117,7 @@ def suspects(
         if (
             candidate.kind == "group"
         ):  # what is one value in all rows of an entity tells it, and is no reason to let it go
-            fitted = fitted.drop(columns=_fixed(np.asarray(candidate.values)[kept], fitted))
+            fitted = fitted.drop(columns=_fixed(candidate.values.astype(np.int64)[kept], fitted))
         left = residuals(scores[kept], fitted)
         p = permutation_p(statistic, left, draw, level / tests)
         if p <= level / tests and not (of_file and _is_sorted(frame, np.asarray(target), classes)):
@@ -256,7 +256,7 @@ def _beginnings(column: pd.Series[Any]) -> Integers | None:
     return np.asarray(table[codes])
 
 
-def _fixed(ids: Integers | Floats, frame: pd.DataFrame) -> list[str]:
+def _fixed(ids: Integers, frame: pd.DataFrame) -> list[str]:
     """The columns that are the same in all rows of each entity."""
     order = np.argsort(ids, kind="stable")
     pairs = np.flatnonzero(np.diff(ids[order]) == 0)

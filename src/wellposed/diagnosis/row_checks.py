@@ -383,21 +383,16 @@ def leftover(train: tuple[Tensor, Tensor, Tensor], valid: tuple[Tensor, Tensor, 
     Returns:
         The score; None where inputs are neither numbers nor few kinds of tokens, or fewer than 100 rows are known on a side.
     """
-    left = [_left(outputs, target, classes) for outputs, target, _ in (train, valid)]
-    if (
-        left[0] is None
-        or left[1] is None
-        or min(len(left[0]), len(left[1])) < 100
-        or left[0].shape[1:] != left[1].shape[1:]
-    ):
+    ours, theirs = (_left(outputs, target, classes) for outputs, target, _ in (train, valid))
+    x, x_valid = (_placed(inputs) for *_, inputs in (train, valid))
+    if ours is None or theirs is None or x is None or x_valid is None or min(len(ours), len(theirs)) < 100:
         return None
-    flat = [_placed(x) for *_, x in (train, valid)]
-    if flat[0] is None or flat[1] is None or flat[0].shape[1:] != flat[1].shape[1:]:
+    if ours.shape[1:] != theirs.shape[1:] or x.shape[1:] != x_valid.shape[1:]:
         return None
-    flat = [x[:, :: max(1, x.shape[1] // MOST_FEATURES)] for x in flat if x is not None]
-    middle, scale = flat[0].mean(0), flat[0].std(0).clamp_min(1e-6)
-    near = torch.cdist((flat[1] - middle) / scale, (flat[0] - middle) / scale).topk(NEAREST, largest=False).indices
-    shared = (left[1] * left[0][near].mean(1)).sum(1)
+    x, x_valid = (points[:, :: max(1, points.shape[1] // MOST_FEATURES)] for points in (x, x_valid))
+    middle, scale = x.mean(0), x.std(0).clamp_min(1e-6)
+    near = torch.cdist((x_valid - middle) / scale, (x - middle) / scale).topk(NEAREST, largest=False).indices
+    shared = (theirs * ours[near].mean(1)).sum(1)
     size = float(shared.square().sum().sqrt())
     return float(shared.sum()) / size if math.isfinite(size) and size > 0 else None
 

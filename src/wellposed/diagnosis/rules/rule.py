@@ -173,7 +173,11 @@ def valid_learned(curves: Curves) -> bool:
     chance = measure.chance_error(curves)
     if error is not None and chance is not None:
         return float(measure.finite_values(error).min()) < (1 - MENDED_SHARE) * chance
-    if error is not None and curves.fact("constant_loss") is None and float(measure.finite_values(error).min()) < LOW_ERROR:
+    if (
+        error is not None
+        and curves.fact("constant_loss") is None
+        and float(measure.finite_values(error).min()) < LOW_ERROR
+    ):
         return True
     return reference - lowest > MATERIAL_PROGRESS * abs(reference)
 
