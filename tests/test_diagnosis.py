@@ -112,6 +112,8 @@ PLANTED: dict[str, list[Callable[[int], FakeHistory]]] = {
         lambda s: history(s, np.full(60, 1.0), np.full(60, 1.01)),
         lambda s: history(s, fall(1.0, 3.0), fall(1.0, 3.0)),
         lambda s: history(s, np.full(60, 0.7), np.full(60, 0.7), facts={"constant_loss": None}),
+        lambda s: history(s, fall(0.9, 1.2), fall(1.02, 1.3), train_metric=np.full(60, 0.9), valid_metric=np.full(60, 0.9),
+                          facts={**CLASSES, "constant_loss": 1.0, "chance_metric": 0.9}),  # the most frequent class always
     ],
     "undertrained": [
         lambda s: history(s, fall(0.1, tau=40), fall(0.12, tau=40)),
@@ -137,6 +139,7 @@ PLANTED: dict[str, list[Callable[[int], FakeHistory]]] = {
     "over_regularized": [
         lambda s: history(s, fall(0.6), fall(0.6), facts={"regularized": {"terms": 1}}, cost=fall(0.9, 1.5)),
         lambda s: history(s, fall(1.0, 1.2), fall(1.0, 1.2), facts={"regularized": True}, cost=fall(1.3, 1.9)),
+        lambda s: history(s, fall(0.97, 1.2), fall(0.97, 1.2), facts={"regularized": {"dropout": 0.9}}),
     ],
     "noisy_evidence": [
         lambda s: history(s, fall(0.2), fall(0.3) + 0.15 * np.random.default_rng(s).normal(size=60)),
@@ -180,6 +183,8 @@ PLANTED: dict[str, list[Callable[[int], FakeHistory]]] = {
         lambda s: history(s, 1.2 - 0.09 * T60 / 60, 1.21 - 0.09 * T60 / 60, noise=0.0005),
         lambda s: classified(s, fall(0.7, 0.9, tau=80), fall(0.7, 0.9, tau=80), 2.35 - 0.2 * T60 / 60,
                              2.36 - 0.2 * T60 / 60),
+        lambda s: history(s, np.full(60, 1.0), np.full(60, 1.01), lr=np.exp(-T60 / 2)),  # the rate was spent at once
+        lambda s: history(s, 1.8 - 0.4 * T60 / 60, 1.8 - 0.4 * T60 / 60, noise=0.0005),  # far above a constant prediction still
     ],
     "healthy": [
         lambda s: history(s, fall(0.1), fall(0.13)),
@@ -208,6 +213,7 @@ NEAR_MISSES: dict[str, list[Callable[[int], FakeHistory]]] = {
         lambda s: history(s, fall(0.1, tau=8), fall(0.12, tau=8)),  # came to rest
         lambda s: history(s, fall(0.02, tau=40), fall(0.3)),  # training falls on, validation does not
         lambda s: history(s, fall(0.1, tau=40), fall(0.12, tau=40), facts={"stopped": "patience"}),
+        lambda s: history(s, fall(0.1, tau=25), fall(0.12, tau=25), lr=1.001 - T60 / 59),  # the schedule came to its end
     ],
     "underfits": [
         lambda s: history(s, fall(0.15), fall(0.17)),  # low enough
@@ -236,6 +242,8 @@ NEAR_MISSES: dict[str, list[Callable[[int], FakeHistory]]] = {
         lambda s: classified(s, fall(0.0, 0.9), turn(fall(0.1, 0.9), 20, 0.002), fall(0.01, 2.3, tau=12),
                              turn(fall(0.4, 2.3), 20, 0.02)),  # the error rises too
         lambda s: classified(s, fall(0.01, 0.9), fall(0.03, 0.9), fall(0.03, 2.3), fall(0.1, 2.3)),
+        lambda s: classified(s, fall(0.1, 0.9, 10, 4), fall(0.2, 0.9, 10, 4), fall(0.3, 2.3, 10, 4),
+                             fall(0.4, 2.3, 10, 4) + 0.2 * (np.arange(10) == 9)),  # the last value alone is higher
     ],
     "over_regularized": [
         lambda s: history(s, fall(0.6), fall(0.62)),  # nothing regularizes

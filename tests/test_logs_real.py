@@ -347,12 +347,27 @@ def by_side(folder: Path) -> None:
         written(folder, "iter\tRMSE\n" + "".join(f"{i}\t{y}\n" for i, y in enumerate(values)), name)
 
 
+def boosted(folder: Path) -> None:
+    """CatBoost: a loss of one's own beside a score, a second set of rows, and event files of the same numbers."""
+    for name, values in (("learn", TRAIN), ("test", VALID), ("test1", TRAIN)):
+        rows = "".join(f"{i}\t0.5\t{y}\n" for i, y in enumerate(values))
+        written(folder, f"iter\tAUC:type=Ranking\tMultiClassOneVsAll\n{rows}", f"catboost_info/{name}_error.tsv")
+    written(folder, "none that could be read", "catboost_info/learn/events.out.tfevents")
+
+
+def boosted_json(folder: Path) -> None:
+    metrics = [{"best_value": "Max", "name": "AUC"}, {"best_value": "Min", "name": "Own"}]
+    rows = [{"learn": [t], "iteration": i, "test": [0.5, v]} for i, (t, v) in enumerate(PAIRS)]
+    meta = {"learn_sets": ["learn"], "test_sets": ["test"], "learn_metrics": metrics[1:], "test_metrics": metrics}
+    written(folder, json.dumps({"meta": meta, "iterations": rows}), "catboost_training.json")
+
+
 def text_file(folder: Path) -> None:
     written(folder, lines("epoch {e} loss {t} val_loss {v}"), "run/output.txt")
     written(folder, "torch==2.6\n", "requirements.txt")
 
 
-@pytest.mark.parametrize("write", [allennlp, mlflow, by_side, text_file])
+@pytest.mark.parametrize("write", [allennlp, mlflow, by_side, boosted, boosted_json, text_file])
 def test_folders_of_other_trainers(write: Any, tmp_path: Path) -> None:
     write(tmp_path)
     curves = Curves.of(tmp_path)
@@ -383,11 +398,65 @@ def test_a_row_for_each_value(tmp_path: Path) -> None:
         "Early stopping, best iteration is:\n[45]\tvalid_0's rmse: 1.459\nEarly stopping, best iteration is:\n"
         "[83]\tvalid_0's rmse: 1.558\n" * 2,
         "name,precision,recall\na,0.5,0.6\nb,0.6,0.6\nc,0.6,0.6\n",
+        "number,value,params_lr,state\n" + "".join(f"{i},0.{i},0.0{i},COMPLETE\n" for i in range(1, 9)),
+        "lr,dropout,train_loss,val_loss\n" + "".join(f"0.{i},0.{d},0.{d},0.{i}\n" for i in range(1, 4) for d in range(1, 4)),
+        "".join(f"[I 2023] Trial {i} finished with value: 0.5 and parameters: {{'lr': 0.{i}}}.\n" for i in range(9)),
+        "".join(f"Epoch 1/1\nloss: 0.{i} - val_loss: 0.{i}\nTrial {i} Complete [00h]\nval_loss: 0.{i}\n" for i in range(1, 9)),
     ],
 )  # fmt: skip
 def test_results_are_no_curves(text: str, tmp_path: Path) -> None:
     with pytest.raises(DataError):
         read(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n".join(f"{lines('Epoch {e}: train loss {t}, val loss {v}')}\n[I 2023] Trial {i} finished with value: 0.5 and "
+                  f"parameters: {{'lr': 0.{i}}}." for i in range(3)),
+        "\n".join(f"Search: Running Trial #{i}\n{lines('Epoch {e}/4 - loss: {t} - val_loss: {v}')}\nTrial {i} Complete [00h]\n"
+                  f"val_loss: 0.1\n\nBest val_loss So Far: 0.1" for i in range(3)),
+        "\n".join(f'{{"loss": {t}, "val_loss": {v}, "training_iteration": {i}, "trial_id": "{k}", "config": {{"lr": 0.{k}}}}}'
+                  for k in range(3) for i, (t, v) in enumerate(PAIRS, 1)),
+    ],
+)  # fmt: skip
+def test_the_trials_of_a_search_are_runs(text: str, tmp_path: Path) -> None:
+    found = read_all(written(tmp_path, text))
+    assert [table.columns["valid_loss"].tolist() for table in found] == [[*VALID]] * 3
+    assert {table.name.rpartition(": ")[2] for table in found} == {"0", "1", "2"}
+
+
+# Which encoding
+
+
+@pytest.mark.parametrize(
+    ("form", "encoding"),
+    [
+        ("第{e}轮 训练损失：{t} 验证损失：{v}", "gb18030"),
+        ("epoch {e} 学習 loss {t} 検証 loss {v}", "cp932"),
+        ("epoch {e} 학습 loss {t} 검증 loss {v}", "cp949"),
+        ("эпоха {e} loss обучения {t} loss валидации {v}", "cp1251"),
+        ("Époque {e} : entraînement loss {t}, validación loss {v}", "cp1252"),
+    ],
+)
+def test_words_of_an_old_encoding_are_read_and_it_is_said(form: str, encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "train.log"
+    path.write_bytes(lines(form).encode(encoding))
+    curves = Curves.of(path)
+    assert (curves.train_loss.tolist(), curves.valid_loss.tolist()) == ([*TRAIN], [*VALID])
+    assert f"it was read as {encoding}" in " ".join(reading(path).notes)
+
+
+def test_text_that_was_cut_through_is_still_utf8_and_binary_data_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "train.log"
+    path.write_bytes(lines("██ epoch {e} loss {t} val_loss {v}").encode() + b"\n\xe2\x96")
+    assert Curves.of(path).valid_loss.tolist() == [*VALID]
+    assert "1 of the signs" in " ".join(reading(path).notes)
+    path.write_bytes(b"epoch 1 loss 2\n\xff\x00\x01")
+    with pytest.raises(DataError, match="UTF-8"):
+        read(path)
+    path.write_bytes(b"\0" * 9 + lines("epoch {e} loss {t} val_loss {v} of 100 batches").encode())
+    assert Curves.of(path).valid_loss.tolist() == [*VALID]
 
 
 # Which loss
@@ -409,8 +478,20 @@ def test_two_measures_of_one_thing_and_two_players_are_not_added() -> None:
     both = {"train_mse_loss": [2, 1], "train_mae_loss": [2, 1], "val_mse_loss": [2, 1], "val_mae_loss": [2, 1]}
     assert read(both).columns["train_loss"].tolist() == [2, 1]
     game = read({"loss_G": [2, 1], "loss_D": [1, 2]})
-    assert game.facts["moving"] == ("g", "d")
     assert game.columns["train_loss"].tolist() == [2, 1]
+
+
+def test_columns_of_two_lengths_are_two_networks(tmp_path: Path) -> None:
+    both = {f"{name}_{side}loss": values[:count] for name, count in (("reg", 4), ("cls", 3))
+            for side, values in (("", [*TRAIN]), ("val_", [*VALID]))}  # fmt: skip
+    found = read_all(written(tmp_path, json.dumps(both), "history.json.txt"))
+    assert sorted(len(table.columns["epoch"]) for table in found) == [3, 4]
+
+
+def test_a_loss_that_is_always_zero_was_never_computed() -> None:
+    table = read({"train_loss": [*TRAIN], "test_loss": [0.0] * 4})
+    assert "valid_loss" not in table.columns
+    assert "'test_loss' is 0 in every row" in " ".join(table.facts["reading"].notes)
 
 
 def test_one_value_is_no_curve_beside_many() -> None:

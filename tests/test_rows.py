@@ -86,6 +86,18 @@ DEPENDENT: dict[str, tuple[dict[str, Any], np.ndarray, str, str]] = {
         "group",
         "name",
     ),
+    "a panel, whose waves begin anew with each unit": (
+        {"unit": np.arange(ROWS) // 6 * 7 % 101, "wave": np.arange(ROWS) % 6},
+        numbers(0)[np.arange(ROWS) // 6],
+        "group",
+        "unit",
+    ),
+    "entities with one curve in common": (
+        {"subject": np.arange(ROWS) // 6, "hours": np.arange(ROWS) % 6},
+        1.5 * np.sin(np.arange(ROWS) % 6) + numbers(0)[np.arange(ROWS) // 6],
+        "group",
+        "subject",
+    ),
     "days of a walk": ({"date": pd.date_range("2020-01-01", periods=ROWS)}, walk(), "time", "date"),
     "years of a panel": ({"year": 1980 + np.arange(ROWS) % 20}, walk()[np.arange(ROWS) % 20], "time", "year"),
     "a counter": ({"No": np.arange(ROWS) + 5}, slow(), "time", "No"),
@@ -115,6 +127,14 @@ INNOCENT: dict[str, tuple[dict[str, Any], np.ndarray, bool]] = {
         False,
     ),
 }
+
+
+def test_a_series_with_a_trend_is_no_sorted_file() -> None:
+    trend = np.cumsum(1 + 0.6 * numbers(0))
+    assert (np.diff(trend) > 0).mean() > 0.95
+    assert [one.column for one in suspects(pd.DataFrame({"x": numbers(5)}), trend, classes=False)] == ["rows"]
+    blocks = np.concatenate([np.sort(numbers(seed, ROWS // 3)) for seed in range(3)])
+    assert suspects(pd.DataFrame({"x": numbers(5)}), blocks, classes=False) == ()
 
 
 @pytest.mark.parametrize("case", INNOCENT)

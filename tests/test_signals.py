@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import gc
 import io
+import math
 import pickle
 import re
 from collections.abc import Callable
@@ -123,6 +124,12 @@ def with_copies(x: Tensor, y: Tensor, _: torch.Generator, count: int = 80) -> Ro
     x, y = x.clone(), y.clone()
     x[TRAIN : TRAIN + count], y[TRAIN : TRAIN + count] = x[:count], y[:count]
     return x, y
+
+
+def drawn_again(x: Tensor, y: Tensor, g: torch.Generator) -> Rows:
+    """Rows drawn with replacement before they were split: training has as many copies of its own as validation has."""
+    drawn = torch.randint(len(x) // 2, (len(x),), generator=g)
+    return x[drawn], y[drawn]
 
 
 def with_hint(x: Tensor, y: Tensor, g: torch.Generator) -> Rows:
@@ -398,6 +405,7 @@ PLANTED: dict[str, list[Case]] = {
     ],
     "leakage": [
         case(mlp, changed(blobs, with_copies)),
+        case(mlp, changed(blobs, drawn_again)),
         case(mlp, changed(functools.partial(blobs, apart=0.6), with_hint)),
         case(SMOOTH, changed(curve, with_hint), "squared_error"),
     ],
@@ -960,11 +968,46 @@ def test_the_first_pass_is_one_batch() -> None:
 # What the rows say
 
 
+def test_a_loss_that_has_no_bound_is_told_and_is_not_called_undertrained() -> None:
+    torch.manual_seed(0)
+    net, (x, y) = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1)), (torch.randn(96, 4), torch.randn(96, 1))
+    optimizer = torch.optim.Adam(net.parameters(), 0.03)
+    loss = lambda out, target: -F.mse_loss(out, target)  # noqa: E731 - as a loop has it
+    watch = wp.watch(net, loss, train=(x[:64], y[:64]), valid=(x[64:], y[64:]), optimizer=optimizer)
+    for _ in range(14):
+        for _ in range(4):
+            optimizer.zero_grad()
+            loss(net(x[:64]), y[:64]).backward()
+            optimizer.step()
+        watch.epoch()
+    names = wp.diagnose(watch).names
+    assert "wrong_loss" in names
+    assert not {"undertrained", "rate_too_low"} & {*names}
+
+
+def test_noise_is_not_shared_by_neighbours_and_what_was_not_fitted_is() -> None:
+    g = torch.Generator().manual_seed(0)
+    x, noise = torch.randn(600, 4, generator=g), torch.randn(600, 1, generator=g)
+    for bent, low, high in ((0.0, -3.0, 2.0), (1.0, 3.0, math.inf)):
+        target = x[:, :1] + bent * x[:, 1:2] ** 2 + noise
+        sides = [(x[rows, :1], target[rows], x[rows]) for rows in (slice(400), slice(400, 600))]
+        assert low < float(measure.leftover(sides[0], sides[1], classes=False) or 0.0) < high
+    scores = torch.zeros(600, 2)  # of classes: both are as likely, everywhere or on average
+    for y, low, high in ((noise[:, 0] > 0, -3.0, 2.0), (x[:, 0] > 0, 3.0, math.inf)):
+        sides = [(scores[rows], y.long()[rows], x[rows]) for rows in (slice(400), slice(400, 600))]
+        assert low < float(measure.leftover(sides[0], sides[1], classes=True) or 0.0) < high
+    assert measure.leftover(sides[0], (scores[:9], y.long()[:9], x[:9]), classes=True) is None
+
+
 def test_copies_are_counted_within_and_across() -> None:
     x, y = torch.arange(20.0)[:, None].repeat(1, 3), torch.zeros(20)
     seen = measure.exact_copies((torch.cat([x[:8], x[:2]]), torch.zeros(10)), (x[6:14], torch.zeros(8)))
     assert seen is not None
     assert (seen.valid, seen.within, seen.rows) == (2 / 8, 4 / 10, 8)
+    assert seen.natural == 0  # no two different rows agree in any column
+    few = measure.exact_copies((x[:8] % 2, torch.arange(8)), (x[:8] % 2, torch.arange(8)))
+    assert few is not None
+    assert few.natural == pytest.approx(8 * 3 / 7)  # of 8 different rows each agrees with 3 of the 7 others
     other = measure.exact_copies((x[:8], torch.zeros(8)), (x[:8], torch.ones(8)))
     assert other is not None
     assert other.valid == 0  # equal inputs with another target are no copies

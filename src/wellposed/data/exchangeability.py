@@ -41,6 +41,8 @@ MOST_LEVELS_FITTED = 10  # categories with more values are not fitted to
 ROWS_PER_FEATURE = 10  # with fewer, nothing is fitted: a fit to noise leaves nothing
 LEAST_ROWS = 40  # in fewer rows, an order or an entity shows in nothing
 LEAST_ENTITIES, LEAST_UNNAMED = 6, 10
+SEVERAL = 3  # columns
+FAR = 5.0  # usual steps; the falls of a series that has a trend are about as long as its rises
 LARGEST_ENTITY = 1 / 3  # of the rows; a larger one is a kind of row
 ROW_ORDER = "rows"
 """What ``time=`` calls the order of the rows in the file."""
@@ -111,7 +113,12 @@ def suspects(
         if of_file and ("group" in skip or found):
             continue  # a file that is written entity after entity, or year after year, has an order for this reason alone
         kept, statistic = _statistic(candidate, draw)
-        left = residuals(scores[kept], frame.iloc[kept].drop(columns=candidate.column, errors="ignore"))
+        fitted = frame.iloc[kept].drop(columns=candidate.column, errors="ignore")
+        if (
+            candidate.kind == "group"
+        ):  # what is one value in all rows of an entity tells it, and is no reason to let it go
+            fitted = fitted.drop(columns=_fixed(candidate.values.astype(np.int64)[kept], fitted))
+        left = residuals(scores[kept], fitted)
         p = permutation_p(statistic, left, draw, level / tests)
         if p <= level / tests and not (of_file and _is_sorted(frame, np.asarray(target), classes)):
             found.append(replace(candidate, p=p))
@@ -119,9 +126,13 @@ def suspects(
 
 
 def residuals(scores: Floats, frame: pd.DataFrame) -> Floats:
-    """What a linear fit to numbers (as ranks) and small categories leaves of the scores; the scores where there are too many
-    of them."""
-    columns = [np.ones(len(scores))]
+    """What a linear fit to numbers (as ranks, with their squares and cubes) and small categories leaves of the scores; without
+    squares and cubes, or the scores themselves, where there are too many.
+
+    A curve that all entities share, such as a rise and a fall over time, would make the rows of one entity unlike each other.
+    """
+    columns: list[Floats] = [np.ones(len(scores))]
+    bent: list[Floats] = []
     for name in frame.columns:
         kind = column_kind(frame[name])
         if kind == "number":
@@ -130,11 +141,15 @@ def residuals(scores: Floats, frame: pd.DataFrame) -> Floats:
             middle = (
                 np.sort(known)[len(known) // 2] if len(known) else 0.0
             )  # a median of numbers near the largest would overflow
-            columns.append(_ranks(np.where(np.isfinite(x), x, middle)) / len(x))
+            place = 2 * _ranks(np.where(np.isfinite(x), x, middle)) / len(x) - 1
+            columns.append(place)
+            bent += [place**2, place**3]
         elif kind in ("category", "boolean"):
             codes, values = distinct(frame[name])
             if len(values) <= MOST_LEVELS_FITTED:
                 columns += [(codes == level).astype(np.float64) for level in range(len(values))]
+    if (len(columns) + len(bent)) * ROWS_PER_FEATURE <= len(scores):
+        columns += bent
     if len(columns) * ROWS_PER_FEATURE > len(scores):
         return scores
     x = np.stack(columns, axis=1)
@@ -199,7 +214,8 @@ def _statistic(suspect: Suspect, draw: np.random.Generator) -> tuple[Integers, C
 
 
 def _entities(frame: pd.DataFrame) -> Iterator[Suspect]:
-    """Columns whose values may each name an entity with several rows: by their name, or since they fix other columns."""
+    """Columns whose values may each name an entity with several rows: by their name, or since they fix other columns, or since
+    the file is a panel, in which another column counts up within each entity and begins anew in the next."""
     codes = {str(name): distinct(frame[name])[0] for name in frame.columns}
     for name, ids in codes.items():
         column = frame[name]
@@ -220,7 +236,7 @@ def _entities(frame: pd.DataFrame) -> Iterator[Suspect]:
         if rows < 1.5 * count or sizes.max() > LARGEST_ENTITY * rows:
             continue
         named = (ENTITY.search(name) is not None or part) and count >= LEAST_ENTITIES
-        if named or (count >= LEAST_UNNAMED and _fixes_another(ids, name, codes)):
+        if named or (count >= LEAST_UNNAMED and (_fixes_another(ids, name, codes) or _is_panel(ids, frame, name))):
             yield Suspect("group", name, ids, 1.0, part, named)
 
 
@@ -240,6 +256,15 @@ def _beginnings(column: pd.Series[Any]) -> Integers | None:
     return np.asarray(table[codes])
 
 
+def _fixed(ids: Integers, frame: pd.DataFrame) -> list[str]:
+    """The columns that are the same in all rows of each entity."""
+    order = np.argsort(ids, kind="stable")
+    pairs = np.flatnonzero(np.diff(ids[order]) == 0)
+    one, next_one = order[pairs], order[pairs + 1]
+    codes = {str(name): distinct(frame[name])[0] for name in frame.columns}
+    return [name for name, values in codes.items() if (values[one] == values[next_one]).all()]
+
+
 def _fixes_another(ids: Integers, name: str, codes: dict[str, Integers]) -> bool:
     """Whether another, coarser column is the same in all rows of each entity, as the sex of a patient is."""
     count = int(ids.max()) + 1
@@ -255,6 +280,24 @@ def _fixes_another(ids: Integers, name: str, codes: dict[str, Integers]) -> bool
         kinds = np.bincount(values[values >= 0], minlength=1)
         coarser = 2 <= (kinds > 0).sum() <= count / 2 and kinds.max() <= 0.9 * len(ids)
         if coarser and bool((values[one] == values[next_one]).all()):
+            return True
+    return False
+
+
+def _is_panel(ids: Integers, frame: pd.DataFrame, name: str) -> bool:
+    """Whether the rows of each entity lie together, and in some column numbers or dates rise from each to the next, as the years of
+    a country do, and fall where another entity begins."""
+    begins = np.flatnonzero(np.diff(ids)) + 1
+    if len(begins) + 1 != len(np.unique(ids)):
+        return False
+    for other in frame.columns:
+        kind = column_kind(frame[other])
+        if str(other) == name or kind not in ("number", "date"):
+            continue
+        steps = np.diff(as_days(frame[other]) if kind == "date" else as_numbers(frame[other]))
+        between = np.zeros(len(steps), dtype=bool)
+        between[begins - 1] = True
+        if bool((steps[~between] > 0).all()) and float((steps[between] < 0).mean()) > 0.9:
             return True
     return False
 
@@ -306,9 +349,15 @@ def _same_order(x: Floats, y: Floats) -> bool:
 
 
 def _is_sorted(frame: pd.DataFrame, target: Any, classes: bool) -> bool:
-    """Whether the file is sorted by the target or by a feature: then its order says nothing that they do not say."""
+    """Whether the file is sorted by the target or by a feature: then its order says nothing that they do not say.
+
+    No sorting makes several columns rise nearly everywhere, each with short steps back of its own: they have trends.
+    """
     y = np.asarray(target)
     goals = [y] if classes else list(y.reshape(len(y), -1).T)
+    numbers = [as_numbers(frame[name]) for name in frame.columns if column_kind(frame[name]) == "number"]
+    if sum(map(_trends, [*([] if classes else goals), *numbers])) >= SEVERAL:
+        return False
     if any(_in_blocks(goal.astype(np.float64), classes) for goal in goals):
         return True
     for name in frame.columns:
@@ -322,7 +371,8 @@ def _is_sorted(frame: pd.DataFrame, target: Any, classes: bool) -> bool:
 
 
 def _in_blocks(x: Floats, unordered: bool) -> bool:
-    """Whether equal values lie together in few blocks, or numbers rise (or fall) nearly everywhere."""
+    """Whether equal values lie together in few blocks, or numbers rise (or fall) nearly everywhere, and where they do not they go
+    far back, as where another block begins. Short steps back are those of a series that has a trend."""
     steps = np.diff(x)
     values, counts = np.unique(x, return_counts=True)
     by_chance = 1 + len(steps) * (1 - np.square(counts / len(x)).sum())
@@ -330,7 +380,22 @@ def _in_blocks(x: Floats, unordered: bool) -> bool:
     if len(values) > 1 and runs <= 3 * len(values) and 5 * runs <= by_chance:
         return True
     moved = steps[steps != 0]
-    return not unordered and len(moved) >= LEAST_ENTITIES and max((moved > 0).mean(), (moved < 0).mean()) > 0.95
+    if unordered or len(moved) < LEAST_ENTITIES:
+        return False
+    moved = moved if np.median(moved) > 0 else -moved
+    back = -moved[moved < 0]
+    return len(back) < 0.05 * len(moved) and (not len(back) or float(np.median(back)) > FAR * float(np.median(moved)))
+
+
+def _trends(x: Floats) -> bool:
+    """Whether numbers rise (or fall) in most steps, and step back by no more than usual now and then."""
+    moved = np.diff(np.nan_to_num(x.astype(np.float64)))
+    moved = moved[moved != 0]
+    if len(moved) < LEAST_ENTITIES:
+        return False
+    moved = moved if np.median(moved) > 0 else -moved
+    back = -moved[moved < 0]
+    return 0 < len(back) < 0.2 * len(moved) and float(np.median(back)) < FAR * float(np.median(moved))
 
 
 def _ranks(x: Floats) -> Floats:

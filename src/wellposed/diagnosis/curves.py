@@ -155,14 +155,14 @@ STEEP = 0.5  # of all that follows: a fall of one epoch that is larger is the be
 def progress(y: Array, reference: float | None = None) -> float:
     """How far a curve came down once it had begun: from its first value (or the reference, if that is lower) to its lowest.
 
-    An untrained network's loss may be anything: of the first quarter, epochs whose fall alone is more than half of all the rest are
-    not counted, so that what follows them is measured by what it does itself.
+    An untrained network's loss may be anything: without a reference, epochs of the first quarter whose fall alone is more than half
+    of all the rest are not counted, so that what follows them is measured by what it does itself.
     """
     values = finite_values(y)
     if len(values) == 0:
         return 0.0
     low, first = float(values.min()), 0
-    for at in range(len(values) // 4):
+    for at in range(len(values) // 4 if reference is None else 0):
         if values[at] - values[at + 1] > STEEP * (values[at] - low) > 0:
             first = at + 1
     top = float(values[first]) if reference is None else min(reference, float(values[first]))
@@ -379,6 +379,12 @@ def scales_apart(curves: Curves) -> float | None:
     first, last = float(valid[0] / train[0]), end(valid) / end(train)
     apart = min(first, last) >= APART or max(first, last) <= BELOW
     return last if apart and 1 / STAYS <= last / first <= STAYS else None
+
+
+def rate_left(curves: Curves) -> float:
+    """The last learning rate over the highest; 1 where no column of rates is known."""
+    rates = finite_values(curves.lr)
+    return float(rates[-1] / rates.max()) if len(rates) > 1 and rates.max() > 0 else 1.0
 
 
 def began_late(curves: Curves) -> bool:

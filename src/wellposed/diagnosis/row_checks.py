@@ -26,6 +26,8 @@ Array = npt.NDArray[np.float64]
 MOST_HASHED = 2**27  # numbers of both sides that are searched for copies: half a gibibyte of float32, about a second
 MOST_JUDGED = 2048  # rows of each side by which single features are judged
 MOST_FEATURES = 512  # tables are narrower; of what is wider no column stands for the target
+MOST_TOKENS = 64  # letters, bases, classes of a feature; words have too many kinds to lie near one another
+FEW_COLUMNS = 3  # in which rows that are no copies may agree all the same
 NEAREST = 6  # rows that agree in a feature: enough to outvote a wrong label, few enough for a sharp boundary
 BLOCKS = 16  # batches that are read to see in which order rows come
 
@@ -35,7 +37,8 @@ class Copies:
     """Rows of validation that are in training too, as shares: of validation, and of training in the rest of training.
 
     ``rows`` validation rows were looked for among ``share`` of the training rows; ``known`` is whether both sides are
-    rows of one Dataset by number.
+    rows of one Dataset by number; ``natural`` bounds how many copies a validation row has by chance, from the columns in which
+    the fewest different rows agree.
     """
 
     valid: float
@@ -43,6 +46,7 @@ class Copies:
     rows: int
     share: float
     known: bool
+    natural: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,28 @@ def exact_copies(train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor], sha
     _, inverse, counts = np.unique(ours, return_inverse=True, return_counts=True)
     within = float((counts[inverse] > 1).mean())
     found = float(np.isin(theirs, ours).mean())
-    return Copies(found, within, len(theirs), share, False)
+    return Copies(found, within, len(theirs), share, False, _natural(x, ids, len(counts)))
+
+
+def _natural(x: npt.NDArray[Any], ids: npt.NDArray[np.int64], different: int) -> float:
+    """How many of ``different`` training rows agree with a row by chance, at most: as many as agree with it in `FEW_COLUMNS`
+    columns, those in which the fewest different rows agree."""
+    rows = x[np.unique(ids, return_index=True)[1]]
+    count = len(rows)
+    if count < 2:
+        return math.inf
+    columns = [
+        np.unique(rows[:, j], return_inverse=True)[1].reshape(-1)
+        for j in range(0, rows.shape[1], max(1, rows.shape[1] // MOST_FEATURES))
+    ]
+    finest = np.stack(sorted(columns, key=_agreeing)[:FEW_COLUMNS], axis=1)
+    return different * _agreeing(np.unique(finest, axis=0, return_inverse=True)[1].reshape(-1)) / (count * (count - 1))
+
+
+def _agreeing(codes: npt.NDArray[np.int64]) -> float:
+    """Ordered pairs of rows with the same code."""
+    counts = np.bincount(codes).astype(np.float64)
+    return float((counts * (counts - 1)).sum())
 
 
 def _stacked(a: Tensor, b: Tensor) -> npt.NDArray[Any]:
@@ -344,6 +369,54 @@ def _shared(inputs: Tensor | None, y: Tensor, answers: Tensor, wrong: Tensor) ->
     near = torch.cdist(x[wrong], x).scatter_(1, wrong[:, None], math.inf).topk(NEAREST, largest=False).indices
     label, answer = (y[near] == y[wrong, None]).sum(1), (y[near] == answers[wrong, None]).sum(1)
     return float((label > answer).double().mean())
+
+
+def leftover(train: tuple[Tensor, Tensor, Tensor], valid: tuple[Tensor, Tensor, Tensor], classes: bool) -> float | None:
+    """How surely what a network leaves of the targets is the same in rows that lie close: a z score, 0 on average for noise.
+
+    What is left of a validation row, ``target - output`` (of classes their indicators minus their probabilities), is multiplied by
+    the mean of what is left of the `NEAREST` training rows; the sum is divided by the root of the sum of squares.
+
+    Args:
+        train, valid: outputs, targets and inputs, each of as many rows.
+        classes: outputs are scores of classes.
+    Returns:
+        The score; None where inputs are neither numbers nor few kinds of tokens, or fewer than 100 rows are known on a side.
+    """
+    ours, theirs = (_left(outputs, target, classes) for outputs, target, _ in (train, valid))
+    x, x_valid = (_placed(inputs) for *_, inputs in (train, valid))
+    if ours is None or theirs is None or x is None or x_valid is None or min(len(ours), len(theirs)) < 100:
+        return None
+    if ours.shape[1:] != theirs.shape[1:] or x.shape[1:] != x_valid.shape[1:]:
+        return None
+    x, x_valid = (points[:, :: max(1, points.shape[1] // MOST_FEATURES)] for points in (x, x_valid))
+    middle, scale = x.mean(0), x.std(0).clamp_min(1e-6)
+    near = torch.cdist((x_valid - middle) / scale, (x - middle) / scale).topk(NEAREST, largest=False).indices
+    shared = (theirs * ours[near].mean(1)).sum(1)
+    size = float(shared.square().sum().sqrt())
+    return float(shared.sum()) / size if math.isfinite(size) and size > 0 else None
+
+
+def _placed(x: Tensor) -> Tensor | None:
+    """Inputs as points ``(rows, numbers)``: numbers as they are, tokens of at most `MOST_TOKENS` kinds as their indicators."""
+    x = x.detach().cpu().flatten(1) if x.ndim > 1 else x.detach().cpu()[:, None]
+    if x.is_floating_point():
+        return x.float()
+    if not x.numel() or int(x.min()) < 0 or int(x.max()) >= MOST_TOKENS:
+        return None
+    return torch.nn.functional.one_hot(x.long(), MOST_TOKENS).flatten(1).float()
+
+
+def _left(outputs: Tensor, target: Tensor, classes: bool) -> Tensor | None:
+    """What is left of each target, ``(rows, outputs)``; None where outputs and targets do not fit."""
+    scores = (
+        outputs.detach().cpu().double().flatten(1) if outputs.ndim > 1 else outputs.detach().cpu().double()[:, None]
+    )
+    y = target.detach().cpu()
+    if classes and scores.shape[1] > 1 and not y.is_floating_point() and y.ndim == 1:
+        return torch.nn.functional.one_hot(y.long().clamp(0, scores.shape[1] - 1), scores.shape[1]) - scores.softmax(1)
+    y = y.double().flatten(1) if y.ndim > 1 else y.double()[:, None]
+    return None if y.shape != scores.shape else y - (scores.sigmoid() if classes else scores)
 
 
 def code_gain(train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor]) -> tuple[float, float, float] | None:

@@ -135,6 +135,7 @@ class Signals:
         unlearned: the share of some rows of each side that went through without gradients in training mode.
         batch: rows of a training batch. norms: names of batch norms.
         disagreement: of the loss between batch norms in training and evaluation mode: difference, its standard error, loss.
+        leftover: how surely what is left of the targets is shared by rows that lie close, see `row_checks.leftover`.
         toll: what regularization adds to the loss; None where the pass failed.
         missing: what could not be seen, a sentence each.
     """
@@ -160,6 +161,7 @@ class Signals:
     norms: tuple[str, ...] = ()
     disagreement: tuple[float, float, float] | None = None
     charges: NormDecay | None = None
+    leftover: float | None = None
     toll: Toll | None = None
     missing: tuple[str, ...] = ()
 
@@ -190,10 +192,11 @@ def _of_run(run: Run) -> Signals:
     fresh = problem.build(run.recipe.model, run.seed).to(device)
     lazy = any(nn.parameter.is_lazy(p) for p in fresh.parameters())
     began = samples(fresh)
-    answers = {
+    batches = {
         "valid": _moved(batches_of(data.valid, torch.arange(min(len(data.valid), MOST_ANSWERS))), device),
         "train": _moved(batches_of(data.train_clean, some[:MOST_ANSWERS]), device),
     }
+    answers = {side: seen.answers(run.model, mine) for side, mine in batches.items()}
     steps = math.ceil(len(data.train) / (run.recipe.batch_size * run.recipe.accumulate))
     last = seen.inspect(run.model, kept)
     found = Signals(
@@ -202,7 +205,8 @@ def _of_run(run: Run) -> Signals:
         first=None if lazy else seen.inspect(fresh, kept),
         last=last,
         moved=distances(began, samples(run.model)),
-        wrong={side: seen.wrong(run.model, batches) for side, batches in answers.items()},
+        wrong={side: seen.wrong(found) for side, found in answers.items()},
+        leftover=seen.leftover(answers),
     )
     found = _with_network(found, run.model, seen, kept, size)
     found = _with_rows(found, data.train_clean, data.valid, seen, kept)
@@ -230,6 +234,7 @@ def _of_watch(watch: Watch) -> Signals:
     steps = [f.trained + f.trained_evaluating for f in notes.forwards]
     rates = watch.history["lr"] if watch.optimizer is not None and len(watch.history) else []
     last = seen.inspect(watch.model, kept)
+    answers = {side: seen.answers(watch.model, _answers(watch, side)) for side in ("valid", "train")}
     found = Signals(
         loop=True,
         loss=watch.loss,
@@ -242,7 +247,8 @@ def _of_watch(watch: Watch) -> Signals:
             for leaf in leaves(watch.model)
             if held is not None and leaf.tensor.requires_grad and id(leaf.tensor) not in held
         ),
-        wrong={side: seen.wrong(watch.model, _answers(watch, side)) for side in ("valid", "train")},
+        wrong={side: seen.wrong(found) for side, found in answers.items()},
+        leftover=seen.leftover(answers),
         forwards=tuple(notes.forwards),
         learns=watch.optimizer is not None or any(notes.gradients),
         unlearned=_unlearned(watch),
@@ -273,6 +279,10 @@ def _optimizer_of(run: Run) -> Optimizer:
     return regularize(
         run.recipe.optimizer.build(run.model.parameters()), run.model, run.recipe.build_terms(total_steps=1)
     )
+
+
+Answers = tuple[Tensor, Tensor, Tensor | None]
+"""Outputs, targets and inputs of rows; no inputs where they are not of one shape."""
 
 
 def _unlearned(watch: Watch) -> dict[str, float]:
@@ -321,9 +331,9 @@ class _Seen:
             return None
         return Toll(noise, error, _decay_of(model, last, decay), loss)
 
-    def wrong(self, model: nn.Module, batches: Iterator[RowsWithTargets]) -> Wrong | None:
-        """Of scores of classes; None for other losses, and for rows whose outputs are no such scores."""
-        if not self.loss.classifies:
+    def answers(self, model: nn.Module, batches: Iterator[RowsWithTargets]) -> Answers | None:
+        """Outputs, targets and inputs of rows; None for losses that are neither of classes nor of numbers, and for other shapes."""
+        if not self.loss.classifies and not self.loss.numeric:
             return None
         outputs: list[Any] = []
         targets: list[Any] = []
@@ -335,10 +345,21 @@ class _Seen:
                 inputs.append(measure.inputs_of(batch))
         if not outputs or not all(isinstance(t, Tensor) and 0 < t.ndim <= 2 for t in [*outputs, *targets]):
             return None
+        if len({(out.shape[1:], y.shape[1:]) for out, y in zip(outputs, targets, strict=True)}) > 1:
+            return None
         alike = all(isinstance(x, Tensor) and x.shape[1:] == inputs[0].shape[1:] for x in inputs)
-        return measure.wrong_labels(
-            torch.cat(outputs).cpu(), torch.cat(targets).cpu(), torch.cat(inputs) if alike else None
-        )
+        return torch.cat(outputs).cpu(), torch.cat(targets).cpu(), torch.cat(inputs) if alike else None
+
+    def wrong(self, found: Answers | None) -> Wrong | None:
+        """Of scores of classes; None for other losses, and for rows whose outputs are no such scores."""
+        return measure.wrong_labels(*found) if found is not None and self.loss.classifies else None
+
+    def leftover(self, found: Mapping[str, Answers | None]) -> float | None:
+        """Whether what is left of the targets is shared by neighbours; None where inputs cannot be compared."""
+        train, valid = found["train"], found["valid"]
+        if train is None or valid is None or train[2] is None or valid[2] is None:
+            return None
+        return measure.leftover((*train[:2], train[2]), (*valid[:2], valid[2]), self.loss.classifies)
 
     def _miss(self, unseen: Unseen) -> None:
         if str(unseen) not in self.missing:

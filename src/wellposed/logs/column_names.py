@@ -38,7 +38,7 @@ METRICS = {
     **dict.fromkeys(("rouge", "rougel", "rougelsum"), "rouge"),
     **dict.fromkeys(("iou", "miou", "jaccard"), "iou"), **dict.fromkeys(("dice", "dsc"), "dice"),
     **dict.fromkeys(("kappa", "mcc", "bleu", "sacrebleu", "meteor", "chrf", "cider", "ndcg", "mrr", "recall", "em"), ""),
-    **dict.fromkeys(("precision", "prec", "sensitivity", "specificity", "spearman", "pearson"), ""),
+    **dict.fromkeys(("gini", "dcg", "pfound", "precision", "prec", "sensitivity", "specificity", "spearman", "pearson"), ""),
     **dict.fromkeys(("psnr", "ssim", "r2", "rsquared", "uas", "las"), ""),
     **dict.fromkeys(("wer", "cer", "ter", "eer"), ""), **dict.fromkeys(("error", "err", "errors", "merror", "top1err"), "error"),
     **{word: "" for word in LOSSLIKE if word in ("rmse", "mae", "mse", "mape", "rmsle", "ppl")},
@@ -80,7 +80,8 @@ STEPS = (
     "step", "global_step", "trainer_global_step", "train_global_step", "steps", "iteration", "iterations", "iter", "iters",
     "update", "updates", "num_updates", "batch", "round", "rounds", "train_step", "training_step", "n_iter", "it", "iter_num",
     "current_steps", "current_step",
-    "boosting_round", "num_iterations", "tree", "minibatch", "episode", "episodes", "timesteps", "total_timesteps",
+    "boosting_round", "num_iterations", "tree", "minibatch", "training_iteration", "episode", "episodes", "timesteps",
+    "total_timesteps",
 )  # fmt: skip
 AS_USUAL = {
     "epoch", "epochs", "mean", "avg", "average", "averaged", "total", "history", "metrics", "metric", "score", "scores", "end",
@@ -227,6 +228,12 @@ def _unglued(word: str) -> tuple[str, ...]:
     return (word,)
 
 
+def boosted_name(side: str, metric: str) -> str:
+    """What CatBoost calls a metric of a set of rows, ``learn`` or ``test1``: one that is no metric we know is what it minimizes."""
+    known = metric.partition(":")[0]  # AUC:type=Ranking
+    return f"{re.sub(r'(?<=[a-z])(?=[0-9])', ' ', side)} {known}{'' if parse_name(known).what else ' loss'}"
+
+
 @dataclass(frozen=True)
 class Guess:
     """What columns were taken for.
@@ -236,7 +243,6 @@ class Guess:
         metric: the usual name of the metric that was taken.
         parts: ``(of training, of validation)``, None where a side has none: losses whose sum is the loss; ``taken`` has the first.
         unassigned: losses of a side that no word in their names tells.
-        moving: the words of players whose losses depend on one another.
     """
 
     taken: dict[str, str]
@@ -245,7 +251,6 @@ class Guess:
     notes: tuple[str, ...] = ()
     parts: tuple[tuple[str | None, str | None], ...] = ()
     unassigned: tuple[str, ...] = ()
-    moving: tuple[str, ...] = ()
 
 
 def guess(found: Iterable[str] | Mapping[str, Sequence[Any]], metrics_of: str = NOBODY) -> Guess:
@@ -285,9 +290,7 @@ def guess(found: Iterable[str] | Mapping[str, Sequence[Any]], metrics_of: str = 
             metrics_of = metrics_of or VALID  # who names the sides of losses, and of metrics none, means validation
         columns, metric = _metrics([name for name in names if name.text not in taken.values()], metrics_of, counts)
         taken |= columns
-    return Guess(
-        taken, metric, metric not in LOWER_IS_BETTER, tuple(notes), losses.parts, losses.unassigned, losses.moving
-    )
+    return Guess(taken, metric, metric not in LOWER_IS_BETTER, tuple(notes), losses.parts, losses.unassigned)
 
 
 def _is_rate(name: str) -> bool:
@@ -359,8 +362,8 @@ def _losses(names: Sequence[Name], counts: Mapping[str, int]) -> Guess:
     train, valid = pair
     if valid is not None and valid.side == TEST:
         notes.append("There is no validation loss; the test loss stands in for it, and is no test any more.")
-    moving = tuple(dict.fromkeys(word for name in losses for word in name.parts if word in PLAYERS))
-    parts = _parts(pair, rivals) if len(moving) < 2 else ()
+    players = {word for name in losses for word in name.parts if word in PLAYERS}
+    parts = _parts(pair, rivals) if len(players) < 2 else ()
     added = {name for both in parts for name in both}
     for side, chosen in (("training", train), ("validation", valid)):
         near = [
@@ -381,7 +384,7 @@ def _losses(names: Sequence[Name], counts: Mapping[str, int]) -> Guess:
         and not PARTS.intersection(name.parts) and not PLAYERS.intersection(name.parts) and None in pair
     )  # fmt: skip
     taken = {ours: name.text for ours, name in zip(("train_loss", "valid_loss"), pair, strict=True) if name}
-    return Guess(taken, notes=tuple(notes), parts=parts, unassigned=unassigned, moving=moving)
+    return Guess(taken, notes=tuple(notes), parts=parts, unassigned=unassigned)
 
 
 def _beside(names: Sequence[Name], found: Iterable[str] | Mapping[str, Sequence[Any]]) -> list[Name]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from wellposed.core.errors import DataError
 from wellposed.core.reading import check_cells
-from wellposed.logs.column_names import EPOCHS, SIDES, STEPS, guess, name_words
+from wellposed.logs.column_names import EPOCHS, SIDES, STEPS, boosted_name, guess, name_words
 from wellposed.logs.in_memory import named_as, of_rows
 from wellposed.logs.log import OURS, TRANSFORMERS, Log, columns_of, normalize_name
 
@@ -56,6 +56,8 @@ def of_value(value: Any, name: str, depth: int = 0) -> list[Log]:
         return []
     if is_rows(value.get("log_history")):
         return [_transformers(value, name)]
+    if is_rows(value.get("iterations")) and isinstance(value.get("meta"), dict):
+        return [Log(columns_of([*_boosted(value["meta"], value["iterations"])]), name)]
     if is_rows(value.get("rows")) and isinstance(value.get("facts"), dict):
         return [Log(columns_of(value["rows"]), name, OURS, dict(value["facts"]))]
     if isinstance(value.get("history"), (dict, list)) and (found := of_value(value["history"], name, depth + 1)):
@@ -170,6 +172,19 @@ def _run(value: Mapping[str, Any], name: str) -> Log:
         _columns(value) or _columns(flattened(value)) or {str(key): [cell] for key, cell in value.items()}
     )  # the latter is refused by its names
     return Log(columns, name, named_as(columns))
+
+
+def _boosted(meta: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows of CatBoost's ``catboost_training.json``, which lists the values of each set of rows in the order of ``meta``."""
+    for row in rows:
+        found = {"iter": row.get("iteration")}
+        for side, cells in row.items():
+            metrics: Any = meta.get(f"{side.rstrip('0123456789')}_metrics")
+            if isinstance(cells, list) and is_rows(metrics):
+                found |= {
+                    boosted_name(side, str(one.get("name"))): cell for one, cell in zip(metrics, cells, strict=False)
+                }
+        yield found
 
 
 def _name(value: Mapping[str, Any], number: int) -> str:

@@ -11,13 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wellposed.core.csv import SEPARATORS, strip_comments, text_of
+from wellposed.core.csv import SEPARATORS, strip_comments
 from wellposed.core.errors import DataError, listed
 from wellposed.core.reading import TIMES, check_memory, format_bytes, open_regular
 from wellposed.logs import event_files
-from wellposed.logs.column_names import EPOCHS, SIDES, STEPS, guess, name_words, parse_name
+from wellposed.logs.column_names import EPOCHS, SIDES, STEPS, boosted_name, guess, name_words, parse_name
 from wellposed.logs.delimited import read_delimited
 from wellposed.logs.documents import DEEPEST, flattened, is_lines, logs_from_json, read_lines
+from wellposed.logs.encodings import log_text
 from wellposed.logs.log import KERAS, TENSORBOARD, Log, columns_of, normalize_name
 from wellposed.logs.shapes import one_side_a_column
 from wellposed.logs.text import NUMBER, parse_text
@@ -25,6 +26,7 @@ from wellposed.logs.text import NUMBER, parse_text
 OWN = ("history.json", "history.csv")
 STATE = "trainer_state.json"
 EVENTS = "tfevents"
+LEARNED, TESTED = "learn_error.tsv", re.compile(r"test(\d*)_error\.tsv")  # of CatBoost, in one folder
 TEXTS = (".log", ".txt", ".out", ".ipynb", ".log.gz", ".txt.gz")
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".json.gz")
 MOST_FILES = 20_000  # that are looked at in a folder: a sweep has thousands, a whole disk millions
@@ -44,7 +46,12 @@ def read_path(path: Path) -> list[Log]:
 def _file(path: Path) -> list[Log]:
     if EVENTS in path.name:
         return [_events({"": [path]}, str(path))]
-    text = text_of(path)
+    text, guessed = log_text(path)
+    found = _read(path, text)
+    return [replace(log, notes=(*log.notes, guessed)) for log in found] if guessed else found
+
+
+def _read(path: Path, text: str) -> list[Log]:
     if one := _one_column(text):
         return [Log(one, str(path))]
     if path.suffix.lower() == ".ipynb":
@@ -126,6 +133,7 @@ def _folder(path: Path) -> list[Log]:
     named = [file for file in files if file.name in (*OWN, "metrics.csv")]
     states = _latest([file for file in files if file.name == STATE])
     inside = {file.parent for file in states}
+    inside |= {file.parent for file in files if file.name == LEARNED}
     events = [file for file in files if EVENTS in file.name and not any(file.is_relative_to(top) for top in inside)]
     known: list[tuple[str, Callable[[], list[Log]]]] = [
         (file.relative_to(path).as_posix(), partial(_file, file)) for file in [*_first_of_folder(named), *states]
@@ -155,7 +163,10 @@ def _several_files(files: Sequence[Path]) -> Iterator[tuple[Path, Callable[[], l
     by_name: dict[Path, list[Path]] = {}
     by_number: dict[Path, list[tuple[int, Path]]] = {}
     by_side: dict[Path, dict[str, Path]] = {}
+    boosted = {file.parent for file in files if file.name == LEARNED}
     for file in files:
+        if file.parent in boosted:
+            continue
         if file.suffix == ".tsv" and _header(file)[1:] == [file.stem]:
             by_name.setdefault(_top(file), []).append(file)
         elif (top := next((folder for folder in file.parents if folder.name == "metrics"), None)) is not None:
@@ -167,6 +178,7 @@ def _several_files(files: Sequence[Path]) -> Iterator[tuple[Path, Callable[[], l
             if side := next((word for word in words if word in SIDES), ""):
                 rest = "_".join(word for word in words if word != side)
                 by_side.setdefault(file.with_name(f"{rest}{''.join(file.suffixes)}"), {}).setdefault(SIDES[side], file)
+    yield from ((top, partial(_boosted, top)) for top in sorted(boosted))
     yield from ((top, partial(_metrics, top, mine)) for top, mine in by_metric.items())
     yield from ((top, partial(_named, top, mine)) for top, mine in by_name.items())
     yield from ((name, partial(_epochs, name, sorted(mine))) for name, mine in by_number.items() if len(mine) > 1)
@@ -175,11 +187,24 @@ def _several_files(files: Sequence[Path]) -> Iterator[tuple[Path, Callable[[], l
     )
 
 
+def _boosted(top: Path) -> list[Log]:
+    """A run of CatBoost: a table of iterations for each set of rows, a column for each metric, by whatever name."""
+    found = {"learn": top / LEARNED} | {
+        f"test{number[1]}": file for file in sorted(top.iterdir()) if (number := TESTED.fullmatch(file.name))
+    }
+    rows: list[dict[str, Any]] = []
+    for side, file in found.items():
+        names, *lines = [line.split("\t") for line in log_text(file)[0].splitlines() if line.strip()] or [[]]
+        named = [boosted_name(side, name) for name in names[1:]]
+        rows += [{"iter": line[0], **dict(zip(named, line[1:], strict=False))} for line in lines]
+    return [Log(columns_of(rows), str(top))]
+
+
 def _metrics(top: Path, files: Sequence[Path]) -> list[Log]:
     """A run of MLflow: lines of ``time value step`` in a file of the metric's name."""
     columns: dict[str, list[tuple[int, float]]] = {}
     for file in files:
-        found = [re.fullmatch(r"\d+ (\S+) (\d{1,15})", line) for line in text_of(file).splitlines()]
+        found = [re.fullmatch(r"\d+ (\S+) (\d{1,15})", line) for line in log_text(file)[0].splitlines()]
         if all(found):
             columns[file.relative_to(top).as_posix()] = [(int(one[2]), float(one[1])) for one in found if one]
     return [Log(_rows("step", columns), str(top))]
@@ -199,7 +224,7 @@ def _named(top: Path, files: Sequence[Path]) -> list[Log]:
     """A run of DVCLive: a table of steps and values in a file of the metric's name, in a folder of the side's."""
     columns: dict[str, list[tuple[int, float]]] = {}
     for file in files:
-        rows = [line.split("\t") for line in text_of(file).splitlines()[1:]]
+        rows = [line.split("\t") for line in log_text(file)[0].splitlines()[1:]]
         columns[file.relative_to(top).with_suffix("").as_posix()] = [
             (int(row[0]), float(row[-1]))
             for row in rows
@@ -232,7 +257,7 @@ def _sides(name: Path, files: Mapping[str, Path]) -> list[Log]:
 
 def _json(file: Path) -> Any:
     try:
-        return json.loads(text_of(file))
+        return json.loads(log_text(file)[0])
     except (DataError, ValueError, RecursionError):
         return None
 

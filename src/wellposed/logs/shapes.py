@@ -9,7 +9,7 @@ from typing import Any
 
 from wellposed.core.errors import DataError
 from wellposed.core.reading import check_cells
-from wellposed.logs.column_names import EPOCHS, STEPS, named_side, parse_name
+from wellposed.logs.column_names import EPOCHS, STEPS, guess, named_side, parse_name
 from wellposed.logs.log import Log, normalize_name
 
 ONE_EACH = (
@@ -17,9 +17,18 @@ ONE_EACH = (
     "config", "variant",
 )  # fmt: skip
 RUN_WORDS = ("run", "fold", "trial", "seed", "experiment", "repeat", "repetition", "kfold", "split")
-GROUPS = (*RUN_WORDS, "recipe", "run_id", "run_name", "config", "model")
+TRIALS = ("trial", "trial_id", "trial_name", "trial_number")
+GROUPS = (*RUN_WORDS, *TRIALS[1:], "recipe", "run_id", "run_name", "config", "model")
 PHASES = ("phase", "split", "set", "subset", "mode", "stage", "dataset", "data", "partition", "side", "type", "part")
-SETTINGS = re.compile(r"(?:config|params|parameters|hyperparameters|hparams|hp)/", re.IGNORECASE)
+SETTINGS = re.compile(
+    r"(?:config|params?|parameters|hyperparameters|hparams|hp|learning_?rate|lr|drop_?out|batch_?size|weight_?decay|momentum|optimizer|regulari[sz]ation\w*"
+    r"|initiali[sz]ation|train_size|\w*(?:seed|patience)"
+    r"|(?:num_|n_)?(?:hidden|units|layers|neurons|filters)\w*)(?:[/_.].*|$)", re.IGNORECASE,
+)  # fmt: skip
+"""Names of what a search tries."""
+SCHEDULED = re.compile(r"(?:lr|learning_?rate|momentum)", re.IGNORECASE)
+SEARCHED = re.compile(r"(?:config|params?|parameters|hyperparameters|hparams|hp)[/_.](?!.*norm)", re.IGNORECASE)
+RESULTS = "'{}' has one row for each setting that was tried: results, not curves. Give the history of one of them."
 KEYS = (
     "metric",
     "metric_name",
@@ -34,8 +43,15 @@ KEYS = (
 
 
 def runs(log: Log) -> list[Log]:
-    """The runs of a table that says in one column whose row it is; of a study of ours the one called ``best``."""
-    if len({len(cells) for cells in log.columns.values()}) > 1:
+    """The runs of a table that says in one column whose row it is; of a study of ours the one called ``best``.
+
+    Columns of several lengths are several runs, where those of each length have losses of both sides: ``reg_loss`` and
+    ``reg_val_loss`` beside a shorter ``cls_loss`` and ``cls_val_loss``.
+    """
+    if len(lengths := {len(cells) for cells in log.columns.values()}) > 1:
+        parts = [{name: cells for name, cells in log.columns.items() if len(cells) == one} for one in lengths]
+        if all({"train_loss", "valid_loss"} <= guess(part).taken.keys() for part in parts):
+            return [replace(log, columns=part, name=f"{log.name}: {next(iter(part))}") for part in parts]
         return [log]  # it is refused later, by the names that matter
     _refuse_results(log)
     if (each := _one_a_column(log)) is not None:
@@ -55,12 +71,8 @@ def runs(log: Log) -> list[Log]:
 
 def _refuse_results(log: Log) -> None:
     """A table with one row a run, or one for each setting of a search, has final results and no curves."""
-    if any(
-        SETTINGS.match(name) and len({*map(_label, cells)}) * 2 > len(cells) > 2 for name, cells in log.columns.items()
-    ):
-        raise DataError(
-            f"'{log.name}' has one row for each setting that was tried: results, not curves. Give the history of one of them."
-        )
+    if _is_search(log):
+        raise DataError(RESULTS.format(log.name))
     for name, cells in log.columns.items():
         if normalize_name(name) in ONE_EACH and len(cells) > 1:
             values = [_label(cell) for cell in cells if cell is not None and re.search(r"\w", _label(cell))]
@@ -71,6 +83,24 @@ def _refuse_results(log: Log) -> None:
                     f"'{log.name}' has one row for each run (see '{name}'): results, not curves. "
                     "Export the history of each run: a row for each epoch."
                 )
+
+
+def _is_search(log: Log) -> bool:
+    """Whether rows are the settings of a search: one that was tried in each row, or no axis, and several that differ."""
+    varied = {name: {*map(_label, cells)} for name, cells in log.columns.items() if SETTINGS.match(name.strip())}
+    varied = {name: values for name, values in varied.items() if len(values) > 1}
+    rows = len(next(iter(log.columns.values()), ()))
+    counted = any(
+        normalize_name(name) in (*EPOCHS, *STEPS) and len({*map(_label, cells)}) == rows
+        for name, cells in log.columns.items()
+    )
+    if rows < 3 or counted:
+        return False
+    if any(SEARCHED.match(name.strip()) and 2 * len(values) > rows for name, values in varied.items()):
+        return True
+    axis = any(normalize_name(name) in (*EPOCHS, *STEPS) for name in log.columns)
+    kept = [name for name in varied if not SCHEDULED.match(name.strip())]  # what no training changes as it goes
+    return not axis and bool(kept) and len(varied) > 1
 
 
 def _one_a_column(log: Log) -> list[Log] | None:

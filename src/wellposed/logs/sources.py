@@ -145,11 +145,20 @@ def numbers_of(log: Log, found: Guess) -> tuple[dict[str, Sequence[float | None]
             notes.append(f"'{theirs}' has decimal commas.")
         if ours in ("epoch", "step"):
             raw[ours] = [cell if cell is not None and abs(cell) < LAST else None for cell in raw[ours]]
+    if _never_computed(raw):
+        del raw["valid_loss"]
+        notes.append(f"'{found.taken['valid_loss']}' is 0 in every row: it was never computed, and was left out.")
     for ours in ("train_loss", "valid_loss"):
         if ours in raw and parse_name(found.taken[ours]).what == "ppl":
             raw[ours] = [cell if cell is None or not cell > 0 else math.log(cell) for cell in raw[ours]]
             notes.append(f"'{found.taken[ours]}' is a perplexity; its logarithm is the loss.")
     return _filled(raw), notes
+
+
+def _never_computed(raw: Mapping[str, Sequence[float | None]]) -> bool:
+    """Whether the validation loss is 0 from first to last, and the training loss is not."""
+    train, valid = ({cell for cell in raw.get(side, ()) if cell is not None} for side in ("train_loss", "valid_loss"))
+    return valid == {0.0} and len(train) > 1
 
 
 def _filled(raw: Mapping[str, Sequence[float | None]]) -> dict[str, Sequence[float | None]]:
@@ -174,8 +183,6 @@ def _table(log: Log, found: Guess, raw: dict[str, Sequence[float | None]], notes
     if found.parts:
         facts["parts"] = _add_parts(curves.columns, found, taken)
         notes += _turned(facts["parts"])
-    if found.moving:
-        facts["moving"] = found.moving
     if found.metric and "valid_metric" in raw:
         facts.setdefault("metric", found.metric)
         facts.setdefault("higher_is_better", found.higher_is_better)

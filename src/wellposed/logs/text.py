@@ -23,8 +23,9 @@ from wellposed.core.errors import DataError
 from wellposed.logs.cells import MISSING, plain_numbers
 from wellposed.logs.column_names import EPOCHS, NOBODY, SIDES, STEPS, TEST, guess, name_words, named_side, parse_name
 from wellposed.logs.documents import flattened, of_value
+from wellposed.logs.encodings import ABROAD
 from wellposed.logs.log import TEXT, TRANSFORMERS, Log, columns_of, normalize_name
-from wellposed.logs.shapes import ONE_EACH, RUN_WORDS
+from wellposed.logs.shapes import ONE_EACH, RESULTS, RUN_WORDS, TRIALS
 
 HERE = "\0"  # stands for a number in a template; no text has it
 NUMBER = re.compile(
@@ -38,29 +39,18 @@ COUNTED = re.compile(r"\b(epochs?|ep|steps?|iter(?:ation)?s?|batch|fold|round)[_
 TOKEN = re.compile(rf"{HERE}|[^\W\d_](?:[\w'’]|[./@-](?=\w))*|\s*-+>\s*|\s+[-–—]+\s+|\t|\s{{3,}}|\S")
 BAR = re.compile(r"[=━█#>·.]{4,}|%\s*\||\bETA\b|/step\b|\bit/s|s/it|[▏▎▍▌▋▊▉█]")
 WORD = re.compile(
-    r"[{|]|\ball\s|loss|tr[ln]|te[sl]|epo[cq]|acc|err|epoch|step|iter|score|train|val|test|learn|auc|f1|nll|mse|mae|ppl|perplexity|cost|fold|lr|rate|top1|\bep|[wc]er\b|bleu|rouge"
+    r"[{|]|\ball\s|loss|tr[iln]|te[sl]|epo[cq]|acc|err|epoch|step|iter|score|train|val|test|learn|auc|f1|nll|mse|mae|ppl|perplexity|cost|fold|lr|rate|top1|\bep|[wc]er\b|bleu|rouge"
     r"|iou|dice|map|xent|tel:|^[ \t]*\[?\d+\]?[:|\t ]", re.IGNORECASE | re.MULTILINE,
 )  # fmt: skip
 """In every line that can say something, and in others: where none of it stands, nothing is searched."""
 COLOUR = re.compile(r"\x1b\[[\d;?]*[A-Za-z]|\[\d{1,2}(?:;\d{1,3})*m")  # some who copy a terminal lose the escape
 QUOTED = re.compile(r"^[ \t]*(?:#?>[ \t]?)+", re.MULTILINE)
 OPEN = re.compile(r"\{\s*['\"][^\[{}]{1,40}\[\s*[-+.\d][^{}]{1,200000}\}")
-ABROAD = {
-    "训练": " train ", "訓練": " train ", "学習": " train ", "обучени": " train ", "тренировк": " train ",
-    "학습": " train ",
-    "验证": " valid ", "驗證": " valid ", "検証": " valid ", "валидаци": " valid ", "검증": " valid ", "测试": " test ",
-    "測試": " test ",
-    "テスト": " test ", "损失": " loss ", "損失": " loss ", "потер": " loss ",
-    "손실": " loss ",
-    "entraînement": "train", "entrenamiento": "train", "treinamento": "train", "validación": "valid", "validação": "valid",
-    "pérdida": "loss", "Pérdida": "loss", "准确率": " accuracy ", "精度": " accuracy ", "точност": " accuracy ",
-    "정확도": " accuracy ",
-    "最佳": " best ", "最好": " best ", "保存": " saving ", "轮次": " epoch ", "эпох": " epoch ",
-    "에폭": " epoch ", "エポック": " epoch ",
-}  # fmt: skip
-"""What those who do not write English call the sides and quantities of a log."""
+NTH = re.compile(r"第\s*(\d+)\s*(?:个|個)?(?:轮|輪|回|周期|エポック)")  # of the epochs, in Chinese and Japanese
 CHANGED = re.compile(r"\b(?:improv|decreas|increas|did not|didn't|from|better|early|saving|best)", re.IGNORECASE)
 """Of a name about a value that another line has said."""
+TRIED = re.compile(r"\btrial\s*#?(\d{1,9})\b[^{}]{0,20}?\b(?:finished|completed?|pruned|failed)\b", re.IGNORECASE)
+"""What Optuna and Keras Tuner say at the end of a trial."""
 BEST = re.compile(r"best (?:iteration|score|epoch)[^:]{0,20}:\s*$", re.IGNORECASE)  # the next line repeats one
 LISTED = re.compile(
     r"^\W*([A-Za-z][\w .()/-]{0,60}?)\s*[:=]\s*\[([-+.\deE,\s]+|[^\[\]]*\bnan\b[^\[\]]*)\]\W*$"
@@ -129,6 +119,7 @@ def unmarked(text: str) -> str:
     text = COLOUR.sub("", text.replace("#011", "\t").replace("\\_", "_").replace("**", ""))
     text = QUOTED.sub("", text)
     if not text.isascii():
+        text = NTH.sub(r" epoch \1 ", text)
         for word, ours in ABROAD.items():
             text = text.replace(word, ours)
     return OPEN.sub(lambda found: " ".join(found[0].split()), text)
@@ -159,9 +150,15 @@ class _Found:
     alone: int = 0
     failed: int = 0
     repeated: bool = False
+    trials: int = 0
+    begun: int = 0
 
     def line(self, line: str) -> None:
         """Take one line."""
+        if tried := TRIED.search(line):
+            self._end_of_trial(int(tried[1]))
+            self.repeated = "{" not in line and "value" not in line  # Keras Tuner repeats the best value below
+            return
         if line.rstrip().endswith(":") and BEST.search(line):
             self.repeated = True
             return
@@ -177,6 +174,12 @@ class _Found:
             return
         line = plain_line(line)
         self._said(*cut(line))
+
+    def _end_of_trial(self, number: int | None) -> None:
+        """What was said since the last one ended is of this trial."""
+        for row in self.rows[self.begun :]:
+            row["run"] = number if number is not None else "unfinished"
+        self.trials, self.begun, self.place = self.trials + 1, len(self.rows), {}
 
     def _dict(self, line: str) -> bool:
         value = braces(line)
@@ -233,7 +236,8 @@ class _Found:
         known = [None if cell.lower() in MISSING or not _is_cell(cell) else cell.partition("/")[0] for cell in cells]
         row: dict[str, Any] = dict(zip(self.header, known, strict=True))
         places = {name: cell for name, cell in row.items() if normalize_name(name) in (*EPOCHS, *STEPS)}
-        if normalize_name(self.header[0]) in ONE_EACH and not places:
+        first = normalize_name(self.header[0])
+        if first in TRIALS[1:] or (first in ONE_EACH and not places):
             return True  # one row for each model: what it ended at
         self.rows.append(row if places else {**self.place, **row})
         for name, cell in places.items():
@@ -251,7 +255,8 @@ class _Found:
                 continue  # train=10613, test=3256 are sizes
             if slot.kind == "value":
                 value = number / total if total else number
-                if row.setdefault(slot.name, value) != value and not math.isnan(value):
+                again = row.setdefault(slot.name, value) != value and not math.isnan(value)
+                if again and not template.bar:  # behind a bar stands what a longer one left
                     self.twice.setdefault(slot.name, (row[slot.name], value))
             elif slot.kind == "running":
                 row[slot.name] = number
@@ -295,6 +300,10 @@ class _Found:
 
     def logs(self, path: Path) -> list[Log]:
         """What was found, as logs."""
+        if self.trials:
+            self._end_of_trial(None)  # one that broke off
+            if len(self.rows) < 2 * (self.trials - 1):
+                raise DataError(RESULTS.format(path))
         if self.whole:
             return [
                 Log(log.columns, f"{path}{': ' * bool(log.name)}{log.name}", log.format, log.facts)

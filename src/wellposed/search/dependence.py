@@ -40,6 +40,8 @@ MOST_TRIED = 50  # features that are looked at in full; of more, the square root
 LEAST_RISE = {True: (1.1, 0.0), False: (1.25, 2.0)}
 """By how much the error must rise, and by how many standard errors, to be worth a warning: less where a column speaks for it
 beside the test, more where nothing but the order of the file does."""
+SKILL = 0.2
+"""Of what the reference knows beyond a constant: losing so much is worth a warning too, if it is two standard errors."""
 Index = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -50,6 +52,7 @@ class Dependence:
     Attributes:
         at_random: rows of one entity, or of near times, are on both sides.
         apart: they are not.
+        constant: the score of the same answer for every row.
         se: standard error of the difference, by clusters.
     """
 
@@ -59,6 +62,7 @@ class Dependence:
     at_random: float
     apart: float
     se: float
+    constant: float = math.nan
 
     @property
     def fall(self) -> float:
@@ -67,12 +71,14 @@ class Dependence:
 
     @property
     def matters(self) -> bool:
-        """Whether the error rises enough."""
+        """Whether the error rises enough, or much of what the reference knew is lost."""
         least, error = self.at_random, self.apart
         if self.higher_is_better:
             least, error = 1.0 - least, 1.0 - error
         rise, errors = LEAST_RISE[self.suspect.named or self.suspect.kind == "group"]
-        return self.fall > errors * self.se and error >= rise * least
+        known = abs(self.at_random - self.constant)
+        lost = rise < LEAST_RISE[False][0] and self.fall > max(SKILL * known, 2 * self.se)
+        return lost or (self.fall > errors * self.se and error >= rise * least)
 
     @property
     def sentence(self) -> str:
@@ -132,12 +138,23 @@ def _measured(table: TableData, suspect: Suspect, name: str | None) -> Dependenc
                 rows.append(metric.rows(outputs[scored], torch.from_numpy(y[scored]), counts))
     except (ValueError, InputError):
         return None
+    same = _constant_outputs(y, task)
+    least = metric.rows(same[scored], torch.from_numpy(y[scored]), None if weight is None else weight[scored])
     lost = (rows[0] - rows[1]).numpy()
     sums = np.bincount(clusters, weights=lost - lost.mean())
     count = len(np.unique(clusters))
     se = math.sqrt(count / max(count - 1, 1) * float(np.square(sums).sum())) / len(lost)
     title = metric.title or metric.name.replace("_", " ")
-    return Dependence(suspect, title, metric.higher_is_better, float(rows[0].mean()), float(rows[1].mean()), se)
+    scores = (float(rows[0].mean()), float(rows[1].mean()), se, float(least.mean()))
+    return Dependence(suspect, title, metric.higher_is_better, *scores)
+
+
+def _constant_outputs(y: Any, task: str) -> torch.Tensor:
+    """The logarithms of the classes' shares, or the mean, for every row."""
+    if task == "classification":
+        shares = np.bincount(y, minlength=int(y.max()) + 1) / len(y)
+        return torch.from_numpy(np.log(np.clip(shares, 1e-12, 1.0))).expand(len(y), -1)
+    return torch.from_numpy(np.broadcast_to(y.mean(axis=0), y.shape).astype(np.float64))
 
 
 def _kept(suspect: Suspect, draw: np.random.Generator) -> Index:

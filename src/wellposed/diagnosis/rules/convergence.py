@@ -22,6 +22,7 @@ from wellposed.diagnosis.rules.learning_rates import RateTooHigh
 from wellposed.diagnosis.rules.rule import (
     FEWEST_EPOCHS,
     FIT,
+    LOW_ERROR,
     MATERIAL_PROGRESS,
     PACE,
     Rule,
@@ -34,6 +35,8 @@ from wellposed.diagnosis.rules.rule import (
 )
 from wellposed.logs import Array
 from wellposed.training.history import Stopped
+
+FINISHED = 0.05  # of the highest learning rate: schedules that end there have been gone through
 
 
 class Diverged(Rule):
@@ -124,11 +127,11 @@ class NotLearning(Rule):
     SURE, UNSURE = 0.95, 0.6  # with and without the constant prediction's loss
     FEWEST = 5  # epochs without a reference: a fine-tuning of three epochs shows three times the same
     SAME = 0.8  # of the epochs with one error rate
-    LOW_ERROR = 0.25  # an error rate below this is not that of an untrained network, whatever the first epoch was
 
     def judge(self, curves: Curves) -> Finding | None:
         y = curves.train_loss if len(measure.finite_values(curves.train_loss)) else curves.valid_loss
-        constant, chance, one = curves.fact("constant_loss"), measure.chance_level(curves), self._one_answer(curves)
+        constant, chance = curves.fact("constant_loss"), measure.chance_level(curves)
+        one = self._one_answer(curves) or self._most_frequent(curves)
         known = chance if constant is None else constant
         few = len(measure.finite_values(y)) < (self.FEWEST if known is None else FEWEST_EPOCHS)
         dead = self._is_dead(measure.finite_values(y))
@@ -176,13 +179,33 @@ class NotLearning(Rule):
         return usual > 0.02 and float((values == usual).mean()) >= cls.SAME and still
 
     @classmethod
+    def _most_frequent(cls, curves: Curves) -> bool:
+        """Whether both error rates are those of the most frequent class in four of five epochs, and validation never cost less."""
+        constant, chance = curves.fact("constant_loss"), measure.chance_error(curves)
+        rates = [measure.error_rate(curves, side) for side in ("train", "valid")]
+        values = [measure.finite_values(rate) for rate in rates if rate is not None]
+        if (
+            constant is None
+            or not chance
+            or len(values) < 2
+            or min(map(len, values)) < cls.FEWEST
+            or valid_learned(curves)
+        ):
+            return False
+        lowest = float(measure.finite_values(curves.valid_loss).min())
+        still = all(float((y == np.median(y)).mean()) >= cls.SAME for y in values)
+        return (
+            still and abs(float(np.median(values[1])) - chance) < 1e-6 and lowest > (1 - MATERIAL_PROGRESS) * constant
+        )
+
+    @classmethod
     def _began_trained(cls, curves: Curves, reference: float) -> bool:
         """Whether the network could do something before the log began: by its error rate, or a training loss far below any
         validation loss."""
         rates = [rate for side in ("train", "valid") if (rate := measure.error_rate(curves, side)) is not None]
         valid = measure.finite_values(curves.valid_loss)
         below = len(valid) > 0 and 0 < reference < 0.5 * float(valid.min())
-        return below or any(measure.end(rate) < cls.LOW_ERROR for rate in rates)
+        return below or any(measure.end(rate) < LOW_ERROR for rate in rates)
 
 
 class Undertrained(Rule):
@@ -191,7 +214,9 @@ class Undertrained(Rule):
     Holds if both (validation, where noise hides it of training) fall over the last quarter of the epochs: with 95 % certainty,
     by a fiftieth of all progress or more,
     and in the second half of that quarter at .6 of its pace or more; and if they fell below their start. A learning rate that goes
-    to 0 brings half of the pace there, so that a finished schedule is told by its shape, with and without a column of rates. One
+    to 0 brings half of the pace there, so that a finished schedule is told by its shape, with and without a column of rates.
+    Where a column says that the rate ended at a twentieth of its highest or less, the end was planned, and only a fall of a tenth
+    of all progress says that the plan was too short. One
     that a stopping rule ended had its chance. In the tail of a log the fall must be a twentieth of the loss.
     """
 
@@ -201,6 +226,7 @@ class Undertrained(Rule):
     moves = ((with_more_epochs(3),), (with_higher_rate(3), with_annealing))
     of_fit = True
     FEWEST = 5  # epochs: in fewer every training falls, and none can be seen to level off
+    PLANNED = 0.1  # of all progress, in a quarter of the epochs: as much as training at a steady pace brings in two fifths of it
 
     @staticmethod
     def _hidden(y: Array) -> bool:
@@ -226,6 +252,8 @@ class Undertrained(Rule):
             return None
         trend = measure.trend(losses[0])
         if measure.began_late(curves) and trend.gain < measure.RISE_OF_BEST * abs(measure.end(losses[0])):
+            return None
+        if measure.rate_left(curves) <= FINISHED and trend.gain < self.PLANNED * measure.progress(losses[0], constant):
             return None
         certainty = measure.normal(measure.Z * trend.gain / max(trend.gain - trend.low, 1e-12 * abs(trend.gain)))
         return self.finding(

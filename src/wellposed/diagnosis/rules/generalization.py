@@ -11,6 +11,9 @@ from wellposed.diagnosis.moves import with_averaging, with_decay, with_lower_rat
 from wellposed.diagnosis.rules.outputs import WrongOutput
 from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, Rule, end_of, falls, improves, measured, valid_learned
 
+FEWEST_SINCE = 2  # values since the lowest level: one that is higher is no sign of a turn
+LONG_ENOUGH = 8  # values; in fewer the last one is all that there is to go by
+
 
 class Overfits(Rule):
     """Validation got worse by going on, or a large part of the validation error is a gap to the training error.
@@ -21,8 +24,9 @@ class Overfits(Rule):
     least a tenth of the constant prediction's error and at least a third of the validation error, while validation has
     stopped improving. (b) needs an error rate, or a regression whose constant prediction is known.
     Or (c), where no error rate says better, if the gap of the loss is reliable, half of the validation loss and a twentieth of
-    the loss without learning, and validation has stopped improving. Or (d) if training learned and validation never came
-    below what it is without learning, by a fiftieth: then nothing that was learned holds for new rows.
+    the loss without learning (which the tail of a log does not know), and validation has stopped improving. Or (d) if training
+    learned and validation never came below what it is without learning, by a fiftieth: then nothing that was learned holds for
+    new rows.
     Where the loss turned and the error did not rise, the case is one of ``overconfident``, and of this one only if the gap in
     the error is a third of the constant prediction's error. So it is where a wrong output bounds the loss, which cannot turn
     by confidence then.
@@ -145,6 +149,10 @@ class Overfits(Rule):
             curves.valid_loss
         ):  # what still improves is not harmed so far
             return None
+        if (
+            measure.began_late(curves) and curves.fact("constant_loss") is None
+        ):  # the loss without learning is not known
+            return None
         share = gap.estimate / valid
         return self.finding(
             self.GAP_CONFIDENCE * measure.normal((share - self.LOSS_SHARE / 2) / (self.LOSS_SHARE / 2)),
@@ -184,6 +192,8 @@ def loss_turned(curves: Curves, belief: float) -> bool:
     rise = measure.valid_rise(curves)
     if not (rise.low > 0 and rise.estimate >= rise.material and rise.belief >= belief):
         return False
+    if rise.epochs < FEWEST_SINCE and len(measure.finite_values(curves.valid_loss)) >= LONG_ENOUGH:
+        return False  # the last of many values alone is higher
     return training_went_on(curves)
 
 

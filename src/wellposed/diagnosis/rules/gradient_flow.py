@@ -56,7 +56,7 @@ class VanishingGradients(Inside):
     moves = ((with_higher_rate(3), with_annealing), (with_adaptive_optimizer,))
     RATIO = 1e-3  # AutoTrainer's; healthy networks of 2 to 50 layers lie between .03 and 30
     STAYS = 1e-2  # as training goes on the ratio grows, unless the fault is mended
-    FEWEST_LAYERS = 4  # fewer factors do not shrink a gradient a thousandfold by depth
+    FEWEST_LAYERS = 3  # one layer between the first and the last: where its units are saturated, that is enough
     LAGS = 0.1  # the first layers learn at a tenth of the pace: a tenth of the learning rate
     LEVER = (
         "normalize between the layers (batch or layer norm), use ReLU-like activations with He initialization in place "

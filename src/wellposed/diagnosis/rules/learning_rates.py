@@ -22,10 +22,12 @@ from wellposed.diagnosis.moves import (
 )
 from wellposed.diagnosis.rules.input_scales import unscaled
 from wellposed.diagnosis.rules.rule import (
+    DROPPED,
     FEWEST_EPOCHS,
     MATERIAL_PROGRESS,
     PACE,
     Rule,
+    dropout,
     end_of,
     falls,
     measured,
@@ -75,6 +77,7 @@ class Oscillates(Rule):
         if len(values) < 2 * FEWEST:
             return None
         (now, before), level, progress = measure.swings(values), measure.end(y), measure.whole_progress(y)
+        progress = max(progress, (curves.fact("constant_loss") or -math.inf) - float(values.min()))
         if (
             len(measure.finite_values(curves.valid_loss)) < FEWEST_EPOCHS
         ):  # of batches or of rows: noise of sampling swings too
@@ -166,7 +169,8 @@ class RateTooHigh(Rule):
     no more than its swings cost.
 
     Seen from inside it also holds, where half of the constant prediction's loss or error is left, (e) if the steps broke the
-    network: half of the units that were alive at the first weights are 0 on every row, and the weights went twice as far
+    network: half of the units that were alive at the first weights are 0 on every row, or a layer that told rows apart gives
+    the same for each, and the weights went twice as far
     as they are large (one that shrinks them to nothing goes once); or they were thrown ten times as far as they were
     large, which learning does not take: initialization gives weights the size at which signals pass. Or (f) if the first
     epoch, before which curves know nothing, made the loss worse than at the first weights and than a constant
@@ -180,7 +184,7 @@ class RateTooHigh(Rule):
     axis, pulls = "optimization", "optimizer"
     code = 'for group in optimizer.param_groups: group["lr"] /= 10'
     moves = ((with_lower_rate(10),), (with_lower_rate(3), with_clipping, with_annealing), (with_lower_rate(100),))
-    explains = ("not_learning", "oscillates", "noisy_evidence", "dying_units")
+    explains = ("not_learning", "oscillates", "noisy_evidence", "dying_units", "dead_layers")
     LEAP = 1.0  # of the loss at the start: whatever came later, the epochs to come back were lost
     JUMP = 0.25  # of the loss at the start: a warm-up or a first epoch's noise moves less
     ABOVE = 0.1  # of the loss at the start, at the end
@@ -210,7 +214,8 @@ class RateTooHigh(Rule):
         if signals is None or unscaled(signals) is not None or not much_left(curves, self.MUCH):
             return None
         moved, (alive, died) = distance_from_start(signals), newly_dead_units(signals)
-        dead = alive >= self.FEWEST_UNITS and died >= self.DIED * alive and moved >= self.FARTHER
+        silenced = _silenced(signals)
+        dead = (silenced or (alive >= self.FEWEST_UNITS and died >= self.DIED * alive)) and moved >= self.FARTHER
         if not dead and not moved >= self.THROWN:
             return None
         evidence: dict[str, EvidenceValue] = {
@@ -223,7 +228,8 @@ class RateTooHigh(Rule):
         return self.finding(
             0.8 if dead else 0.7, evidence, self.LEVER,
             f"The steps took the weights {moved:.3g} times as far as they were large"
-            f"{f' and killed {died} of {alive} units' if dead else ''}, and the training loss ended at "
+            f"{f' and killed {died} of {alive} units' if dead and died else ''}"
+            f"{f' and silenced {silenced[0]!r}' if dead and silenced else ''}, and the training loss ended at "
             f"{measure.end(curves.train_loss):.3g}: the learning rate is too high.",
         )  # fmt: skip
 
@@ -304,8 +310,13 @@ class RateTooLow(Rule):
     """The learning rate is so low that hardly anything happened in the epochs given.
 
     Holds if the training loss fell reliably to the end, without slowing down (the second half of the epochs brought a
-    third of the whole fall or more, where a steady pace brings half), yet by less than a tenth of what it was: such
+    third of the whole fall or more, where a steady pace brings half), yet by less than a tenth of what it was (of the constant
+    prediction's, where that is known), or ended a tenth above the constant prediction's: such
     steps follow the first gradient and reach nothing that would bend the curve.
+
+    Where nothing was learned it also holds if the weights, which all get a gradient, moved by a fiftieth of their size or less
+    (networks that had learned moved by a fifth or more); or if the rate itself fell below a hundredth of its highest before half of
+    the epochs were over.
     """
 
     name, severity = "rate_too_low", 3
@@ -316,6 +327,8 @@ class RateTooLow(Rule):
     overrules = ("underfits",)
     of_fit = True
     HARDLY = 0.1  # of the loss at the start: at that pace the rest would take ten times the epochs
+    STILL = 0.02  # of the weights' size, gone in the whole training
+    SPENT = 0.01  # of the highest rate
     STEADY = 1 / 3
 
     def judge(self, curves: Curves) -> Finding | None:
@@ -323,13 +336,19 @@ class RateTooLow(Rule):
         values = measure.finite_values(y)
         if len(values) < FEWEST:
             return None
-        if measure.began_late(curves) or self._elsewhere(curves):
+        if measure.began_late(curves):
+            return None
+        if (found := self._nothing_moved(curves)) is not None:
+            return found
+        if self._elsewhere(curves):
             return None
         trend, fell = measure.trend(y), measure.start(y) - measure.end(y)
-        reference = curves.fact("constant_loss") or abs(measure.start(y))
-        if not (trend.low > 0 and 0 < fell < self.HARDLY * reference):
+        constant = curves.fact("constant_loss")
+        reference = constant or abs(measure.start(y))
+        above = constant is not None and measure.end(y) > (1 + self.HARDLY) * constant
+        if not (trend.low > 0 and fell > 0 and (above or fell < self.HARDLY * reference)):
             return None
-        if curves.fact("constant_loss") and measure.end(y) < (1 - self.HARDLY) * reference:  # it began trained
+        if constant and measure.end(y) < (1 - self.HARDLY) * reference:  # it began trained
             return None
         if measure.end(values[: (len(values) + 1) // 2]) - measure.end(y) < self.STEADY * fell:
             return None
@@ -342,9 +361,34 @@ class RateTooLow(Rule):
             "too low to get anywhere.",
         )  # fmt: skip  # fmt: skip
 
+    def _nothing_moved(self, curves: Curves) -> Finding | None:
+        rates, signals = measure.finite_values(curves.lr), curves.signals
+        if shows_learning(curves) or not rates.any():
+            return None
+        spent = float(rates[len(rates) // 2] / rates.max()) < self.SPENT and int(rates.argmax()) < len(rates) // 2
+        moved = distance_from_start(signals) if signals is not None and _all_reached(signals) else 0.0
+        if not spent and not 0 < moved <= self.STILL:
+            return None
+        evidence: dict[str, EvidenceValue] = {
+            "highest_rate": float(rates.max()),
+            "rate": float(rates[-1]),
+            **end_of(curves),
+        }
+        says = f"The learning rate fell from {rates.max():.3g} to {rates[len(rates) // 2]:.3g} before half of the epochs were over"
+        if not spent:
+            evidence = {**measured("way of the weights, in their own sizes", moved), **evidence}
+            says = f"At a learning rate of {rates.max():.3g} the weights moved by {moved:.2%} of their size in all"
+        return self.finding(
+            0.96, evidence, "raise the learning rate (by ten to begin with), or let it fall later; a range test finds it",
+            f"{says}, and nothing was learned: the learning rate is too low to get anywhere.",
+        )  # fmt: skip
+
     @staticmethod
     def _elsewhere(curves: Curves) -> bool:
-        """Whether something else holds it up: validation has come to rest, or no gradient reaches some layers."""
+        """Whether something else holds it up: a dropout of most units, validation has come to rest, or no gradient reaches some
+        layers."""
+        if dropout(curves) >= DROPPED:
+            return True
         valid, signals = curves.valid_loss, curves.signals
         rests = len(measure.finite_values(valid)) >= FEWEST and measure.trend(valid).low <= 0
         if (
@@ -353,6 +397,19 @@ class RateTooLow(Rule):
             return True
         layers = signals.last.layers if signals is not None and signals.last is not None else ()
         return rests or any(layer.role == "weight" and layer.gradient == 0 for layer in layers)
+
+
+def _all_reached(signals: Signals) -> bool:
+    """Whether every weight that was looked at has a gradient."""
+    layers = [layer for layer in signals.last.layers if layer.role == "weight"] if signals.last is not None else []
+    return bool(layers) and all(layer.gradient > 0 for layer in layers)
+
+
+def _silenced(signals: Signals) -> list[str]:
+    """Layers that told rows apart at the first weights, and give the same output for each at the last."""
+    if signals.first is None or signals.last is None:
+        return []
+    return [name for name in signals.last.silent if name not in signals.first.silent]
 
 
 def initial_loss(curves: Curves) -> float | None:

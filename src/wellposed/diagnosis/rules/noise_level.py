@@ -9,10 +9,8 @@ from wellposed.diagnosis.caveats import reading_of
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding, counted, moved
 from wellposed.diagnosis.moves import with_annealing, with_averaging, with_lower_rate
-from wellposed.diagnosis.rules.generalization import Overfits
+from wellposed.diagnosis.rules.generalization import FEWEST_SINCE, Overfits
 from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, Rule, end_of, measured, valid_learned
-
-FEWEST_SINCE = 2  # epochs since the lowest level: one that is higher is no sign of a turn
 
 
 class NoisyEvidence(Rule):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.rules.rule import Inside, measured
@@ -116,16 +119,28 @@ class WrongLoss(Inside):
     treats class numbers as amounts: holds if the targets are whole numbers without a gap, of few distinct values, and the
     features say that they are names: ridge fits of the classes hit more validation rows than the rounded fit of the
     number, by a tenth and by more than the sampling error, which counts and ranks do not show. A loss on numbers for
-    one-hot rows learns, but slowly where it is wrong and sure. A loss of one's own is not judged.
+    one-hot rows learns, but slowly where it is wrong and sure. Of a loss of one's own only one thing is seen: below zero it falls
+    without a bound, faster and faster, as where its sign is wrong.
     """
 
     name, severity = "wrong_loss", 2
     axis, pulls = "optimization", "loop"
     code = "loss = torch.nn.CrossEntropyLoss()"
     GAIN = 0.1  # more hits by classes than by rounded numbers: ranks on a line show less
+    FASTER = 3.0  # times the fall of the first half of the epochs in the second: what has a bound slows down
+    FEWEST = 8  # epochs
+    overrules = ("undertrained", "slow", "rate_too_low")
 
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
         inspection, targets = signals.last, signals.targets
+        if self._has_no_bound(curves):
+            values = measure.finite_values(curves.train_loss)
+            return self._found(
+                0.9, {"start": float(values[0]), "train_loss": float(values[-1])},
+                "see that what is minimized is what should be small: the sign of the loss, and of each term in it",
+                f"The loss fell from {values[0]:.3g} to {values[-1]:.3g}, below zero and faster and faster: it has no bound, and "
+                "what should grow is minimized.",
+            )  # fmt: skip
         if inspection is None or targets is None:
             return None
         name, outputs = signals.loss.name, inspection.outputs
@@ -135,6 +150,14 @@ class WrongLoss(Inside):
                 "Cross-entropy of a single score is 0 whatever the network says: the loss does not fit the output.",
             )  # fmt: skip
         return self._numbers(signals, targets) if signals.loss.numeric else None
+
+    @classmethod
+    def _has_no_bound(cls, curves: Curves) -> bool:
+        values = measure.finite_values(curves.train_loss)
+        if len(values) < cls.FEWEST or not values[-1] < min(0.0, values[0] - 10 * abs(values[0])):
+            return False
+        half = len(values) // 2
+        return bool((np.diff(values) < 0).all()) and values[half] - values[-1] > cls.FASTER * (values[0] - values[half])
 
     def _numbers(self, signals: Signals, targets: Targets) -> Finding | None:
         lever = "use cross-entropy with one score a class"

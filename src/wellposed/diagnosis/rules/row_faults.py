@@ -48,8 +48,9 @@ class Leakage(Inside):
     """Rows of validation are in training too, or a single feature gives the target away.
 
     Copies (equal inputs and target): holds if at least five rows and 2 % of validation have a copy in training beyond the
-    share of training rows that have one in the rest of training, by three standard errors: a table with copies of its
-    own has as many on both sides of a random split. Rows of
+    share of training rows that have one in the rest of training, by three standard errors: a table whose rows agree by chance
+    has as many on both sides of a random split. Training's own copies count only as far as rows may agree by chance, which
+    the columns bound in which the fewest different rows agree; what is beyond was copied before the split. Rows of
     one Dataset by number count the same. A giveaway: one feature explains 98 % of the target on validation rows and no
     other feature 70 %. Easy data may look so; what was seen is said, and the confidence is modest.
     """
@@ -67,14 +68,15 @@ class Leakage(Inside):
         found = signals.copies
         if found is None or not found.share > 0:
             return None
-        excess = found.valid - found.within
+        own = min(found.within, found.natural)
+        excess = found.valid - own
         error = math.sqrt(max(found.valid * (1 - found.valid), 1 / found.rows) / found.rows)
         if not (excess >= self.SHARE * found.share and excess > 3 * error and excess * found.rows >= self.FEWEST):
             return None
         share = min(1.0, excess / found.share)
         says = "are the same rows of one Dataset as" if found.known else "have an exact copy among the"
         return self.finding(
-            0.98 if found.known or found.within < self.SHARE else 0.85,
+            0.98 if found.known or own < self.SHARE else 0.85,
             {**measured("share of validation rows in training", share, max(0.0, (excess - 1.96 * error) / found.share),
              min(1.0, (excess + 1.96 * error) / found.share)), "rows": found.rows, "within_training": found.within},
             "split anew so that no row, and no copy of one, is on both sides; then judge again, since the validation loss "

@@ -29,6 +29,8 @@ FIT = "of_fit"  # among what a rule overrules: every finding on how it was fitte
 FEWEST_EPOCHS = 3  # a rise, a trend and a noise each need three points
 MATERIAL_PROGRESS = 0.02  # a fiftieth of all that training achieved: less is not worth a lever
 PACE = 0.6  # of the last quarter's pace, in its second half: where a rate goes to 0 it is half, in a training cut short more
+DROPPED = 0.7  # of the units or inputs of a layer: what is left of so few says little
+LOW_ERROR = 0.25  # an error rate below this is not that of an untrained network, whatever the first epoch was
 MENDED_SHARE = 0.1  # of the constant prediction's errors: hardly anything is less
 MENDED = 0.97  # of the highest error rate: the wobble of guessing stays above it for a hundred answers or more
 
@@ -163,7 +165,8 @@ def _mended_enough(curves: Curves, share: measure.RelativeError) -> bool:
 
 
 def valid_learned(curves: Curves) -> bool:
-    """Whether validation ever came below what it is without learning, by a fiftieth; True where it is not known."""
+    """Whether validation ever came below what it is without learning, by a fiftieth; True where it is not known, and where three
+    answers of four are right, which a log may begin with."""
     values, reference = measure.finite_values(curves.valid_loss), measure.reference_level(curves)
     if len(values) == 0 or not math.isfinite(reference):
         return True
@@ -172,6 +175,12 @@ def valid_learned(curves: Curves) -> bool:
     chance = measure.chance_error(curves)
     if error is not None and chance is not None:
         return float(measure.finite_values(error).min()) < (1 - MENDED_SHARE) * chance
+    if (
+        error is not None
+        and curves.fact("constant_loss") is None
+        and float(measure.finite_values(error).min()) < LOW_ERROR
+    ):
+        return True
     return reference - lowest > MATERIAL_PROGRESS * abs(reference)
 
 
@@ -196,6 +205,13 @@ def regularizes(curves: Curves) -> bool:
     if isinstance(what, Mapping):
         return any(isinstance(value, (int, float)) and value > 0 for value in what.values())
     return bool(what)
+
+
+def dropout(curves: Curves) -> float:
+    """The largest rate of dropout, where the source says it; else 0."""
+    what = curves.facts.get("regularized")
+    rate = what.get("dropout", 0.0) if isinstance(what, Mapping) else 0.0
+    return float(rate) if isinstance(rate, (int, float)) else 0.0
 
 
 def measured(what: str, estimate: float, *bounds: float) -> dict[str, EvidenceValue]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves, RelativeError
 from wellposed.diagnosis.finding import EvidenceValue, Finding
@@ -11,8 +13,10 @@ from wellposed.diagnosis.moves import with_annealing, with_higher_rate, with_lar
 from wellposed.diagnosis.rules import learning_rates
 from wellposed.diagnosis.rules.generalization import gap_se
 from wellposed.diagnosis.rules.rule import (
+    DROPPED,
     FEWEST_EPOCHS,
     Rule,
+    dropout,
     end_of,
     falls,
     improves,
@@ -27,7 +31,8 @@ class Underfits(Rule):
 
     Holds if the training loss no longer falls, or validation no longer improves, at least a third of the constant prediction's
     error (or loss) is left on the very rows trained on, and the gap is less than a quarter of what is left. The floor that noise
-    in the labels sets cannot be known from curves, so the confidence is modest by design.
+    in the labels sets cannot be known from curves, so the confidence is modest by design. Where rows are at hand, what is left
+    must be shared by rows that lie close, by two standard errors: noise is each row's own.
     """
 
     name, severity = "underfits", 3
@@ -39,6 +44,7 @@ class Underfits(Rule):
     HIGH_UNSURE = 2 / 3  # where only the start of the log stands in for the constant prediction
     SMALL_GAP = 0.25  # of what is left: more than three quarters of the error is there on training rows already
     SURE_GAP = 0.5  # of what is left: how far the gap may be uncertain for it to be called small
+    SHARED = 2.0  # standard errors: one in forty where all that is left is noise
     FEWEST = 8  # coming to rest cannot be told from fewer epochs
     LEVER = (
         "more capacity (width, depth, features) or better optimization (learning rate, longer); "
@@ -51,6 +57,9 @@ class Underfits(Rule):
             return None
         if OverRegularized().judge(curves) is not None or learning_rates.RateTooHigh().judge(curves) is not None:
             return None  # the same symptom with its cause known
+        left = curves.signals.leftover if curves.signals is not None else None
+        if left is not None and left < self.SHARED:
+            return None
         confidence = 0.35 + 0.4 * min(share.train, 1.0)
         gap = measure.generalization_gap(curves)
         return self.finding(
@@ -88,7 +97,7 @@ class OverRegularized(Rule):
     ``underfits`` demands (or a third of the constant prediction's is left, or it never left that), the gap is not reliably above
     a twentieth of the
     training loss, and the regularized cost exceeds the clean training loss by at least a tenth of it (or
-    nothing was learned, and the weights shrank to a tenth). Without the cost
+    nothing was learned, and the weights shrank to a tenth or a dropout takes seven of ten). Without the cost
     the confidence is low: the strength cannot be seen. In a loop of one's own the excess is measured: what dropout and other
     noise of the model add to the loss of the same rows, and half of the pull that a weight decay must hold out against the
     gradient, which is what it costs where it is at rest.
@@ -125,7 +134,11 @@ class OverRegularized(Rule):
         share = measure.remaining(curves)
         if share is None or not regularizes(curves) or len(measure.finite_values(curves.train_loss)) < FEWEST_EPOCHS:
             return None
-        stuck, toll, shrunk = not shows_learning(curves), self._drowned(curves), self._shrunk(curves)
+        stuck, toll = not shows_learning(curves), self._drowned(curves)
+        dropped = dropout(curves)
+        much = dropped >= DROPPED
+        stuck = stuck or (much and self._hardly(curves))
+        shrunk = self._shrunk(curves) or much
         if not stuck and not toll and not self._loss_left(curves) and not Underfits.high_and_at_rest(curves, share):
             return None
         gap, train = measure.generalization_gap(curves), measure.end(curves.train_loss)
@@ -141,6 +154,8 @@ class OverRegularized(Rule):
         }  # fmt: skip
         if excess is not None:
             evidence["excess"] = excess
+        if dropped:
+            evidence["dropout"] = dropped
         return self.finding(
             sure, evidence,
             "regularize less: lower the strengths (by three to ten times), the dropout or the noise, and train again",
@@ -162,9 +177,20 @@ class OverRegularized(Rule):
         return measure.end(sides[0]) >= Underfits.HIGH * constant > 0 and not all(falls(y, constant) for y in sides)
 
     @classmethod
+    def _hardly(cls, curves: Curves) -> bool:
+        """Whether nine tenths of the constant prediction's loss are left, though the answers may be better than it."""
+        constant = curves.fact("constant_loss")
+        return constant is not None and measure.end(curves.train_loss) >= (1 - cls.EXCESS) * constant > 0
+
+    @classmethod
     def _shrunk(cls, curves: Curves) -> bool:
-        """Whether the weights came down to a tenth of what they were."""
-        norms = measure.finite_values(curves.weight_norm)
+        """Whether the weights came down to a tenth of what they were: all of them, or half of those that multiply inputs."""
+        signals, norms = curves.signals, measure.finite_values(curves.weight_norm)
+        if signals is not None and signals.first is not None and signals.last is not None:
+            sizes = {layer.name: layer.size for layer in signals.first.layers if layer.role == "weight"}
+            left = [layer.size / size for layer in signals.last.layers if (size := sizes.get(layer.name, 0.0)) > 0]
+            if left and float(np.median(left)) < cls.SHRUNK:
+                return True
         return len(norms) > 1 and float(norms[-1]) < cls.SHRUNK * float(norms[0])
 
     @classmethod
