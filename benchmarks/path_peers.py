@@ -1,6 +1,6 @@
 """The path of a network beside LassoNet's: processor time, distinct supports, and how far each point is from stationary.
 
-    python benchmarks/path_peers.py TABLE.csv.gz [--hidden 72] [--rounds 1] [--tolerance 0.01]
+    python benchmarks/path_peers.py TABLE.csv.gz [--hidden 72] [--rounds 1] [--tolerance 0.1]
 
 Needs ``lassonet`` in the environment. Both train on the same rows in one process with one thread, in turns, and pay for their
 whole path, the dense network included. Each point of both is judged by the same number: ``|w - prox(w - gradient)|`` of its own
@@ -75,9 +75,9 @@ def main() -> None:
     parser.add_argument("table", type=Path)
     parser.add_argument("--hidden", type=int, default=72)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--points", type=int, default=90)
+    parser.add_argument("--points", type=int, default=200)
     parser.add_argument("--ratio", type=float, default=3e-3)
-    parser.add_argument("--tolerance", type=float, default=0.01)
+    parser.add_argument("--tolerance", type=float, default=0.1)
     given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")

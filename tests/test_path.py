@@ -354,6 +354,12 @@ def test_more_of_what_cannot_be() -> None:
         wp.select(problem(), k=9, points=2)
 
 
+def test_weights_smaller_than_the_tolerance_leave_at_a_large_strength() -> None:
+    path = wp.strength_path(problem(lambda: SkipNet(6, 1, 3)), "hierarchical", points=3, steps=40, tolerance=0.5)
+    assert not path.points[0].support
+    assert path.empties_at < 1e4
+
+
 def test_a_path_that_does_not_converge_says_so() -> None:
     path = wp.strength_path(problem(lambda: SkipNet(6, 1, 3)), "l1", wp.weights, points=2, steps=2)
     assert not path.points[-1].converged

@@ -521,6 +521,9 @@ class PathTrainer:
             support: of the last term; what is zero there is left out of the steps for as long as it stays zero.
         """
         batches, left, some = self.rows.batches(rows), self.steps, FIRST_STEPS
+        if support is not None and bool(support.norms(net).any()):
+            # One step is always taken: weights smaller than the tolerance would stay at any strength, since none violates more.
+            settle(net, self.problem.loss, _Again(batches), terms, 0.0, 1, forward=self.forward)
         while True:
             small = self._narrowed(net, support, terms, batches)
             now = min(some, left)
@@ -583,8 +586,7 @@ class PathTrainer:
 
     def bracketed(self, seed: int, support: Support, rows: np.ndarray[Any, Any]) -> float:
         """About a strength that empties the selection from the dense side; the path goes on from there where it does not."""
-        # All steps are taken: weights that are small in themselves would count as stationary within a loose tolerance.
-        few = replace(self, steps=1 + self.steps // 10, tolerance=0.0)
+        few = replace(self, steps=1 + self.steps // 10)
         net = self.new(seed)
         charge = Charges.of(net, self.terms(1.0)[-1:], None).value()
         strength = max(self.judged(net, rows).loss.mean, 1e-12) / max(charge, 1e-12)
