@@ -586,6 +586,8 @@ def test_a_graph_of_a_stranger_calls_no_code(target: str, small_folder: Path, tm
     ("node", "words"),
     [
         ({"target": "aten.zeros.default", "args": {"tuple": [[5 * 10**9]]}}, "asks for 18.6 GiB, and the limit is 4 GiB"),
+        ({"target": "aten.expand.default", "args": {"tuple": [{"node": "linear_1"}, [10**8, -1, -1]]}}, "and the limit is 4 GiB"),
+        ({"target": "aten.bmm.default", "args": {"tuple": [{"node": "linear_1"}, {"node": "linear_1"}]}}, "cannot be run"),
         ({"target": "operator.mul", "args": {"tuple": ["x" * 100, 10**9]}}, "does arithmetic with"),
         ({"target": "operator.mul", "args": {"tuple": [[1], 10**9]}}, "does arithmetic with"),
         ({"target": "operator.mul", "args": {"tuple": [2**200, 2**200]}}, "does arithmetic with"),

@@ -7,6 +7,7 @@ threads at once as in one after another. The turn is handed on after each epoch;
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import threading
@@ -31,6 +32,18 @@ def warnings_apart(record: bool = False) -> Iterator[list[warnings.WarningMessag
     """`warnings.catch_warnings` that leaves no other thread's filters behind."""
     with exclusively(), warnings.catch_warnings(record=record) as seen:
         yield seen
+
+
+@contextlib.contextmanager
+def silenced(name: str) -> Iterator[None]:
+    """Inside the block the logger of a library says nothing: what it would say is in the exception that it raises."""
+    logger = logging.getLogger(name)
+    with exclusively():
+        before, logger.disabled = logger.disabled, True
+        try:
+            yield
+        finally:
+            logger.disabled = before
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from wellposed.core.checks import matches_annotation
 from wellposed.core.errors import FormatError, InputError, described, first_line
 from wellposed.core.preserve import modes_kept, random_states_kept
 from wellposed.core.reading import format_bytes
-from wellposed.core.shared import warnings_apart
+from wellposed.core.shared import silenced, warnings_apart
 
 GraphRecord = dict[str, Any]
 """A graph as JSON: ``{"nodes": [{"name", "do", "target", "args", "kwargs"}]}``."""
@@ -266,7 +266,8 @@ class _OnShapes(fx.Interpreter):
             _refuse_no_size(n.target, self.map_nodes_to_values(n.args, n))
         with self.mode:
             made = super().run_node(n)
-        self.held[n] = sum(tensor.untyped_storage().nbytes() for tensor in outputs_in(made))
+        # A view counts as if it were written out: an operator may copy it, and takes as long.
+        self.held[n] = sum(tensor.numel() * tensor.element_size() for tensor in outputs_in(made))
         self.live += self.held[n]
         if self.live > self.limit:
             raise ValueError(
@@ -300,7 +301,8 @@ def refuse_what_does_not_fit(module: fx.GraphModule, batch: Any, limit: int) -> 
         mapped(lambda leaf: run.mode.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf, batch)
     )
     names = [node.target for node in module.graph.nodes if node.op == "placeholder"][len(args) :]
-    run.run(*args, *(named[str(name)] for name in names))
+    with silenced("torch._subclasses.fake_tensor"):
+        run.run(*args, *(named[str(name)] for name in names))
 
 
 def _meant(value: Any, built: dict[str, fx.Node]) -> Argument:
