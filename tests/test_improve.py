@@ -611,6 +611,7 @@ def test_killed_and_interrupted_processes_leave_a_study_that_goes_on(tmp_path: P
     with start(tmp_path, kept + 1, "--resume") as process:
         wait_for_trials(tmp_path, process, kept + 1)
         process.send_signal(signal.SIGINT)
+        (tmp_path / "hold").unlink()
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err

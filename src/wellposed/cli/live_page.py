@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ def watch_folder(
     server, _ = page_server(folder, port)
     address = f"http://127.0.0.1:{server.server_address[1]}/"
     say(f"watching {folder}: {address} (Ctrl-C ends it)")
+    sys.stdout.flush()  # whoever reads from a pipe needs the port now
     if open_page:
         typer.launch(address)
     try:

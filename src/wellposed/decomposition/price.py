@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from wellposed.core.checks import Count, checked
+from wellposed.core.errors import InputError
 from wellposed.core.files import jsonable
 from wellposed.core.random import numpy_generator
 from wellposed.decomposition.learning_curve import SIZES, LearningCurve, learning_curve
@@ -105,7 +106,10 @@ def price(
     elif isinstance(change, Mapping):
         changed = base.replace(**change)
     else:
-        changed = base.replace(terms=[*base.terms, *([change] if isinstance(change, Term) else change)])
+        terms = [change] if isinstance(change, Term) else list(change)
+        if not terms:
+            raise InputError("change is an empty list of terms, which changes nothing; give at least one term.")
+        changed = base.replace(terms=[*base.terms, *terms])
     curve = learning_curve(
         problem, {UNCHANGED: base, CHANGED: changed}, sizes=sizes, repeats=repeats, on=on, engine=engine, device=device,
         deadline=deadline,

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from wellposed.constraints.multiplier import NormBound
 from wellposed.core.checks import checked
-from wellposed.core.errors import CompositionError, FormatError, first_line, noting
+from wellposed.core.errors import CompositionError, FormatError, InputError, first_line, noting
 from wellposed.core.random import stream_seed
 from wellposed.core.selectors import modules, unwrap_model
 from wellposed.ops.shards import unshard
@@ -484,6 +484,10 @@ class Regularized(Wrapper):
 
 def first_rates(group: Group) -> tuple[float, float]:
     """The learning rate that a group was built with, twice: it is the first and the largest so far."""
+    if "lr" not in group:
+        raise InputError(
+            "The optimizer's groups have no 'lr'; what is charged in a step, and who decays what, depends on the rate."
+        )
     first = float(group["initial_lr"] if "initial_lr" in group else group["lr"])
     return first, first
 

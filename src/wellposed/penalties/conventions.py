@@ -69,7 +69,7 @@ def translate_decay(
         lr: > 0, the rate that the optimizer is built with; where schedules differ, the two agree at this rate alone.
         largest: > 0, of the schedule; ``lr`` by default.
     Raises:
-        InputError: an unknown convention, a negative value or a rate that is not positive.
+        InputError: an unknown convention, a negative value, or a rate that is not positive or beyond the numbers there are.
     Example:
         >>> translate_decay(0.01, "torch", "composer", lr=1e-3)
         1e-05
@@ -81,7 +81,11 @@ def translate_decay(
                 f"There is no decay convention {name!r}.{did_you_mean(name, SCALINGS)} Known: {', '.join(SCALINGS)}."
             )
         shares.append(decay_per_strength(SCALINGS[name], lr, lr, lr if largest is None else largest))
-    return value * shares[0] / shares[1]
+    if not all(0 < share < math.inf for share in shares) or not math.isfinite(found := value * (shares[0] / shares[1])):
+        raise InputError(
+            f"A rate of {lr:g} is beyond what {source} and {target} decays can be told apart at; give the rate that is used."
+        )
+    return found
 
 
 def call_text(name: str, **given: float | None) -> str:

@@ -297,7 +297,11 @@ def _handler(live: Live) -> type[BaseHTTPRequestHandler]:
             if host not in (f"127.0.0.1:{port}", f"localhost:{port}"):
                 self.send_error(HTTPStatus.FORBIDDEN)
                 return
-            url = urlparse(self.path)
+            try:
+                url = urlparse(self.path)
+            except ValueError:
+                self.send_error(HTTPStatus.BAD_REQUEST)
+                return
             if url.path == "/":
                 self._give(page, "text/html; charset=utf-8")
             elif url.path == "/changes":

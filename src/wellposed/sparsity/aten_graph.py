@@ -35,6 +35,10 @@ ARITHMETIC = {
 """Python's own operators, on sizes."""
 FACTORIES = {"arange", "eye", "full", "linspace", "ones", "scalar_tensor", "zeros"}
 """Operators that make a tensor of none, and that a network may need."""
+KINDS = {
+    "ScalarType": torch.dtype, "Layout": torch.layout, "MemoryFormat": torch.memory_format, "Device": torch.device,
+}  # fmt: skip
+"""Arguments of operators that torch keeps as numbers."""
 RESULTS = {"Tensor", "List[Tensor]", "int", "SymInt", "number", "bool"}
 """What an operator of a graph may return: what returns nothing, or a state, is called for what it does elsewhere."""
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -215,6 +219,8 @@ def from_json(graph: GraphRecord, tensors: dict[str, Tensor], where: str) -> fx.
                 function = _operator(target, where)
                 if function in ARITHMETIC.values():
                     _refuse_no_size(function, args)
+                else:
+                    _refuse_codes(function, args, kwargs)
                 built[name] = made.create_node(do, function, args, kwargs, name)
             elif do == "placeholder" or (do == "get_attr" and target in tensors):
                 built[name] = made.create_node(do, target, name=name)
@@ -239,6 +245,15 @@ def _operator(target: str, where: str) -> Any:
         if isinstance(found, torch._ops.OpOverload) and _makes_tensors(name, found._schema):
             return found
     raise FormatError(f"{where} is damaged: it calls {target!r}, which is no operator of torch that a network needs.")
+
+
+def _refuse_codes(operator_: Any, args: Any, kwargs: Any) -> None:
+    """A type, a layout or a device is torch's own value: torch takes a number for one without looking whether there is such."""
+    for place, argument in enumerate(operator_._schema.arguments):
+        value = kwargs.get(argument.name, args[place] if place < len(args) else None)
+        kind = KINDS.get(str(argument.real_type).removeprefix("Optional[").removesuffix("]"))
+        if kind is not None and value is not None and not isinstance(value, kind):
+            raise TypeError(f"{operator_} takes a {kind.__name__} as {argument.name}, and was given {described(value)}")
 
 
 def _makes_tensors(name: str, schema: Any) -> bool:

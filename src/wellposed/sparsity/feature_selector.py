@@ -60,6 +60,7 @@ class FeatureSelector(selection.SelectorMixin, base.BaseEstimator):  # type: ign
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
+        tags.input_tags.allow_nan = True  # of a frame, whose encoding knows missing values
         return tags
 
     def fit(self, X: Any, y: Any, groups: Any = None, time: Any = None) -> FeatureSelector:
@@ -72,10 +73,15 @@ class FeatureSelector(selection.SelectorMixin, base.BaseEstimator):  # type: ign
             InputError: settings, rows or targets cannot be used.
         """
         table = hasattr(X, "columns") and any(kind.kind not in "biuf" for kind in map(np.dtype, _numpy_kinds(X)))
+        if hasattr(X, "columns") and len(set(X.columns)) < len(X.columns):
+            raise InputError("Two columns of the frame have the same name; give each a name of its own.")
+        # Dates and numbers have no common type of NumPy's.
+        plain = X.astype(object) if table and hasattr(X, "astype") else X
         rows, y = validation.validate_data(
-            self, X, y, dtype=None if table else np.float64, ensure_min_samples=2, ensure_all_finite=not table
+            self, plain, y, dtype=None if table else np.float64, ensure_min_samples=2, ensure_all_finite=not table
         )
-        kind = multiclass.type_of_target(y, input_name="y")
+        with np.errstate(invalid="ignore"):  # of numbers that are no integer of 64 bits
+            kind = multiclass.type_of_target(y, input_name="y")
         if self.task is None and kind not in ("binary", "multiclass", "continuous"):
             raise InputError(
                 f"Unknown label type: {kind!r}. FeatureSelector needs one class, or one number, for each row."
@@ -90,6 +96,7 @@ class FeatureSelector(selection.SelectorMixin, base.BaseEstimator):  # type: ign
                 raise InputError(f"Classification needs at least 2 classes; the target has one class, {labels[0]!r}.")
         else:
             y = np.asarray(y, dtype=np.float64)
+            y = y / (np.abs(y).max() or 1.0)  # squares of large numbers would be infinite
             y = ((y - y.mean()) / (y.std() or 1.0))[:, None] if not table else y
         task = "classification" if classifying else "regression"
         # Folds take all rows together; where k decides, or rows are too few to split, none are kept apart.

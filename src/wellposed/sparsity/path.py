@@ -136,10 +136,12 @@ class Path:
         ]
         return sorted(range(len(self.names)), key=lambda i: (*(-key for key in keys[i]), i))
 
+    @checked
     def kept(self, point: PathPoint) -> list[str]:
         """The names of the parts that are left at a point."""
         return [self.names[i] for i in point.support]
 
+    @checked
     def model(self, point: PathPoint) -> nn.Module:
         """The model of a point, in evaluation mode and in its own precision; what is zero stays zero."""
         net = self.problem.build({}, self.seed)

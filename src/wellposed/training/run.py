@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError
 from wellposed.data.arrays import Source, to_device
 from wellposed.losses.per_example import MeanLoss
@@ -47,6 +48,7 @@ class Run:
         """The epoch whose weights were kept; -1 where none was."""
         return int(self.history.facts.get("chosen", -1))
 
+    @checked
     def evaluate(self, on: str = "valid") -> Evaluation:
         """Loss and metric on all rows of ``train``, ``valid`` or ``test``.
 
@@ -59,6 +61,7 @@ class Run:
             self.problem.metric.require(targets, source.weight)
         return self._measured(source, self.problem.metric)
 
+    @checked
     def losses(self, source: Source) -> MeanLoss:
         """The data loss on the rows of a source."""
         return self._measured(source, None).loss
@@ -70,11 +73,13 @@ class Run:
             device=device_of(self.model), forward=self.problem.forward, weights=weights, by_row=True,
         )  # fmt: skip
 
+    @checked
     def score(self, on: str = "valid") -> float:
         """The metric (or the loss where there is none), as people read it."""
         measured = self.evaluate(on)
         return measured.metric if measured.metric_rows is not None else measured.loss.mean
 
+    @checked
     def row_scores(self, on: str = "valid") -> np.ndarray:
         """What each row adds to the score, higher is better; the mean is the score, or less the loss."""
         measured = self.evaluate(on)
@@ -82,6 +87,7 @@ class Run:
             return signed_rows(measured.metric_rows, self.problem.metric.higher_is_better)
         return signed_rows(measured.loss.rows, higher_is_better=False)
 
+    @checked
     def outputs(self, source: Source) -> Tensor:
         """The model's outputs on the rows of a source, on the CPU."""
         device = device_of(self.model)
