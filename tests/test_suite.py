@@ -20,6 +20,8 @@ def test_names_are_the_same_in_every_process(request: pytest.FixtureRequest) -> 
         file, _, name = item.nodeid.partition("::")
         mine[file.rpartition("/")[2]].append(name)
     elsewhere = {"PYTHONHASHSEED": "7", "TZ": "Pacific/Chatham", "LC_ALL": "C"}
+    # A relative path would lead elsewhere from another folder: to the package that happens to be installed.
+    elsewhere["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, sys.path))
     found = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-o", "addopts=", "--collect-only", "-q"),
