@@ -259,7 +259,7 @@ def watched_rows(loader: DataLoader[Any], name: str) -> Tensor | None:
     with suppress(DataError):
         return rows_of(loader, ANY_ORDER)
     with seeded(0, "watch"):
-        return drawn_rows(loader, name).unique()
+        return torch.as_tensor(sorted(set(drawn_rows(loader, name).tolist())), dtype=torch.long)
 
 
 def drawn_rows(loader: DataLoader[Any], name: str, epoch: int = 0) -> Tensor:
