@@ -249,6 +249,9 @@ NEAR_MISSES: dict[str, list[Callable[[int], FakeHistory]]] = {
         lambda s: history(s, fall(0.6), fall(0.62)),  # nothing regularizes
         lambda s: history(s, fall(0.05), fall(0.08), facts={"regularized": True}, cost=fall(0.3, 1.3)),  # fits well
         lambda s: history(s, fall(0.4), fall(0.7), facts={"regularized": True}, cost=fall(0.9, 1.3)),  # a gap is left
+        # Three epochs, and it still falls.
+        lambda s: history(s, np.array([0.65, 0.4, 0.31]), np.array([0.66, 0.42, 0.36]), noise=1e-3,
+                          cost=np.array([0.75, 0.48, 0.37]), facts={"regularized": True, "constant_loss": None}),
     ],
     "noisy_evidence": [
         lambda s: history(s, fall(0.2), fall(0.28), se=0.01),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 import wellposed as wp
 from wellposed.core.errors import InputError
@@ -137,6 +138,72 @@ def test_a_watched_loop_is_forked_where_it_is_and_left_as_it_was(groups: bool) -
     assert torch.equal(torch.get_rng_state(), state)
     assert len(watch.notes.forwards) == notes
     assert len(watch.history) == 3
+
+
+class Rare:
+    """Draws rows of the first ten again and again, by a generator of its own or the global one."""
+
+    def __init__(self, own: Any) -> None:
+        self.own, self.passes = own, 0
+
+    def __len__(self) -> int:
+        return 60
+
+    def __iter__(self) -> Any:
+        self.passes += 1
+        yield from (
+            self.own.integers(10, size=60).tolist()
+            if isinstance(self.own, np.random.Generator)
+            else torch.randint(10, (60,), generator=self.own).tolist()
+        )
+
+
+class BatchesOf:
+    """Batches of its draws, as a sampler of batches gives them."""
+
+    def __init__(self, sampler: Rare) -> None:
+        self.sampler = sampler
+
+    def __len__(self) -> int:
+        return 2
+
+    def __iter__(self) -> Any:
+        numbers = list(self.sampler)
+        yield from (numbers[:30], numbers[30:])
+
+
+@pytest.mark.parametrize(
+    "own", [None, torch.Generator().manual_seed(3), np.random.default_rng(3), "weighted", "batches"]
+)
+def test_a_continuation_draws_as_the_loops_own_sampler_does(own: Any) -> None:
+    """Rows that it repeats or leaves out are repeated and left out; each epoch and seed has draws of its own."""
+    data, rare = TensorDataset(*rows(120, 0)), Rare(None if isinstance(own, str) else own)
+    weights = torch.tensor([1.0] * 10 + [0.0] * 110)
+    how: Any = {
+        "weighted": {"sampler": WeightedRandomSampler(weights, 60), "batch_size": 30},
+        "batches": {"batch_sampler": BatchesOf(rare)},
+    }
+    given = how[own] if isinstance(own, str) else {"sampler": rare, "batch_size": 30}
+    net = make()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    watch = wp.watch(net, "cross_entropy", DataLoader(data, **given), rows(50, 1), optimizer=optimizer)
+    state = str(rare.own.bit_generator.state) if isinstance(rare.own, np.random.Generator) else ""
+    start = continue_from(watch)
+
+    def drawn(seed: int, epoch: int) -> list[int]:
+        training = Training.begin(start.problem, start.recipe, seed, torch.device("cpu"), math.inf, None)
+        training.sampler = start.sampler
+        return torch.cat(list(training.batches(epoch))).tolist()
+
+    first = drawn(0, 0)
+    assert len(first) == 60
+    assert set(first) <= set(range(10))
+    assert first == drawn(0, 0)
+    assert first not in (drawn(0, 1), drawn(1, 0))
+    watch.epoch()
+    assert len(wp.fork(watch, [{"clip": 1.0}], epochs=1)[0].runs) == 3
+    assert rare.passes == 0
+    assert not state or state == str(rare.own.bit_generator.state)
 
 
 @pytest.mark.parametrize("how", ["bare", "terms", "groups", "turned"])

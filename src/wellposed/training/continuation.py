@@ -10,15 +10,16 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
-from wellposed.core.errors import InputError, described
+from wellposed.core.errors import DataError, InputError, described
 from wellposed.core.random import seeded
 from wellposed.data.arrays import Items, rows_of
 from wellposed.data.data import Data
@@ -30,7 +31,7 @@ from wellposed.training.history import History, Stopped
 from wellposed.training.loop import MakeOptimizer, Training
 from wellposed.training.problem import Problem
 from wellposed.training.run import Run
-from wellposed.training.sides import ANY_ORDER
+from wellposed.training.sides import drawn_rows, watched_rows
 from wellposed.training.watch import Watch
 
 FINISHED = 0.1
@@ -76,6 +77,8 @@ class Continuation:
     Attributes:
         recipe: of what was trained so far.
         make: ``make(recipe)`` gives the maker of its optimizer; None: the recipe's own.
+        sampler: the row numbers of an epoch, by the global generators, where a loop draws them in a way of its own; None:
+            all rows, shuffled.
     """
 
     problem: Problem
@@ -83,6 +86,7 @@ class Continuation:
     seed: int
     state: TrainingState
     make: Callable[[Recipe], MakeOptimizer | None] = lambda recipe: None
+    sampler: Callable[[int], Tensor] | None = None
 
     def go_on(
         self, recipe: Recipe, epochs: int, seed: int, *, device: str | torch.device = "auto", deadline: float = math.inf
@@ -100,6 +104,7 @@ class Continuation:
                 self.problem, planned, seed, resolve_device(device), deadline, None, None, self.make(planned)
             )
             self.state.enter(training)
+        training.sampler = self.sampler
         why: str = Stopped.EPOCHS
         for epoch in range(self.state.epoch, planned.epochs):
             with seeded(seed, "begin", epoch):
@@ -178,7 +183,9 @@ def _of_watch(watch: Watch) -> Continuation:
         )
     optimizer = watch.optimizer
     bare, regularized = unwrap_optimizer(optimizer), find_wrapper(optimizer, Regularized)
-    largest = max(float(bare.param_groups[0].get(key, 0.0) or 0.0) for key in ("lr", "initial_lr", "max_lr"))
+    said = [float(bare.param_groups[0].get(key, 0.0) or 0.0) for key in ("lr", "initial_lr", "max_lr")]
+    # A schedule that a loop writes by hand leaves the rate at which it ended, and nothing else.
+    largest = max(said + [float(rate) for rate in watch.history["lr"] if math.isfinite(rate)])
     parameters = inspect.signature(type(bare)).parameters
     group = {
         key: value
@@ -188,11 +195,11 @@ def _of_watch(watch: Watch) -> Continuation:
     if "weight_decay" in parameters:  # a recipe's is 0 unless it says otherwise
         group["weight_decay"] = bare.param_groups[0].get("weight_decay", 0.0)
     given = watch.given["train"]
-    batch = getattr(given, "batch_size", None) or min(128, max(1, watch.history.facts["train_rows"] // 10))
+    sampler = _own_sampler(given)
     recipe = Recipe(
         optimizer={"name": type(bare), "lr": largest, **group},
         terms=list(regularized.terms) if regularized is not None else [],
-        batch_size=batch,
+        batch_size=_batch_size(given, watch.history.facts["train_rows"], sampler),
         schedule={"name": "constant"},
     )
     state = TrainingState(
@@ -202,7 +209,27 @@ def _of_watch(watch: Watch) -> Continuation:
         max(1, len(watch.history)),
         _share(bare.param_groups, largest),
     )
-    return Continuation(watched_problem(watch), recipe, watch.seed, state, _maker(watch.model, bare, recipe))
+    return Continuation(watched_problem(watch), recipe, watch.seed, state, _maker(watch.model, bare, recipe), sampler)
+
+
+def _batch_size(given: Any, rows: int, sampler: Callable[[int], Tensor] | None) -> int:
+    """Rows of a loader's batch: said, or those of an epoch by its batches; where nothing is known a tenth of the rows."""
+    if size := getattr(given, "batch_size", None):
+        return int(size)
+    if sampler is not None:
+        with seeded(0, "watch"), suppress(TypeError):  # some have no length
+            return math.ceil(len(sampler(0)) / len(given))
+    return min(128, max(1, rows // 10))
+
+
+def _own_sampler(given: Any) -> Callable[[int], Tensor] | None:
+    """What draws the rows of a loader: rows that are repeated, left out or weighted are so in a continuation too."""
+    if not isinstance(given, DataLoader):
+        return None
+    with suppress(DataError):
+        rows_of(given, (DistributedSampler,))
+        return None
+    return lambda epoch: drawn_rows(given, "train", epoch)
 
 
 def _maker(model: nn.Module, bare: torch.optim.Optimizer, base: Recipe) -> Callable[[Recipe], MakeOptimizer | None]:
@@ -245,17 +272,19 @@ def watched_problem(watch: Watch) -> Problem:
     def make() -> nn.Module:
         return copy.deepcopy(model).cpu()
 
-    train, valid = (_pairs(watch, side) for side in watch.given.values())
+    train, valid = (_pairs(watch, name) for name in watch.given)
     metric = None if watch.metric is None else watch.metric
     return Problem(
         make, watch.loss, Data(train=train, valid=valid), metric=metric, forward=watch.forward, name="watched"
     )
 
 
-def _pairs(watch: Watch, given: Any) -> Any:
-    """Rows as (whole batch, target), so that the watch's own forward reads them."""
+def _pairs(watch: Watch, name: str) -> Any:
+    """Rows as (whole batch, target), so that the watch's own forward reads them; of training rows that a sampler of somebody's
+    own draws all, since it gives their numbers."""
+    given = watch.given[name]
     if isinstance(given, DataLoader):
-        kept = rows_of(given, ANY_ORDER)
+        kept = None if name == "train" and _own_sampler(given) else watched_rows(given, name)
         data = given.dataset if kept is None else torch.utils.data.Subset(given.dataset, kept.tolist())
         items = Items(data, given.collate_fn)
     elif isinstance(given, (tuple, list)) and len(given) == 2 and all(hasattr(part, "shape") for part in given):

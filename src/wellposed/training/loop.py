@@ -145,6 +145,7 @@ class Training:
     best_loss: float = math.inf
     best_rows: Tensor | None = None
     stopped: Stopped | None = None
+    sampler: Callable[[int], Tensor] | None = None
 
     @classmethod
     def begin(
@@ -261,9 +262,15 @@ class Training:
         self.record(row, began)
 
     def batches(self, epoch: int) -> Iterator[Tensor]:
-        """Row numbers for each optimizer step of an epoch: a permutation that depends on seed and epoch alone."""
-        order = torch.randperm(len(self.data.train), generator=generator(self.seed, "order", epoch))
-        yield from torch.split(order[: self.rows_per_epoch], self.recipe.batch_size * self.recipe.accumulate)
+        """Row numbers for each optimizer step of an epoch: a permutation that depends on seed and epoch alone, or the draws of
+        a loop's own sampler."""
+        if self.sampler is None:
+            order = torch.randperm(len(self.data.train), generator=generator(self.seed, "order", epoch))
+        else:
+            with seeded(self.seed, "order", epoch):
+                order = self.sampler(epoch)
+        rows = rows_per_epoch(len(order), self.recipe.batch_size, self.model)
+        yield from torch.split(order[:rows], self.recipe.batch_size * self.recipe.accumulate)
 
     def step(self, epoch: int, index: Tensor) -> tuple[float, float]:
         """One optimizer step on these rows; the cost and the gradient's norm."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -50,11 +51,13 @@ class Notes:
         unlearned: marks (`row_marks`) of rows that went through without gradients in training mode. Rows of validation are
             evaluated there; others have batch norms estimated anew, or are a step's own (a generator's images, labels of a
             teacher).
+        seconds: that noting took, forward by forward.
     """
 
     forwards: list[Forwards] = field(default_factory=list)
     gradients: list[dict[str, float]] = field(default_factory=list)
     unlearned: set[int] = field(default_factory=set)
+    seconds: float = 0.0
     _now: Forwards = field(default_factory=Forwards)
     _looking: bool = True
     _first: dict[str, Tensor] = field(default_factory=dict)
@@ -66,8 +69,6 @@ class Notes:
 
     def saw(self, training: bool, gradients: bool, inputs: Sequence[Any]) -> None:
         """A forward pass of the loop, of which ``inputs`` are the arguments."""
-        if not self._looking:
-            return
         if training and not gradients and len(self.unlearned) < MOST_KNOWN:
             self.unlearned.update(row_marks(inputs))
         rows = next((len(value) for value in inputs if isinstance(value, Tensor) and value.ndim), 0)
@@ -165,9 +166,12 @@ class _Eye(OwnHook):
         self._notes = notes
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if torch.compiler.is_compiling():  # a compiled graph is left as it would be without us
+        # A compiled graph is left as it would be without us, and what we ask ourselves is no forward of the loop.
+        if torch.compiler.is_compiling() or not self._notes._looking:
             return
+        began = time.perf_counter()
         self._notes.saw(module.training, torch.is_grad_enabled(), (*args, *kwargs.values()))
+        self._notes.seconds += time.perf_counter() - began
 
 
 def row_marks(inputs: Sequence[Any]) -> list[int]:

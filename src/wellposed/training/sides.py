@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import copy
 import itertools
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import (
@@ -169,7 +171,7 @@ def sides_of(given: Any, double: bool = False, name: str = "valid", rows: int | 
                 given.dataset, batch_size=given.batch_size, collate_fn=given.collate_fn, drop_last=given.drop_last
             )
             return _of_stream(again, name, rows)
-        kept, items = _rows_of(given, name), Items(given.dataset, given.collate_fn)
+        kept, items = watched_rows(given, name), Items(given.dataset, given.collate_fn)
         at_once = min(BATCH, getattr(given.batch_sampler, "batch_size", None) or BATCH)
         size = len(items) if kept is None else len(kept)
         fetch = guard_call("The Dataset", items.raw)
@@ -252,25 +254,56 @@ def _taken(given: Iterable[Any], name: str, size: Callable[[Any], int], rows: in
     return found
 
 
-def _rows_of(loader: DataLoader[Any], name: str) -> Tensor | None:
+def watched_rows(loader: DataLoader[Any], name: str) -> Tensor | None:
     """The rows that a loader goes through; None for all of them."""
     with suppress(DataError):
         return rows_of(loader, ANY_ORDER)
+    with seeded(0, "watch"):
+        return torch.as_tensor(sorted(set(drawn_rows(loader, name).tolist())), dtype=torch.long)
+
+
+def drawn_rows(loader: DataLoader[Any], name: str, epoch: int = 0) -> Tensor:
+    """Row numbers in the order in which a loader's own sampler draws them for an epoch, repeats included.
+
+    A copy draws, by the global generators and by generators of its own that these seed, so that the loop's sampler stays as
+    it is: it may count its passes or shuffle a list of its own.
+
+    Args:
+        name: of the argument, for a line to type.
+        epoch: for a sampler that has ``set_epoch``.
+    Raises:
+        DataError: it cannot be copied, or does not draw numbers.
+    """
     batch_sampler: Any = loader.batch_sampler
     sampler: Any = batch_sampler.sampler if type(batch_sampler) is torch.utils.data.BatchSampler else batch_sampler
     parts = getattr(sampler, "__dict__", {}).values()
     held = [loader.dataset, *(one for one in parts if isinstance(one, Dataset)), *reached(sampler)]
     try:
-        with reach_kept(sampler), seeded(0, "watch"):
-            # A copy, since a sampler may count its passes or shuffle a list of its own.
-            drawn = list(itertools.islice(copy.deepcopy(sampler, {id(one): one for one in held}), MOST_DRAWN))
+        with reach_kept(sampler):
+            for own in reached(sampler):
+                _sow(own, random.getrandbits(32))
+            mine = copy.deepcopy(sampler, {id(one): one for one in held})
+            if hasattr(mine, "set_epoch"):
+                mine.set_epoch(epoch)
+            drawn = list(itertools.islice(mine, MOST_DRAWN))
             numbers = drawn if sampler is not batch_sampler else [i for batch in drawn for i in batch]
-            return torch.as_tensor(sorted({int(i) for i in numbers}), dtype=torch.long)
+            return torch.as_tensor([int(i) for i in numbers], dtype=torch.long)
     except Exception as error:  # of other people's code
         raise DataError(
             f"The loader draws with {type(sampler).__name__}, whose rows cannot be told: {first_line(error)}. "
             f"{LINE.format(name, 'loader')}"
         ) from error
+
+
+def _sow(own: object, seed: int) -> None:
+    """Seed somebody's own generator of random numbers."""
+    if isinstance(own, torch.Generator):
+        own.manual_seed(seed)
+    elif isinstance(own, (random.Random, np.random.RandomState)):
+        own.seed(seed)
+    elif isinstance(own, np.random.Generator):
+        kind: Any = type(own.bit_generator)
+        own.bit_generator.state = kind(seed).state
 
 
 def _targets_in(loader: DataLoader[Any], rows: Tensor | None = None) -> Tensor | None:

@@ -79,9 +79,9 @@ class Watch:
         target: ``target(batch)``, where the target is not the last of a tuple or ``labels``/``target``/``y``.
         rows: of each probe; by default 10 % of the training rows, at least 128 and at most 4096.
         seed: which rows are drawn.
-        share: in (0, 1]: watching may take this share of the wall-clock, beyond its first two seconds. Where a call of `epoch`
-            would take more, the probes are made smaller at the first call, and later calls are passed over; 1 looks at every
-            call, whatever it takes.
+        share: in (0, 1]: watching may take this share of the wall-clock, beyond its first two seconds; making it and noting
+            the loop's forwards count. Where a call of `epoch` would take more, the probes are made smaller at the first call,
+            and later calls are passed over; 1 looks at every call, whatever it takes.
     Attributes:
         history: a row for each call of `epoch`.
         first: what was seen in a pass at the first weights, for a diagnosis; None where ``unseen`` says why.
@@ -113,6 +113,7 @@ class Watch:
         seed: Seed = 0,
         share: Annotated[float, Within(0, 1, open="low")] = 0.05,
     ) -> None:
+        made = time.perf_counter()
         refuse_scripted("watch", model)
         self.model, self.loss, self.optimizer = unwrap_model(model), Loss(loss), optimizer
         if optimizer is not None:
@@ -150,10 +151,11 @@ class Watch:
         self.close = note_forwards(model, self.notes, self)
         self._best_loss = math.inf
         self._best_rows: Tensor | None = None
-        self._calls_seen, self._spent = 0, 0.0
+        self._calls_seen = 0
         # A step of training costs about three forward passes, and a call evaluates the rows of both sides.
         self._next = looked / 3 * 2 * self.rows / min(FEW_ROWS, self.rows)
-        self._made = self._began = time.perf_counter()
+        self._made, self._began = made, time.perf_counter()
+        self._spent = self._began - made  # reading the data and the first look are watching too
 
     def _read(
         self, readings: Mapping[str, list[Side]], rows: int | None, forward: Forward | None, target: Target | None
@@ -225,7 +227,9 @@ class Watch:
         """
         began = time.perf_counter()
         self._calls_seen += 1
-        allowed = math.inf if self.share == 1 else FREE + self.share * (began - self._made) - self._spent
+        allowed = (
+            math.inf if self.share == 1 else FREE + self.share * (began - self._made) - self._spent - self.notes.seconds
+        )
         affordable = least_of_all(allowed / self._next if self._next else math.inf, self.model)
         if affordable < 1:
             if len(self.history):
@@ -247,10 +251,10 @@ class Watch:
         if regularized is not None:
             row |= term_facts(regularized.values())
         ended = time.perf_counter()
-        row |= {"seconds": ended - self._began, "watch_seconds": ended - began}
         self._next = ended - began
-        self._spent += self._next
-        self._began = ended
+        row |= {"seconds": ended - self._began, "watch_seconds": self._next + self.notes.seconds}
+        self._spent += row["watch_seconds"]
+        self._began, self.notes.seconds = ended, 0.0
         self.history.append(row)
         return row
 
@@ -261,7 +265,7 @@ class Watch:
             "schema": SCHEMA,
             "history": self.history.to_dict(),
             "calls": self._calls_seen,
-            "spent": self._spent,
+            "spent": self._spent + self.notes.seconds,
             "made": seconds - self._made,
             "best": (self._best_loss, self._best_rows),
             "rows": self.rows,

@@ -97,7 +97,8 @@ class OverRegularized(Rule):
     ``underfits`` demands (or a third of the constant prediction's is left, or it never left that), the gap is not reliably above
     a twentieth of the
     training loss, and the regularized cost exceeds the clean training loss by at least a tenth of it (or
-    nothing was learned, and the weights shrank to a tenth or a dropout takes seven of ten). Without the cost
+    nothing was learned, and the weights shrank to a tenth or a dropout takes seven of ten). In fewer than eight epochs nothing
+    was learned only if nine tenths of the reference are left. Without the cost
     the confidence is low: the strength cannot be seen. In a loop of one's own the excess is measured: what dropout and other
     noise of the model add to the loss of the same rows, and half of the pull that a weight decay must hold out against the
     gradient, which is what it costs where it is at rest.
@@ -132,9 +133,12 @@ class OverRegularized(Rule):
                 "All weights of the network are exactly 0, so that it says the same for every row: nothing is left of it.",
             )  # fmt: skip
         share = measure.remaining(curves)
-        if share is None or not regularizes(curves) or len(measure.finite_values(curves.train_loss)) < FEWEST_EPOCHS:
+        epochs = len(measure.finite_values(curves.train_loss))
+        if share is None or not regularizes(curves) or epochs < FEWEST_EPOCHS:
             return None
-        stuck, toll = not shows_learning(curves), self._drowned(curves)
+        # Of a short log noise hides a fall, so that what came down may come down further: it is not stuck.
+        stuck = not shows_learning(curves) and (epochs >= Underfits.FEWEST or share.train >= 1 - self.EXCESS)
+        toll = self._drowned(curves)
         dropped = dropout(curves)
         much = dropped >= DROPPED
         stuck = stuck or (much and self._hardly(curves))
