@@ -180,7 +180,7 @@ def test_few_hits_are_judged_as_by_mcnemars_exact_test(gained: int, lost: int, r
     d = np.zeros(rows)
     d[:gained], d[gained : gained + lost] = 1.0, -1.0
     exact = binomtest(gained, gained + lost).pvalue
-    assert intervals._chance_of_signs(d) == pytest.approx(exact)
+    assert intervals.chance_of_signs(d) == pytest.approx(exact)
     assert exact <= 0.05 or paired_interval(d).holds_zero
     assert exact > 0.04 or not paired_interval(d).holds_zero
 
@@ -442,7 +442,7 @@ def test_probabilities_as_targets_count_a_row_as_one_of_each_class_for_its_share
 
 @pytest.mark.parametrize("level", [0.1, 0.5])
 def test_the_linear_quantile_solves_its_problem(level: float) -> None:
-    """``X'd = (0, b)`` with multipliers ``d`` that are ``level`` above the function, ``level - 1`` below it, and between them on it."""
+    """``X'd = (0, b)`` with multipliers ``d`` that are ``level`` above it, ``level - 1`` below, and between on it."""
     from wellposed.search.linear_quantile import LinearQuantile
 
     x, y = table()

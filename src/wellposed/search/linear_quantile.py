@@ -62,7 +62,7 @@ class LinearQuantile:
         return np.asarray(self.coefficients[0] + x @ self.coefficients[1:])
 
     def _solution(self, x: Array, y: Array) -> Array:
-        """The coefficients: residuals are ``over - under``, and ``price`` of each row, inside ``(q - 1, q)``, is their multiplier."""
+        """The coefficients. Residuals are ``over - under``, and ``price``, inside ``(q - 1, q)``, is the multiplier of each."""
         penalty = np.ones(x.shape[1])
         penalty[0] = 0.0
         b, price = np.zeros(x.shape[1]), np.zeros(len(y))

@@ -1,8 +1,8 @@
 """References on the same rows: a constant, a linear model, histogram boosting. Untuned, as people know them.
 
-They are fitted to what the loss asks for (classes, labels 0 and 1, probabilities, amounts, a median, a quantile, counts) with the
-rows' weights, answer as the network does (log-probabilities, logits, numbers, one for each output), and are scored by the same function row
-by row, so that the network is compared with them in pairs.
+They are fitted to what the loss asks for (classes, labels 0 and 1, probabilities, amounts, a median, a quantile, counts) with
+the rows' weights, answer as the network does (log-probabilities, logits, numbers, one for each output), and are scored by the
+same function row by row, so that the network is compared with them in pairs.
 """
 
 from __future__ import annotations
