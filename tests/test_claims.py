@@ -180,7 +180,7 @@ def test_few_hits_are_judged_as_by_mcnemars_exact_test(gained: int, lost: int, r
     d = np.zeros(rows)
     d[:gained], d[gained : gained + lost] = 1.0, -1.0
     exact = binomtest(gained, gained + lost).pvalue
-    assert intervals._chance_of_signs(d) == pytest.approx(exact)
+    assert intervals.chance_of_signs(d) == pytest.approx(exact)
     assert exact <= 0.05 or paired_interval(d).holds_zero
     assert exact > 0.04 or not paired_interval(d).holds_zero
 
@@ -304,7 +304,7 @@ def found_references(
     data = wp.Data(train=(x[:100], y[:100]), valid=(x[:20], y[:20]), test=(x[100:], y[100:]),
                    weight=None if weight is None else weight[:100])  # fmt: skip
     found = references(wp.Problem(model=lambda: nn.Linear(4, 1), loss=loss, data=data, metric=metric))
-    assert found.notes == () or "quantile" in found.notes[0]
+    assert found.notes == ()
     for name, rows in found.rows.items():
         assert abs(rows.mean()) == pytest.approx(abs(found.scores[name]))
     return found.scores, x
@@ -394,7 +394,7 @@ AMOUNTS = {
 def test_references_of_amounts_are_what_the_loss_asks_for(loss: str, column: bool) -> None:
     from sklearn import metrics
     from sklearn.dummy import DummyRegressor
-    from sklearn.linear_model import PoissonRegressor, Ridge
+    from sklearn.linear_model import PoissonRegressor, QuantileRegressor, Ridge
 
     strategy, settings, metric = AMOUNTS[loss]
     y = table()[1].astype(np.float32)
@@ -402,8 +402,9 @@ def test_references_of_amounts_are_what_the_loss_asks_for(loss: str, column: boo
     scores, x = found_references(loss, y[:, None] if column else y, metric)
     quantile = {"quantile": 0.9} if strategy == "quantile" else {}
     models = {"constant": DummyRegressor(strategy=strategy, **quantile), "boosting": boosted(True, **settings)}
-    if strategy != "quantile":
-        models["linear"] = PoissonRegressor() if loss == "poisson" else Ridge()
+    # The penalty of the linear model of a quantile is nothing on the scale of what is compared here.
+    quantiles = {"median": QuantileRegressor(alpha=0), "quantile": QuantileRegressor(alpha=0, **quantile)}
+    models["linear"] = quantiles.get(strategy, PoissonRegressor() if loss == "poisson" else Ridge())
     measure: dict[Any, Any] = {
         "mae": metrics.mean_absolute_error,
         "pinball:0.9": lambda t, p: metrics.mean_pinball_loss(t, p, alpha=0.9),
@@ -425,16 +426,44 @@ def test_references_of_several_amounts_are_one_for_each() -> None:
     assert min(by_output) - 0.01 <= scores["linear"] <= max(by_output) + 0.01
 
 
-def test_shares_between_labels_have_no_reference_and_it_is_said() -> None:
-    import wellposed as wp
-    from wellposed.search.references import references
+@pytest.mark.parametrize("loss", ["bce", "ce"])
+def test_probabilities_as_targets_count_a_row_as_one_of_each_class_for_its_share(loss: str) -> None:
+    share = 1 / (1 + np.exp(-2 * table()[1]))
+    both = np.stack([1 - share, share], axis=1)
+    weight = np.random.default_rng(1).integers(1, 4, ROWS).astype(np.float64)
+    scores, x = found_references(loss, torch.from_numpy(share if loss == "bce" else both).float(), "log_loss", weight)
+    twice = np.repeat(x[:100], 2, axis=0), np.tile([0, 1], 100), (both * weight[:, None])[:100].reshape(-1)
+    for name, model in classifiers().items():
+        logs = np.log(model.fit(*twice).predict_proba(x[100:]))
+        assert scores[name] == pytest.approx(-(both[100:] * logs).sum(1).mean(), rel=1e-3)
+    mean = np.average(both[:100], axis=0, weights=weight[:100])  # the constant of least cross-entropy
+    assert scores["constant"] == pytest.approx(-(both[100:] @ np.log(mean)).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("level", [0.1, 0.5])
+def test_the_linear_quantile_solves_its_problem(level: float) -> None:
+    """``X'd = (0, b)`` with multipliers ``d`` that are ``level`` above it, ``level - 1`` below, and between on it."""
+    from wellposed.search.linear_quantile import LinearQuantile
 
     x, y = table()
-    share = torch.from_numpy(1 / (1 + np.exp(-y))).float()
-    data = wp.Data(train=(x[:100], share[:100]), valid=(x[:20], share[:20]), test=(x[100:], share[100:]))
-    found = references(wp.Problem(model=lambda: nn.Linear(4, 1), loss="bce", data=data))
-    assert found.scores == {}
-    assert "shares between 0 and 1" in found.notes[0]
+    weight = np.arange(ROWS) % 3 / 1.0
+    model = LinearQuantile(level).fit(x.astype(np.float64), 1e6 * y, weight)
+    same = LinearQuantile(level).fit(
+        np.repeat(x, (np.arange(ROWS) % 3), axis=0), np.repeat(1e6 * y, np.arange(ROWS) % 3)
+    )
+    assert model.predict(x) == pytest.approx(same.predict(x), rel=1e-2, abs=1e4)
+    scale = np.sqrt(np.cov(1e6 * y, aweights=weight, ddof=0))
+    left = (1e6 * y - model.predict(x)) / scale
+    on = np.abs(left) < 1e-4
+    assert 0 < on.sum() <= 10
+    design = np.concatenate([np.ones((ROWS, 1)), x], axis=1) * weight[:, None]
+    rest = np.append(0.0, model.coefficients[1:] / scale) - design[~on].T @ np.where(left[~on] > 0, level, level - 1)
+    prices = np.linalg.lstsq(design[on].T, rest, rcond=None)[0]
+    assert design[on].T @ prices == pytest.approx(rest, abs=1e-2)
+    assert level - 1 - 1e-2 <= prices.min() <= prices.max() <= level + 1e-2
+    assert not LinearQuantile(level, deadline=0.0).fit(x, y).solved
+    constant = LinearQuantile(level).fit(np.ones((20, 3)), np.arange(20.0))  # collinear: a quantile of all
+    assert np.mean(np.arange(20.0) <= constant.predict(np.ones((1, 3)))[0] + 1e-3) == pytest.approx(level, abs=0.051)
 
 
 @pytest.mark.parametrize("loss", ["bce", "squared_error", "ce"])

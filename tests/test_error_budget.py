@@ -339,6 +339,15 @@ class TestNaming:
         assert one.findings[0].name == "not_enough_evidence"
         assert "[one seed]" in str(one)
 
+    def test_few_rows_show_what_the_exact_test_of_their_signs_shows(self) -> None:
+        """Every row is gained alike: 5 rows show nothing, 6 do, and one side alone needs 5."""
+        for rows in (4, 5, 6):
+            losses = {"valid": np.full(rows, 1.1), "valid_best": np.full(rows, 0.3), "valid_end": np.full(rows, 1.5)}
+            few = made([levels_of(end=1.0, chosen=1.0, **losses) for _ in range(3)])
+            assert [few["valid_gain"].clear, few["gap"].clear, few["going_on"].clear] == [rows > 5] * 3
+            assert few.longer_harms == (rows > 4)
+            assert few.valid.clear
+
     def test_a_trifle_is_not_named(self) -> None:
         budget = made(
             [levels_of(floor=1e-6, valid=1.0 + NOISE[s], chosen=1.0, end=1.0, best=1.0, same=1.0) for s in range(3)]

@@ -191,6 +191,19 @@ def test_rows_that_differ_widen_the_interval(monkeypatch: pytest.MonkeyPatch) ->
     assert few.high - few.low > 1.2 * (many.high - many.low)
 
 
+def test_few_rows_show_what_the_exact_test_of_their_signs_shows() -> None:
+    """Of 5 rows no signs show anything, of 6 alike they do; a rise is one of four comparisons, which needs 8."""
+    alike = np.array([0.5, 0.4, 0.3, 0.35, 0.4])
+    for rows, shown in ((5, False), (6, True), (8, True)):
+        steep, rising = (curve(loss, noise=0.001, train=0.02, rows=rows) for loss in (law(0.1, 0.4, 0.6), alike))
+        assert steep.verdict == (HELP if shown else UNKNOWN)
+        assert (steep.last.gap.low > 0) == shown
+        assert bool(rising.rises) == (rows == 8)
+        pair = (steep, replace(rising, name="other"))
+        between = LearningCurve(pair, "squared_error", "test", rows, 5, 0.05).differences("one", "other")
+        assert any(not interval.holds_zero for interval in between.values()) == shown
+
+
 def test_few_sizes_have_no_law() -> None:
     levels = [level_of(n, np.ones((3, 5)), np.ones(5), [0.0] * 3) for n in (10, 20)]
     found = curve_of("one", wp.Recipe(), levels)

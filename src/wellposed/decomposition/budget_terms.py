@@ -15,7 +15,7 @@ from wellposed.decomposition.rivals import Objective
 from wellposed.diagnosis.advice import Room
 from wellposed.diagnosis.finding import Change
 from wellposed.recipe.recipe import Recipe
-from wellposed.statistics.intervals import Array, crossed_interval
+from wellposed.statistics.intervals import Array, Interval, crossed_interval, paired_interval
 from wellposed.statistics.student import half_width
 
 MATERIAL = 0.01
@@ -190,9 +190,11 @@ class BudgetTerms:
         mean = math.fsum(values) / len(values)
         return BudgetTerm(name, values, mean - half, mean + half)
 
-    def _by_rows(self, name: str, rows: Array) -> BudgetTerm:
-        """A part that validation rows and seeds vary: ``(rows, seeds)``."""
-        found = crossed_interval(rows, self.level)
+    def _by_rows(
+        self, name: str, rows: Array, interval: Callable[[Array, float], Interval] = paired_interval
+    ) -> BudgetTerm:
+        """A difference that validation rows and seeds vary: ``(rows, seeds)``."""
+        found = interval(rows, self.level)
         return BudgetTerm(name, tuple(float(mean) for mean in rows.mean(0)), found.low, found.high, rows)
 
     @cached_property
@@ -222,7 +224,7 @@ class BudgetTerms:
     @cached_property
     def valid(self) -> BudgetTerm:
         """V(chosen), the sum of the terms."""
-        return self._by_rows("valid", self._valid)
+        return self._by_rows("valid", self._valid, crossed_interval)
 
     @cached_property
     def _valid(self) -> Array:
@@ -360,4 +362,4 @@ class BudgetTerms:
         interval at ``2 level - 1``."""
         if part.rows is None or len(self.seeds) < 2 or self.level <= 0.5:
             return False
-        return crossed_interval(part.rows, 2 * self.level - 1).low > 0
+        return paired_interval(part.rows, 2 * self.level - 1).low > 0

@@ -37,7 +37,7 @@ from wellposed.diagnosis.finding import Finding
 from wellposed.optim.schedules import Plateau
 from wellposed.parallel.jobs import Job
 from wellposed.recipe.recipe import Recipe
-from wellposed.statistics.intervals import Array, Interval, crossed_interval
+from wellposed.statistics.intervals import Array, Interval, chance_of_signs, crossed_interval, paired_interval
 from wellposed.statistics.power_law import FEWEST_SIZES, SHAPE, PowerLaw, Prediction, fit_power_law
 from wellposed.training.problem import Problem
 from wellposed.training.resampling import sample_index
@@ -75,7 +75,8 @@ class RecipeCurve:
     Attributes:
         law: fitted to the losses of the other rows; None where there are fewer than four sizes, or losses are not above 0.
         gain: of twice the rows: by how much the loss would fall; None without a law.
-        verdict: one of ``more data would help``, ``more data would not help``, ``cannot be told``.
+        verdict: one of ``more data would help``, ``more data would not help``, ``cannot be told``; of few rows (at most 16) the
+            last where turning the signs of their parts in the gain does not show it, as in `paired_interval`.
         rises: the first size at which the loss is shown to be above that of the size before: there as many steps are too few for
             the rows, and what is seen is optimization; 0 where there is none.
     """
@@ -125,7 +126,7 @@ class LearningCurve:
         With a plain recipe and a regularized one: where the interval is above zero, regularization is needed.
         """
         a, b = self.curve(one), self.curve(other)
-        return {x.rows: crossed_interval(x.table - y.table, LEVEL) for x, y in zip(a.levels, b.levels, strict=True)}
+        return {x.rows: paired_interval(x.table - y.table, LEVEL) for x, y in zip(a.levels, b.levels, strict=True)}
 
     def findings(self) -> tuple[Finding, ...]:
         """For each recipe a finding whose lever is more data or more capacity, or which says that it cannot be told."""
@@ -357,7 +358,7 @@ def level_of(rows: int, losses: Array, share: Array, train: Sequence[float]) -> 
     means = losses.mean(1, keepdims=True)
     table = np.ascontiguousarray((losses - means * (share - 1)).T)
     above = table - np.asarray(train)[None, :]
-    return Level(rows, float(np.mean(train)), crossed_interval(table, LEVEL), crossed_interval(above, LEVEL), table)
+    return Level(rows, float(np.mean(train)), crossed_interval(table, LEVEL), paired_interval(above, LEVEL), table)
 
 
 def curve_of(name: str, recipe: Recipe, levels: Sequence[Level], matters: float = MATTERS) -> RecipeCurve:
@@ -371,11 +372,13 @@ def curve_of(name: str, recipe: Recipe, levels: Sequence[Level], matters: float 
     law = fit_power_law(sizes, means, floor)
     twice = 2 * sizes[-1]
     gain = law.gain(twice)
-    rows = rows_error(sizes, means, floor, [level.table for level in levels], twice)
-    gain = gain.wider(rows, SHAPE * gain.estimate)
+    by_row = gains_by_row(sizes, means, floor, [level.table for level in levels], twice)
+    rows_error = float(by_row.std(ddof=1)) / math.sqrt(len(by_row)) if len(by_row) > 1 else 0.0
+    gain = gain.wider(rows_error, SHAPE * gain.estimate)
     worth = matters * float(means[-1].mean())
     rises = first_rise(levels)
-    verdict = UNKNOWN if rises else HELP if gain.low > worth else NOT if gain.high < worth else UNKNOWN
+    sure = not rises and chance_of_signs(by_row - worth) <= 1 - LEVEL
+    verdict = HELP if sure and gain.low > worth else NOT if sure and gain.high < worth else UNKNOWN
     return RecipeCurve(name, recipe, tuple(levels), law, gain, verdict, rises)
 
 
@@ -383,19 +386,19 @@ def first_rise(levels: Sequence[Level]) -> int:
     """The first size whose loss is shown to be above that of the size before; all comparisons together keep the level."""
     level = 1 - (1 - LEVEL) / (len(levels) - 1)
     for before, after in itertools.pairwise(levels):
-        if crossed_interval(after.table - before.table, level).low > 0:
+        if paired_interval(after.table - before.table, level).low > 0:
             return after.rows
     return 0
 
 
-def rows_error(sizes: Sequence[float], means: Array, floor: float, tables: Sequence[Array], rows: float) -> float:
-    """Standard error of the gain over the rows that are judged on: each row's part in it, by the gradient of the fit."""
+def gains_by_row(sizes: Sequence[float], means: Array, floor: float, tables: Sequence[Array], rows: float) -> Array:
+    """Each row's part in the gain, ``(rows,)`` with the gain as their mean, by the gradient of the fit."""
     base = fit_power_law(sizes, means, floor).gain(rows).estimate
-    parts = np.zeros(len(tables[0]))
+    parts = np.full(len(tables[0]), base)
     for k, table in enumerate(tables):
         step = 1e-3 * float(means[k].mean())
         moved = means.copy()
         moved[k] += step
         slope = (fit_power_law(sizes, moved, floor).gain(rows).estimate - base) / step
         parts += slope * (table.mean(1) - table.mean())
-    return float(parts.std(ddof=1) / math.sqrt(len(parts))) if len(parts) > 1 else 0.0
+    return parts

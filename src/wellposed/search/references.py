@@ -1,8 +1,8 @@
 """References on the same rows: a constant, a linear model, histogram boosting. Untuned, as people know them.
 
-They are fitted to what the loss asks for (classes, labels 0 and 1, amounts, a median, a quantile, counts) with the rows' weights,
-answer as the network does (log-probabilities, logits, numbers, one for each output), and are scored by the same function row
-by row, so that the network is compared with them in pairs.
+They are fitted to what the loss asks for (classes, labels 0 and 1, probabilities, amounts, a median, a quantile, counts) with
+the rows' weights, answer as the network does (log-probabilities, logits, numbers, one for each output), and are scored by the
+same function row by row, so that the network is compared with them in pairs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from wellposed.core.errors import require
 from wellposed.core.shared import warnings_apart
 from wellposed.data.arrays import Arrays, Source, Subset
 from wellposed.losses.regression import AbsoluteError, Quantile
-from wellposed.losses.targets import IGNORED
+from wellposed.losses.targets import IGNORED, need_shares
+from wellposed.search.linear_quantile import LinearQuantile
 from wellposed.training.evaluate import evaluate, signed_rows
 from wellposed.training.problem import Problem
 
@@ -32,6 +33,8 @@ ROUNDS, FIRST, GROWTH = 100, {"linear": 10, "boosting": 1}, 5
 and by how much the parts grow in which the rest comes."""
 SMALL = 200_000
 """Numbers in a table below which several threads only wait for each other, and on a busy machine for a long time."""
+MOST_NUMBERS = 100_000_000
+"""Numbers in the table in which each row stands once for each class that it may be."""
 TINY = 1e-12
 """Of a class that a model holds impossible, the probability whose logarithm is taken."""
 
@@ -50,7 +53,8 @@ class _Asked:
     """What a reference is to answer.
 
     Attributes:
-        columns: what each of its models is fitted to, ``(n,)`` each: class indices, or amounts.
+        columns: what each of its models is fitted to: class indices or amounts ``(n,)``, or how much a row counts as one of each
+            class, ``(n, classes)``.
         outputs: makes of the models' answers on other rows what a network would put out.
     """
 
@@ -79,7 +83,9 @@ def references(problem: Problem, deadline: float = math.inf) -> References:
         try:
             asked = _asked(problem, y, target)
             with few_threads(x):
-                fitted = [_fitted(name, _model(name, problem, asked), x, one, weight, until) for one in asked.columns]
+                fitted = [
+                    _fitted(name, _model(name, problem, asked, until), x, one, weight, until) for one in asked.columns
+                ]
                 rounds = min(rounds for _, rounds in fitted)
                 outputs = asked.outputs([answers(model, inputs, asked.classifies) for model, _ in fitted])
             score, rows = _scored(problem, outputs, target)
@@ -144,11 +150,14 @@ def _asked(problem: Problem, y: Tensor, test: Tensor) -> _Asked:
         whole = not y.is_floating_point() and not several and problem.prepared.task == "classification"
         labels = "indices" if whole else "shares" if metric is not None and metric.classifies else None
     if labels == "indices":
-        shares = several and y.is_floating_point()
-        classes = y.shape[1] if shares else int(max(y.max(), test.max())) + 1
-        index = y.argmax(1) if shares else y.reshape(-1)
-        classes = max(classes, problem.prepared.outputs)
-        return _Asked([index.numpy().astype(np.int64)], True, lambda answers: log_shares(answers[0], classes))
+        if several and y.is_floating_point():
+            need_shares("a reference of classes", y)
+            by_class = getattr(loss.module, "weight", None)
+            counts = y.double() if by_class is None else y.double() * by_class.detach().cpu()
+            return _Asked([counts.numpy()], True, lambda answers: log_shares(answers[0], y.shape[1]))
+        classes = max(int(max(y.max(), test.max())) + 1, problem.prepared.outputs)
+        index = y.reshape(-1).numpy().astype(np.int64)
+        return _Asked([index], True, lambda answers: log_shares(answers[0], classes))
     columns = y.reshape(len(y), -1).to(torch.float64)
     if labels is None:
         shape = (-1, *y.shape[1:])
@@ -160,15 +169,14 @@ def _asked(problem: Problem, y: Tensor, test: Tensor) -> _Asked:
         return _Asked(list(columns.T.numpy()), False, numbers)
     if labels == "signs":
         columns = (columns + 1) / 2
-    if not bool(((columns == 0) | (columns == 1)).all()):
-        raise ValueError("the targets are shares between 0 and 1, and scikit-learn's models take labels")
+    need_shares("a reference of labels", columns)
 
     def logits(answers: list[np.ndarray]) -> Tensor:
         both = torch.stack([log_shares(answer, 2) for answer in answers], dim=1)
         found = (both[..., 1] - both[..., 0]).reshape(-1, *y.shape[1:])
         return found.sigmoid() if isinstance(loss.module, nn.BCELoss) else found
 
-    return _Asked(list(columns.T.numpy().astype(np.int64)), True, logits)
+    return _Asked([one.numpy() for one in torch.stack([1 - columns, columns], dim=-1).unbind(1)], True, logits)
 
 
 def log_shares(answer: np.ndarray, classes: int) -> Tensor:
@@ -202,12 +210,9 @@ def _scored(problem: Problem, outputs: Tensor, target: Tensor) -> tuple[float, n
 # --- scikit-learn's models
 
 
-def _model(name: str, problem: Problem, asked: _Asked) -> Any:
-    """scikit-learn's model with its defaults: of classes, or of the mean, median, quantile or rate that the loss asks for.
-
-    Raises:
-        ValueError: there is none.
-    """
+def _model(name: str, problem: Problem, asked: _Asked, deadline: float) -> Any:
+    """scikit-learn's model with its defaults: of classes, or of the mean or rate that the loss asks for; of a median or quantile
+    its linear model is `LinearQuantile`."""
     require("sklearn", "tables")
     from sklearn.dummy import DummyClassifier, DummyRegressor
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
@@ -218,22 +223,20 @@ def _model(name: str, problem: Problem, asked: _Asked) -> Any:
         settings: dict[str, Any] = {"boosting": {"random_state": 0}}
         return models[name](**settings.get(name, {}))
     loss = problem.loss.criterion
-    linear: type | None = Ridge
+    linear: Any = Ridge()
     constant, boosting = {}, {}
     if isinstance(loss, Quantile):
-        linear, constant = None, {"strategy": "quantile", "quantile": loss.level}
+        linear, constant = LinearQuantile(loss.level, deadline), {"strategy": "quantile", "quantile": loss.level}
         boosting = {"loss": "quantile", "quantile": loss.level}
     elif isinstance(loss, AbsoluteError) or isinstance(problem.loss.module, nn.L1Loss):
-        constant, boosting = {"strategy": "median"}, {"loss": "absolute_error"}
+        linear, constant, boosting = LinearQuantile(0.5, deadline), {"strategy": "median"}, {"loss": "absolute_error"}
     elif problem.loss.of_log_rates:
-        linear, boosting = PoissonRegressor, {"loss": "poisson"}
+        linear, boosting = PoissonRegressor(), {"loss": "poisson"}
     if name == "constant":
         return DummyRegressor(**constant)
     if name == "boosting":
         return HistGradientBoostingRegressor(random_state=0, **boosting)
-    if linear is None:
-        raise ValueError("scikit-learn has no fast linear model of a quantile")
-    return linear()
+    return linear
 
 
 def _fitted(
@@ -242,12 +245,20 @@ def _fitted(
     """The reference, and how many of `ROUNDS` it had: fewer where they would not all be done before the deadline."""
     from sklearn.dummy import DummyClassifier
 
+    if y.ndim == 2:  # a row for each class that a row may be, which counts as its share: the cost is the same
+        if int((y > 0).sum()) * x.shape[1] > MOST_NUMBERS:
+            raise ValueError("the targets give so many classes to each row that a row for each would not fit in memory")
+        rows, labels = np.nonzero(y > 0)
+        counts = y[rows, labels] * (1.0 if weight is None else weight[rows])
+        x, y, weight = x[rows], labels.astype(np.int64), counts
     kept = y != IGNORED if y.dtype == np.int64 else np.ones(len(y), dtype=bool)
-    rows = (x[kept], y[kept], None if weight is None else weight[kept])
+    data = (x[kept], y[kept], None if weight is None else weight[kept])
     if y.dtype == np.int64 and len(np.unique(y[kept])) < 2:
         model = DummyClassifier()
+    if isinstance(model, LinearQuantile):
+        return model.fit(*data), ROUNDS if model.solved else model.steps
     if not hasattr(model, "warm_start") or not hasattr(model, "max_iter"):
-        return model.fit(*rows), ROUNDS
+        return model.fit(*data), ROUNDS
     model.set_params(warm_start=True)
     rounds, more = 0, FIRST[name]
     with warnings_apart():
@@ -256,7 +267,7 @@ def _fitted(
         while more > 0:
             rounds, began = rounds + more, time.monotonic()
             # Boosting counts all rounds so far, the solver those of this call.
-            model.set_params(max_iter=more if name == "linear" else rounds).fit(*rows)
+            model.set_params(max_iter=more if name == "linear" else rounds).fit(*data)
             if int(np.max(model.n_iter_)) < model.max_iter:
                 return model, ROUNDS
             now = time.monotonic()

@@ -143,7 +143,7 @@ def paired_interval(differences: npt.ArrayLike, level: float = 0.95) -> Interval
     """
     found = crossed_interval(differences, level)
     of_rows = _checked(differences).mean(axis=1)
-    if found.rows < 2 or found.holds_zero or _chance_of_signs(of_rows) <= 1 - level:
+    if found.rows < 2 or found.holds_zero or chance_of_signs(of_rows) <= 1 - level:
         return found
     most = float(np.abs(of_rows).max())
     return replace(found, low=min(found.low, -most), high=max(found.high, most), limited_by="rows")
@@ -153,7 +153,7 @@ MOST_TURNED = 16
 """Rows that differ up to which all their signs are turned: 65,536 sums. Of more, Student's quantile is near enough."""
 
 
-def _chance_of_signs(values: Array) -> float:
+def chance_of_signs(values: Array) -> float:
     """The share of all signs of the values with a sum as far from 0 as theirs; 0 where more than `MOST_TURNED` are not 0."""
     values = values[values != 0]
     if len(values) > MOST_TURNED:
