@@ -182,9 +182,20 @@ def content_of(out: Path) -> dict[str, Any]:
         elif path.suffix == ".csv":
             header, *lines = (line.split(",") for line in path.read_text().splitlines())
             found[name] = [[cell for key, cell in zip(header, row, strict=True) if key not in CLOCK] for row in lines]
+        elif path.name.startswith("events."):
+            found[name] = events_of(path)
         else:
             found[name] = None if name in ("report.html", "optuna.journal") else path.read_bytes()
     return found
+
+
+def events_of(path: Path) -> list[tuple[str, int, float]]:
+    """Tag, step and number of each event, without when it was."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    reader = EventAccumulator(str(path), size_guidance={"scalars": 0}).Reload()
+    tags = sorted(set(reader.Tags()["scalars"]) - CLOCK)
+    return [(tag, one.step, one.value) for tag in tags for one in reader.Scalars(tag)]
 
 
 def timeless(value: Any) -> Any:

@@ -66,6 +66,7 @@ REACHED = {
     "data/images.py": "images.npz",
     "data/table_files.py": "table.csv",
     "logs/documents.py": "curves.json",
+    "logs/encodings.py": "dicts",
     "logs/folders.py": "trainer_state",
     "logs/text.py": "dicts",
     "logs/event_files.py": "tensorboard",
@@ -85,6 +86,7 @@ NO_READER = {
     "parallel/population/compiled.py",  # our own source, the library made of it, whose digest is checked, and /proc
     "parallel/processes.py", "parallel/transfer.py",  # between our own processes
     "cli/terminal.py",  # the null device
+    "reporting/pages.py",  # templates of our own
     "testing/rule_laws.py",  # a check that its user runs, on a file of the user's own
     "search/lots.py",  # opens the journal, in `search/optuna_journal.py`
 }  # fmt: skip

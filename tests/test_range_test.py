@@ -502,7 +502,7 @@ class Stream(IterableDataset[Any]):
         ({"model": 3}, InputError, "model= to be an nn.Module"),
         ({"optimizer": 3}, InputError, "optimizer= to be a torch optimizer"),
         ({"loss": "nothing"}, InputError, "There is no loss 'nothing'"),
-        ({"data": iter([1])}, DataError, "list_iterator cannot be"),
+        ({"data": iter([1])}, DataError, "a list_iterator does not allow"),
         ({"data": []}, DataError, "there is no batch"),
         ({"data": DataLoader(Stream())}, DataError, "iterable Dataset cannot be put back"),
         ({"data": [(torch.ones(4, 1), torch.ones(3, 1))]}, ProblemError, "does not fit the model"),

@@ -84,9 +84,8 @@ def same(a: Outcome, b: Outcome) -> bool:
 
 def test_the_cluster_gives_the_runs_of_this_process(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     packings: list[wp.Problem] = []
-    monkeypatch.setattr(
-        cluster, "pack_problem", lambda given, *rest: packings.append(given) or transfer.pack_problem(given, *rest)
-    )
+    pack = transfer.pack_problem
+    monkeypatch.setattr(transfer, "pack_problem", lambda given, *rest: packings.append(given) or pack(given, *rest))
     given = problem()
     expected = train(given, jobs(), "inprocess")
     told: dict[int, Outcome] = {}

@@ -18,6 +18,7 @@ WellposedError
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import re
@@ -116,9 +117,10 @@ def described(value: object) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}"
     if value is None or isinstance(value, (bool, int, float, str, list, tuple, dict, date, time)):
-        text = repr(value)
-        if len(text) <= 80 and "\n" not in text:
-            return text
+        with contextlib.suppress(RecursionError):  # nested more deeply than Python follows
+            text = repr(value)
+            if len(text) <= 80 and "\n" not in text:
+                return text
     shape = getattr(value, "shape", None)
     return f"{type(value).__name__}{'' if shape is None else f' of shape {tuple(shape)}'}"
 

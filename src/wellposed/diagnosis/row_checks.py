@@ -69,8 +69,8 @@ class Order:
     of: str
 
 
-def array_source(given: Any) -> Source | None:
-    """The rows of a side where they are arrays, without fetching item by item; else None."""
+def array_source(given: Any, double: bool = False) -> Source | None:
+    """The rows of a side where they are arrays, without fetching item by item; else None. ``double`` as of `source_of`."""
     if isinstance(given, Source):
         return given if given.arrays is not None else None
     if isinstance(given, DataLoader):
@@ -79,11 +79,11 @@ def array_source(given: Any) -> Source | None:
                 kept = rows_of(given)
             except DataError:  # a sampler of its own: which rows it draws is not known
                 return None
-            source = source_of(given.dataset, given.collate_fn)
+            source = source_of(given.dataset, given.collate_fn, double=double)
             return array_source(source if kept is None else source.subset(kept))
         return None
     if isinstance(given, (tuple, Dataset)):
-        return array_source(source_of(given))
+        return array_source(source_of(given, double=double))
     return None
 
 

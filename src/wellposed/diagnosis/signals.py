@@ -267,7 +267,8 @@ def _of_watch(watch: Watch) -> Signals:
 
 def _answers(watch: Watch, side: str, most: int = MOST_ANSWERS) -> Iterator[RowsWithTargets]:
     """At most so many rows of a side: of all its rows where they are at hand, else the probe's."""
-    source = measure.array_source(watch.given[side])
+    double = any(p.dtype == torch.float64 for p in watch.model.parameters())
+    source = measure.array_source(watch.given[side], double)
     if source is None or not watch.plain:
         return watch.batches(side)
     some = torch.randperm(len(source), generator=generator(0, "look", side))[:most]
