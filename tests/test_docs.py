@@ -35,6 +35,7 @@ def test_the_page_of_populations_does_what_it_says(capsys: pytest.CaptureFixture
     )
 
 
+@pytest.mark.usefixtures("own_clock")
 def test_the_page_of_proofs_does_what_it_says(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -479,6 +479,7 @@ class TestGiven:
             assert plan.jobs(objective, 3, 1.0) == first + 2 * plan.on * len(kinds)
         assert RivalPlan(10, True).jobs(objective, 3, 9.0) <= RivalPlan(10).jobs(objective, 3, 9.0) / 2
 
+    @pytest.mark.usefixtures("own_clock")
     def test_little_time_makes_short_rivals(self, trained: Trained) -> None:
         of, runs, _, _ = trained
         budget = wp.error_budget(of, runs[0].recipe, runs=runs, seconds=3.0, epochs=10**6)

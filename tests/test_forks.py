@@ -239,6 +239,7 @@ def test_a_continuation_has_the_memory_of_the_loops_own_optimizer(how: str) -> N
     assert not other.optimizer.state  # that of another optimizer means nothing to it
 
 
+@pytest.mark.usefixtures("own_clock")
 def test_a_verdict_runs_the_experiment(slow: wp.Run) -> None:
     for source in (slow, looped(1e-5)[2]):
         found = wp.diagnose(source, prove="2s")
