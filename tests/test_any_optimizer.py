@@ -116,3 +116,19 @@ def test_a_translated_decay_takes_as_much_off_and_back_again(source: str, target
     assert there * shares[target] == pytest.approx(0.3 * shares[source])
     with pytest.raises(InputError, match="Did you mean 'torch'"):
         wp.translate_decay(0.3, "toch", target, lr=0.01)
+
+
+@pytest.mark.parametrize("rates", [{"lr": 1e-310}, {"lr": 1e308}, {"lr": 1e-300, "largest": 1e300}], ids=str)
+def test_rates_beyond_numbers_are_refused(rates: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="is beyond what"):
+        wp.translate_decay(0.3, "torch", "timm", **rates)
+
+
+def test_an_optimizer_without_a_rate_is_refused() -> None:
+    class NoRate(torch.optim.Optimizer):
+        def __init__(self, params: Any) -> None:
+            super().__init__(params, {})
+
+    net = nn.Linear(2, 1)
+    with pytest.raises(InputError, match="have no 'lr'"):
+        wp.audit(NoRate(net.parameters()), net)

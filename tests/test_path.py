@@ -195,6 +195,18 @@ def test_folds_in_time_are_judged_on_later_rows(table: bool) -> None:
     assert time[seen].min() > np.delete(time, seen).max()
 
 
+def test_frames_of_dates_and_of_missing_numbers_are_selected_from() -> None:
+    frame = pd.DataFrame(X.numpy()[:60], columns=[f"c{i}" for i in range(X.shape[1])])
+    y = (frame["c0"] > 0).astype(int)
+    selector = wp.FeatureSelector(k=1, points=3, steps=20)
+    dated = frame.assign(c1=pd.date_range("2020", periods=60))
+    assert selector.fit(dated, y).get_support().sum() == 1
+    missing = frame.assign(c1=pd.array([1, None] * 30, dtype="Int64"))
+    assert selector.fit(missing, y).transform(missing).shape == (60, 1)
+    with pytest.raises(wp.InputError, match="the same name"):
+        selector.fit(pd.concat([frame, frame], axis=1), y)
+
+
 def test_a_selector_takes_groups_and_time() -> None:
     x, y = X.numpy(), Y[:, 0].numpy()
     ids = np.repeat(np.arange(6), 20)

@@ -285,6 +285,17 @@ def test_shown_is_never_said_against_the_numbers(record: dict[str, Any], change:
     assert verdict.verdict(record).kind != "shown"
 
 
+def test_an_interval_has_the_sign_of_what_is_said(record: dict[str, Any]) -> None:
+    """A gain that is not shown keeps its ends, also below 0; what another is better by has them turned round."""
+    found = {"estimate": -0.01, "low": -0.03, "high": 0.01, "level": 0.95, "pairs": 5}
+    record["references"], record["against_references"] = {"linear": 0.9}, {"linear": found}
+    (said,) = verdict.against(record)
+    assert "gain is −0.010 accuracy (95 % interval −0.030 to 0.010" in said.says
+    found["high"] = -0.004
+    (said,) = verdict.against(record)
+    assert "better than the network by 0.010 accuracy (95 % interval 0.004 to 0.030" in said.says
+
+
 def test_where_the_baseline_stays_the_best_it_is_said(record: dict[str, Any]) -> None:
     record["recipes"]["best"] = record["recipes"]["baseline"]
     record["differences"] = {}

@@ -68,7 +68,12 @@ def _moved(name: str, moves: Sequence[Sequence[RecipeMove]], recipe: Recipe, roo
     """The recipe after each entry of ``moves``, with the noise that its kinds advise for the same place."""
     for place, entry in enumerate(moves):
         changed = reduce(lambda so_far, move: move(so_far, room), entry, recipe)
-        advised = {key.name: key.advised[name][place] for kind in keyed() for key in kind.keys if name in key.advised}
+        advised = {
+            key.name: key.advised[name][place]
+            for kind in keyed()
+            for key in kind.keys
+            if place < len(key.advised.get(name, ()))
+        }
         more = {
             key: size
             for key, size in advised.items()

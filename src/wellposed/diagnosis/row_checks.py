@@ -371,7 +371,9 @@ def _shared(inputs: Tensor | None, y: Tensor, answers: Tensor, wrong: Tensor) ->
     return float((label > answer).double().mean())
 
 
-def leftover(train: tuple[Tensor, Tensor, Tensor], valid: tuple[Tensor, Tensor, Tensor], classes: bool) -> float | None:
+def leftover(
+    train: tuple[Tensor, Tensor, Tensor], valid: tuple[Tensor, Tensor, Tensor], classes: bool, exclusive: bool
+) -> float | None:
     """How surely what a network leaves of the targets is the same in rows that lie close: a z score, 0 on average for noise.
 
     What is left of a validation row, ``target - output`` (of classes their indicators minus their probabilities), is multiplied by
@@ -379,11 +381,11 @@ def leftover(train: tuple[Tensor, Tensor, Tensor], valid: tuple[Tensor, Tensor, 
 
     Args:
         train, valid: outputs, targets and inputs, each of as many rows.
-        classes: outputs are scores of classes.
+        classes: outputs are scores of classes; ``exclusive`` of such that a row is one of, whose probabilities sum to 1.
     Returns:
         The score; None where inputs are neither numbers nor few kinds of tokens, or fewer than 100 rows are known on a side.
     """
-    ours, theirs = (_left(outputs, target, classes) for outputs, target, _ in (train, valid))
+    ours, theirs = (_left(outputs, target, classes, exclusive) for outputs, target, _ in (train, valid))
     x, x_valid = (_placed(inputs) for *_, inputs in (train, valid))
     if ours is None or theirs is None or x is None or x_valid is None or min(len(ours), len(theirs)) < 100:
         return None
@@ -407,7 +409,7 @@ def _placed(x: Tensor) -> Tensor | None:
     return torch.nn.functional.one_hot(x.long(), MOST_TOKENS).flatten(1).float()
 
 
-def _left(outputs: Tensor, target: Tensor, classes: bool) -> Tensor | None:
+def _left(outputs: Tensor, target: Tensor, classes: bool, exclusive: bool) -> Tensor | None:
     """What is left of each target, ``(rows, outputs)``; None where outputs and targets do not fit."""
     scores = (
         outputs.detach().cpu().double().flatten(1) if outputs.ndim > 1 else outputs.detach().cpu().double()[:, None]
@@ -416,7 +418,8 @@ def _left(outputs: Tensor, target: Tensor, classes: bool) -> Tensor | None:
     if classes and scores.shape[1] > 1 and not y.is_floating_point() and y.ndim == 1:
         return torch.nn.functional.one_hot(y.long().clamp(0, scores.shape[1] - 1), scores.shape[1]) - scores.softmax(1)
     y = y.double().flatten(1) if y.ndim > 1 else y.double()[:, None]
-    return None if y.shape != scores.shape else y - (scores.sigmoid() if classes else scores)
+    said = scores.softmax(1) if exclusive else scores.sigmoid() if classes else scores
+    return None if y.shape != scores.shape else y - said
 
 
 def code_gain(train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor]) -> tuple[float, float, float] | None:

@@ -360,7 +360,8 @@ class _Seen:
         train, valid = found["train"], found["valid"]
         if train is None or valid is None or train[2] is None or valid[2] is None:
             return None
-        return measure.leftover((*train[:2], train[2]), (*valid[:2], valid[2]), self.loss.classifies)
+        exclusive = self.loss.name == "cross_entropy"
+        return measure.leftover((*train[:2], train[2]), (*valid[:2], valid[2]), self.loss.classifies, exclusive)
 
     def _miss(self, unseen: Unseen) -> None:
         if str(unseen) not in self.missing:

@@ -128,7 +128,7 @@ def group_minimax_shrink(w: Tensor, step: StepSize, strength: StepSize, gamma: f
     if not isinstance(strength, Tensor) and strength == 0:
         return w.clone()
     x, y, scale, sound = _scaled(w, groups)
-    s = strength / scale
+    s = (strength / scale).clamp_max(torch.finfo(w.dtype).max)  # an infinite one times a step of 0 is no number
     t = groups.split(torch.as_tensor(step, dtype=w.dtype, device=w.device).expand_as(w))
     norms, knot = groups.norms(y), gamma * s
     shift, gain = t * groups.spread(s), 1.0 - t / gamma

@@ -80,10 +80,10 @@ class Live:
     def scan(self) -> None:
         """List what is new or has changed since the last look, to be read, and forget what is gone."""
         now = dict(_sources(self.folder))
-        for gone in self._stamps.keys() - now.keys():
+        for gone in {path for path, numbers in self._of.items() if numbers} - now.keys():
             self._replace(gone, [])
             self._pending.pop(gone, None)
-            del self._stamps[gone]
+            self._stamps.pop(gone, None)
         for path, stamp in now.items():
             if self._stamps.get(path) != stamp:
                 self._stamps[path], self._pending[path] = stamp, None
@@ -110,8 +110,10 @@ class Live:
                     for i, (row, curves) in enumerate(drawn_run(table, path) for table in tables)
                 ],
             )
-        else:
+        elif path.exists():
             self._replace(path, [])
+        else:  # away for a moment, or gone, which the next look tells
+            self._stamps.pop(path, None)
         return True
 
     def _rank(self, path: Path) -> tuple[bool, bool]:

@@ -44,8 +44,9 @@ class Narrowed:
     @torch.no_grad()
     def write_back(self, net: nn.Module) -> None:
         """Give the whole network the weights that were trained here."""
+        held = net.state_dict()
         for name, values in self.net.state_dict().items():
-            own = net.get_parameter(name) if name in dict(net.named_parameters()) else net.get_buffer(name)
+            own = held[name]
             if name in self.readers:
                 own[:, self.columns] = values
             else:
@@ -87,14 +88,18 @@ def narrowed(
         or label.shape != x.shape[1:]
     ):
         return None
+    own = terms[-1]
+    charge = own.charge
+    if isinstance(charge, GroupPenalty) and isinstance(charge.weights, Tensor):
+        return None  # one for each group, of which some would be missing
+    if isinstance(charge, GroupPenalty) and isinstance(charge.by, Tensor) and bool((charge.by < 0).any()):
+        return None  # what is in no group would be in one
     columns = parts[label].nonzero()[:, 0]
     made = copy.deepcopy(net)
     for name in readers:
         module: Any = made.get_submodule(name.rpartition(".")[0])
         module.weight = nn.Parameter(net.get_parameter(name).detach()[:, columns])
         module.in_features = len(columns)
-    own = terms[-1]
-    charge = own.charge
     if isinstance(charge, GroupPenalty) and isinstance(charge.by, Tensor):
         groups = torch.unique(charge.by[:, columns], return_inverse=True)[1]
         own = changed(charge, by=groups).on(own.where, "prox")

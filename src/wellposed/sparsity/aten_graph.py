@@ -41,6 +41,8 @@ KINDS = {
 """Arguments of operators that torch keeps as numbers."""
 RESULTS = {"Tensor", "List[Tensor]", "int", "SymInt", "number", "bool"}
 """What an operator of a graph may return: what returns nothing, or a state, is called for what it does elsewhere."""
+TRUSTING = re.compile(r"^_|unsafe|backward|sparse|segment_reduce|ctc_loss|quantized|fbgemm|mkldnn|cudnn|miopen|mps_")
+"""Operators that take indices, states or sizes on trust and write beyond their memory; a network that answers needs none."""
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
@@ -257,11 +259,10 @@ def _refuse_codes(operator_: Any, args: Any, kwargs: Any) -> None:
 
 
 def _makes_tensors(name: str, schema: Any) -> bool:
-    """Whether an operator does nothing but make tensors of tensors; those with an underscore trust their arguments."""
+    """Whether an operator does nothing but make tensors of tensors, and looks at its arguments."""
     takes = name in FACTORIES or any("Tensor" in str(argument.type) for argument in schema.arguments)
     returns = [str(result.type) for result in schema.returns]
-    public = not name.startswith("_") and "unsafe" not in name
-    return public and takes and bool(returns) and set(returns) <= RESULTS and not schema.is_mutable
+    return not TRUSTING.search(name) and takes and bool(returns) and set(returns) <= RESULTS and not schema.is_mutable
 
 
 class _OnShapes(fx.Interpreter):

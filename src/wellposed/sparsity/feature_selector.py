@@ -60,7 +60,7 @@ class FeatureSelector(selection.SelectorMixin, base.BaseEstimator):  # type: ign
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
-        tags.input_tags.allow_nan = True  # of a frame, whose encoding knows missing values
+        tags.input_tags.allow_nan = getattr(self, "_encoded", False)
         return tags
 
     def fit(self, X: Any, y: Any, groups: Any = None, time: Any = None) -> FeatureSelector:
@@ -87,6 +87,7 @@ class FeatureSelector(selection.SelectorMixin, base.BaseEstimator):  # type: ign
                 f"Unknown label type: {kind!r}. FeatureSelector needs one class, or one number, for each row."
             )
         classifying = self.task == "classification" or (self.task is None and kind != "continuous")
+        self._encoded = table  # an encoding knows missing values
         if not table:
             spread = rows.std(0)
             X = (rows - rows.mean(0)) / np.where(spread > 0, spread, 1.0)

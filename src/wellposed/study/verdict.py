@@ -321,7 +321,7 @@ def _against(record: dict[str, Any], key: str, value: float) -> Against:
     gain, low, high = estimate_and_ends(found)
     if not all(map(math.isfinite, (gain, low, high))) or number_or_nan(found.get("pairs")) < 2:
         return Against(key, value, "unknown", math.nan, "not compared row by row over several seeds.")
-    decimals, interval = decimals_between(low, high), _interval(record, found if gain > 0 else _turned_round(found))
+    decimals, interval = decimals_between(low, high), _interval(record, _turned_round(found) if high < 0 else found)
     size = f"{format_decimals(abs(gain), decimals)} {metric_name(record)} ({interval})"
     if low > 0:
         return Against(key, value, "worse", gain, f"the network is better by {size}.")

@@ -145,8 +145,8 @@ class History:
 
         Its tags are the columns, its steps the epochs; what is not finite is left out. Written again, it replaces the last one.
         """
-        numbers = [
-            {c: float(row[c]) for c in self.columns if math.isfinite(float(row.get(c, math.nan)))} for row in self.rows
+        numbers = [  # what single precision cannot hold is not finite there
+            {c: float(row[c]) for c in self.columns if abs(float(row.get(c, math.nan))) < 2.0**127} for row in self.rows
         ]
         seconds = [row.get("seconds", 0.0) for row in numbers]
         began = time.time() - math.fsum(seconds)
