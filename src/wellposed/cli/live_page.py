@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -23,8 +22,7 @@ def watch_folder(
 
     server, _ = page_server(folder, port)
     address = f"http://127.0.0.1:{server.server_address[1]}/"
-    say(f"watching {folder}: {address} (Ctrl-C ends it)")
-    sys.stdout.flush()  # whoever reads from a pipe needs the port now
+    say(f"watching {folder}: {address} (Ctrl-C ends it)", now=True)
     if open_page:
         typer.launch(address)
     try:

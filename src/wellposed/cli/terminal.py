@@ -32,9 +32,9 @@ NO_BAR = ("dumb", "unknown")
 """What TERM says of a terminal that cannot move its cursor."""
 
 
-def say(text: str = "") -> None:
-    """Print sentences or a table on stdout."""
-    print(_lines(text))
+def say(text: str = "", now: bool = False) -> None:
+    """Print sentences or a table on stdout; ``now`` also into a pipe, whose reader would wait for more."""
+    print(_lines(text), flush=now)
 
 
 def complain(text: str) -> None:
