@@ -991,12 +991,12 @@ def test_noise_is_not_shared_by_neighbours_and_what_was_not_fitted_is() -> None:
     for bent, low, high in ((0.0, -3.0, 2.0), (1.0, 3.0, math.inf)):
         target = x[:, :1] + bent * x[:, 1:2] ** 2 + noise
         sides = [(x[rows, :1], target[rows], x[rows]) for rows in (slice(400), slice(400, 600))]
-        assert low < float(measure.leftover(sides[0], sides[1], classes=False) or 0.0) < high
+        assert low < float(measure.leftover(sides[0], sides[1], classes=False, exclusive=False) or 0.0) < high
     scores = torch.zeros(600, 2)  # of classes: both are as likely, everywhere or on average
     for y, low, high in ((noise[:, 0] > 0, -3.0, 2.0), (x[:, 0] > 0, 3.0, math.inf)):
         sides = [(scores[rows], y.long()[rows], x[rows]) for rows in (slice(400), slice(400, 600))]
-        assert low < float(measure.leftover(sides[0], sides[1], classes=True) or 0.0) < high
-    assert measure.leftover(sides[0], (scores[:9], y.long()[:9], x[:9]), classes=True) is None
+        assert low < float(measure.leftover(sides[0], sides[1], classes=True, exclusive=True) or 0.0) < high
+    assert measure.leftover(sides[0], (scores[:9], y.long()[:9], x[:9]), classes=True, exclusive=True) is None
 
 
 def test_copies_are_counted_within_and_across() -> None:
