@@ -10,7 +10,6 @@ import gc
 import importlib.util
 import inspect
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler, swa_utils
 
 import wellposed as wp
+from two_processes import found_by_both
 from wellposed.constraints.balls import L1Ball
 from wellposed.core.errors import InputError, WellposedError
 from wellposed.core.selectors import leaves
@@ -661,12 +661,6 @@ def test_penalties_of_activations_see_through_a_compiled_model() -> None:
 
 # Several processes.
 
-WORKER = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from test_compatibility import work
-work(int(sys.argv[2]), sys.argv[3])
-"""
 
 SEVERAL: dict[str, Any] = {
     "ddp": [wp.L2(0.3).on(), wp.L1(0.02).on("0"), wp.GroupL2(0.02).on("3"), wp.MaxNorm(0.5).on("0")],
@@ -717,20 +711,7 @@ def work(rank: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def of_both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("two")
-    (folder / "worker.py").write_text(WORKER)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    call = [sys.executable, str(folder / "worker.py"), str(Path(__file__).parent)]
-    workers = [
-        subprocess.Popen([*call, str(rank), str(folder)], stderr=subprocess.PIPE, env=environment) for rank in (0, 1)
-    ]
-    try:
-        errors = [worker.communicate(timeout=120)[1].decode() for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    assert all(worker.returncode == 0 for worker in workers), errors[0][-3000:]
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    return found_by_both(tmp_path_factory.mktemp("two"), __name__)
 
 
 @pytest.mark.slow

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,13 +16,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import wellposed as wp
+from two_processes import found_by_both
 
-WORKER = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from test_processes import work
-work(int(sys.argv[2]), sys.argv[3])
-"""
 EPOCHS = 2
 Found = dict[str, Any]
 
@@ -213,25 +206,9 @@ def work(rank: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def of_both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("two")
-    (folder / "worker.py").write_text(WORKER)
-    shared = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "WORLD_SIZE": "2"}
-    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}  # of a group that is there already: it is not opened
-    call = [sys.executable, str(folder / "worker.py"), str(Path(__file__).parent)]
-    workers = [
-        subprocess.Popen(
-            [*call, str(rank), str(folder)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in (0, 1)
-    ]  # fmt: skip
-    try:
-        errors = [worker.communicate(timeout=150)[1].decode() for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    assert all(worker.returncode == 0 for worker in workers), errors[0][-3000:]
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    # The address is that of a group that is there already: it is not opened.
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
+    return found_by_both(tmp_path_factory.mktemp("two"), __name__, **group)
 
 
 @pytest.mark.slow
