@@ -83,7 +83,8 @@ def translate_decay(
         shares.append(decay_per_strength(SCALINGS[name], lr, lr, lr if largest is None else largest))
     if not all(0 < share < math.inf for share in shares) or not math.isfinite(found := value * (shares[0] / shares[1])):
         raise InputError(
-            f"A rate of {lr:g} is beyond what {source} and {target} decays can be told apart at; give the rate that is used."
+            f"At a rate of {lr:g} a step's decay in the convention of {source} or {target} is too small or too large for a number; "
+            "give the rate that is used."
         )
     return found
 
