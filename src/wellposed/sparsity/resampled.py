@@ -33,8 +33,8 @@ def first_parts(parts: int, most_false: float, threshold: float) -> int:
     number = math.floor(math.sqrt(most_false * (2.0 * threshold - 1.0) * parts) + 1e-9)
     if not number:
         raise InputError(
-            f"With a threshold of {threshold:g} and at most {most_false:g} parts kept in vain, a half of the rows may choose none of "
-            f"the {parts} parts. Give a larger most_false= or threshold=."
+            f"With a threshold of {threshold:g} and at most {most_false:g} parts kept in vain, a half of the rows may choose "
+            f"none of the {parts} parts. Give a larger most_false= or threshold=."
         )
     return min(number, parts)
 
