@@ -18,7 +18,7 @@ import wellposed as wp
 from charges import constraints, elementwise, groups, matrix
 from charges.elementwise import L1TwiceTheThreshold
 from charges.groups import GroupScaledByEachStep
-from wellposed.core.errors import CompositionError, InputError, ShapeError
+from wellposed.core.errors import CompositionError, InputError, ShapeError, WellposedError
 from wellposed.ops.norms import group_norms
 from wellposed.ops.prox import group_soft_threshold
 from wellposed.optim.proximal import joint
@@ -77,6 +77,32 @@ def test_numbers_of_any_size_stay_numbers(name: str, given: dict[str, Any], size
                 assert torch.isfinite(charge.prox(w, step)).all(), step
         elif isinstance(charge, Constraint):
             assert torch.isfinite(charge.project(w)).all()
+
+
+@pytest.mark.parametrize(("name", "given"), KNOWN, ids=NAMED)
+def test_what_operators_cannot_take_is_said(name: str, given: dict[str, Any]) -> None:
+    """Of every class, called by hand; what they take is in every other law."""
+    charge = chargeables()[name](**given)
+    several = isinstance(charge, CoupledPenalty)
+    if not several and not isinstance(charge, (Penalty, Constraint)):
+        return
+    fits = torch.ones(6, 4)
+    wrong: list[Any] = [None, "weights", [[1.0]], fits.long(), fits.bool(), fits.numpy()]
+    calls: dict[str, list[tuple[Any, ...]]] = {"value": [], "project": [], "prox": [(0.5,)], "violation": [(fits,)]}
+    for method, others in calls.items():
+        if not hasattr(charge, method):
+            continue
+        bad = [(value, *rest) for value in wrong for rest in others or [()]]
+        if method == "prox":
+            bad += [
+                (fits, step)
+                for step in (-1.0, math.nan, math.inf, "1", None, True, torch.ones(5, 4), torch.ones(1, 6, 4))
+            ]
+        if method == "violation":
+            bad += [(fits, torch.ones(4, 6)), (fits, None), (fits, fits, -1.0)]
+        for values in bad:
+            with pytest.raises(WellposedError, match=f"{type(charge).__name__}.{method} takes"):
+                getattr(charge, method)(*([value] if several and k < 2 else value for k, value in enumerate(values)))
 
 
 def makes_zeros(charge: Any) -> bool:

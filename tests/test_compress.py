@@ -565,7 +565,7 @@ def with_node(folder: Path, **node: Any) -> None:
     last = {"name": "more", "do": "call_function", "args": {"tuple": []}, "kwargs": {"dict": {}}, **node}
     graph["nodes"].insert(-1, last)
     output = graph["nodes"][-1]["args"]["tuple"]
-    output[0] = {"tuple": [output[0], {"node": "more"}]}
+    output[0] = {"tuple": [output[0], {"node": last["name"]}]}
     (folder / "network.json").write_text(json.dumps(graph))
 
 
@@ -613,6 +613,26 @@ def test_a_graph_that_asks_for_what_it_cannot_have(
         wp.verify(folder)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("target", "by", "kwargs"),
+    [
+        ("aten.div.Tensor_mode", {"node": "more"}, {"rounding_mode": "trunc"}), ("aten.remainder.Scalar", -1, {}),
+        ("aten.floor_divide.default", {"node": "more"}, {}), ("aten.gcd.default", {"node": "more"}, {}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_least_whole_number_is_not_divided(
+    target: str, by: Any, kwargs: dict[str, Any], small_folder: Path, tmp_path: Path
+) -> None:
+    """By -1 it would end the process."""
+    folder = shutil.copytree(small_folder, tmp_path / "small")
+    whole = {"tuple": [[2], -(2**63)]}
+    with_node(folder, target="aten.full.default", args=whole, kwargs={"dict": {"dtype": {"torch": "int64"}}})
+    with_node(folder, name="again", target=target, args={"tuple": [{"node": "more"}, by]}, kwargs={"dict": kwargs})
+    with pytest.raises(FormatError, match="divides whole numbers by"):
+        wp.verify(folder)
 
 
 @pytest.mark.parametrize("place", [None, 5, "\0", "/dev/null", "/dev/null/below"], ids=repr)

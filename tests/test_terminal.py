@@ -914,7 +914,7 @@ def alive(process: int) -> bool:
 
 def gone(processes: Sequence[int]) -> bool:
     """Whether all end; waited for as long as a loaded machine may take."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while any(map(alive, processes)) and time.monotonic() < until:
         time.sleep(0.01)
     return not any(map(alive, processes))

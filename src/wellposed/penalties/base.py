@@ -25,6 +25,7 @@ from wellposed.core.numbers import arrayed, to_python
 from wellposed.core.registry import snake_case
 from wellposed.core.selectors import Leaf, Selector, selector, weights
 from wellposed.ops.norms import length
+from wellposed.penalties.operands import guard_operators
 
 LARGEST = sys.float_info.max
 How = Literal["loss", "decay", "prox", "project"]
@@ -222,6 +223,10 @@ class Penalty(Chargeable):
     hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
     strength: float
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        guard_operators(cls)
+
     def summands(self) -> Summands:
         """The parts that the penalty is a sum of; by default the penalty itself alone."""
         return Summands(core=self)
@@ -264,6 +269,10 @@ class CoupledPenalty(Chargeable):
     remedy: ClassVar[str] = "Give names that the model has."
     """What to do where a name matches nothing."""
     strength: float
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        guard_operators(cls, several=True)
 
     @property
     @abstractmethod
@@ -384,6 +393,10 @@ class Constraint(Chargeable):
     keeps_signs: ClassVar[bool] = False
     """Whether the projection keeps signs and zeros of every point, so that weights of fixed signs may be projected on first."""
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        guard_operators(cls)
+
     def follows(self, weighted: bool, thresholds: bool, cores: Sequence[Penalty]) -> bool:
         """Whether projecting after a proximal step is the joint step; after squares alone it always is, and is not asked.
 
@@ -407,6 +420,9 @@ class Constraint(Chargeable):
     def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
         """The residual ``|w - project(w - step*grad)|/step``: 0 where ``-grad`` is in the normal cone at a feasible ``w``."""
         return length(w - self.project(w - step * grad)) / step
+
+
+guard_operators(Constraint)
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,8 @@ RESULTS = {"Tensor", "List[Tensor]", "int", "SymInt", "number", "bool"}
 """What an operator of a graph may return: what returns nothing, or a state, is called for what it does elsewhere."""
 TRUSTING = re.compile(r"^_|unsafe|backward|sparse|segment_reduce|ctc_loss|quantized|fbgemm|mkldnn|cudnn|miopen|mps_")
 """Operators that take indices, states or sizes on trust and write beyond their memory; a network that answers needs none."""
+DIVIDING = re.compile(r"div|remainder|fmod|gcd|lcm|avg_pool")
+"""Operators that divide: the least whole number by -1 ends the process, where a fraction is an infinity."""
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
@@ -282,6 +284,7 @@ class _OnShapes(fx.Interpreter):
             _refuse_no_size(n.target, self.map_nodes_to_values(n.args, n))
         with self.mode:
             made = super().run_node(n)
+        _refuse_whole_division(n, made)
         # A view counts as if it were written out: an operator may copy it, and takes as long.
         self.held[n] = sum(tensor.numel() * tensor.element_size() for tensor in outputs_in(made))
         self.live += self.held[n]
@@ -292,6 +295,15 @@ class _OnShapes(fx.Interpreter):
             )
         self.live -= sum(self.held.pop(gone, 0) for gone in self.user_to_last_uses.get(n, []))
         return made
+
+
+def _refuse_whole_division(node: fx.Node, made: Any) -> None:
+    """Whole numbers are divided by positive numbers that the graph itself names, or not at all."""
+    whole = any(not tensor.is_floating_point() for tensor in outputs_in(made))
+    if whole and node.op == "call_function" and DIVIDING.search(str(node.target)):
+        divisors = [value for value in (*node.args[1:], *node.kwargs.values()) if not isinstance(value, (str, bool))]
+        if not all(isinstance(value, (int, float)) and value > 0 for value in divisors):
+            raise TypeError(f"{node.target} divides whole numbers by what is not known to be positive")
 
 
 def _refuse_no_size(target: Any, args: Any) -> None:
