@@ -12,7 +12,7 @@ improve: $(VENV)/.improve ## train, search and prove on a real table, and write 
 	$(BIN)/wellposed improve --budget $(BUDGET)
 
 test: check ## everything that must hold
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 3
 	$(BIN)/python tests/installed.py
 
 check: $(VENV)/.test ## style, types, layers
