@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from wellposed.integrations.transformers import TransformersWatch
     from wellposed.logs.log import Log
     from wellposed.losses.any_metric import Metric
+    from wellposed.losses.distributions import GaussianMixture, Quantiles, StudentT
+    from wellposed.losses.proper_scores import crps_of_samples
     from wellposed.losses.regression import Huber, Poisson, Quantile
     from wellposed.noise.gradient_noise import GradientNoise
     from wellposed.noise.inputs import cutmix, cutout, mixup, mixup_or_cutmix
@@ -141,6 +143,8 @@ _PLACES = {
     "constraints.spectral": ("Orthogonal", "SpectralBall"),
     "constraints.multiplier": ("NormBound",),
     "losses.any_metric": ("Metric",),
+    "losses.distributions": ("GaussianMixture", "Quantiles", "StudentT"),
+    "losses.proper_scores": ("crps_of_samples",),
     "losses.regression": ("Huber", "Poisson", "Quantile"),
     "noise.gradient_noise": ("GradientNoise",),
     "noise.inputs": ("cutmix", "cutout", "mixup", "mixup_or_cutmix"),
@@ -197,16 +201,16 @@ __all__ = [
     "L0", "L1", "L1SP", "L2", "L2SP", "MCP", "SAM", "SCAD", "ActivationL1", "ActivationL2", "Average", "BiasVariance",
     "Box", "Certificate", "CompositionError", "Compressed", "Confidence", "Consistency", "Constraint", "Context",
     "CoupledPenalty", "Data", "DataError", "Diagonal", "DropConnect", "Dropout", "ElasticNet", "ErrorBudget",
-    "FeatureSelector", "Finding", "Fork", "FunctionalPenalty", "GapSplit", "GaussianDropout", "GradientNoise",
+    "FeatureSelector", "Finding", "Fork", "FunctionalPenalty", "GapSplit", "GaussianDropout", "GaussianMixture", "GradientNoise",
     "GroupL2", "GroupMCP", "HalfSpace", "Hierarchical", "History", "Huber", "InputError", "Jacobian", "KerasWatch",
     "L1Ball", "L2Ball", "LInfBall", "LearningCurve", "LightningWatch", "Log", "LogitL2", "Lookahead", "ManifoldMixup",
     "MaxNorm", "Metric", "Noise", "NonNegative", "NormBound", "Nuclear", "OptimizerMetric", "Orthogonal",
-    "Orthogonality", "Path", "Penalty", "Poisson", "Predictive", "Price", "Problem", "ProblemError", "Quantile", "RangeTest",
+    "Orthogonality", "Path", "Penalty", "Poisson", "Predictive", "Price", "Problem", "ProblemError", "Quantile", "Quantiles", "RangeTest",
     "Recipe", "RecipeError", "RowL21", "Rule", "Run", "Searched", "Selection", "SelectorError", "ShapeError", "Simplex",
-    "SkorchWatch", "SparseGroup", "SpatialDropout", "Spectral", "SpectralBall", "StochasticDepth", "Study", "Term",
+    "SkorchWatch", "SparseGroup", "SpatialDropout", "Spectral", "SpectralBall", "StochasticDepth", "StudentT", "Study", "Term",
     "TiedGroups", "TopK", "TotalVariation", "TrainingError", "Traits", "TransformersWatch", "UnitNorm", "Verification",
     "Watch", "WeightNoise", "WeightedL1", "WellposedError", "__version__", "audit", "bias_variance",
-    "bias_variance_path", "biases", "certify", "compare", "compress", "convs", "cutmix", "cutout", "decay_to",
+    "bias_variance_path", "biases", "certify", "compare", "compress", "convs", "crps_of_samples", "cutmix", "cutout", "decay_to",
     "diagnose", "diagnose_many", "embeddings", "error_budget", "fit", "fit_many", "fork", "gap_split", "improve",
     "inputs", "learning_curve", "lr_range_test", "mixed_targets", "mixup", "mixup_or_cutmix", "named", "named_schedule",
     "norms", "outputs", "perturb", "price", "ramp", "reading_up_to", "regularize", "report", "select", "settle",

@@ -177,8 +177,7 @@ class Gaussian(_LocationScale):
     Source:
         Nix & Weigend (1994), ICNN.
     Example:
-        >>> import torch, wellposed as wp
-        >>> wp.Gaussian().units(torch.tensor([[0.0, 0.0], [0.0, 2.0]]), torch.tensor([1.0, 1.0]))[0]
+        >>> Gaussian().units(torch.tensor([[0.0, 0.0], [0.0, 2.0]]), torch.tensor([1.0, 1.0]))[0]
         tensor([1.4189, 1.9866])
     """
 
@@ -310,9 +309,13 @@ class GaussianMixture(_Density):
 
     def surprise(self, parameters: Tensor, y: Tensor) -> Tensor:
         log_weight, mean, log_var = self._split(parameters)
-        density = -0.5 * (_divided(y[:, None] - mean, 0.5 * log_var).square() + log_var + LOG_2PI)
-        # Where no component has a density that is representable, the largest number stands for it: infinities have no gradient.
-        return -(log_weight + density.clamp_min(-0.1 * torch.finfo(density.dtype).max)).logsumexp(1)
+        difference, size = y[:, None] - mean, torch.finfo(y.dtype)
+        # Of a component too far away to have a density that is representable, the least stands for it: an infinity has no gradient.
+        lost = difference.abs().clamp_min(size.tiny).log() - 0.5 * log_var > 0.49 * math.log(size.max)
+        lost &= difference != 0
+        z = _divided(difference.masked_fill(lost, 0.0), 0.5 * log_var.masked_fill(lost, 0.0))
+        density = (-0.5 * (z.square() + log_var + LOG_2PI)).masked_fill(lost, -0.1 * size.max)
+        return -(log_weight + density).logsumexp(1)
 
     def distance(self, parameters: Tensor, y: Tensor) -> Tensor:
         """Source: Grimit et al. (2006), Q. J. R. Meteorol. Soc. 132, equation 5."""
@@ -459,8 +462,7 @@ class Ordinal(Criterion):
     Source:
         McCullagh (1980), JRSS-B 42(2).
     Example:
-        >>> import torch, wellposed as wp
-        >>> wp.Ordinal().response(torch.tensor([[0.0, 0.0]])).exp()
+        >>> Ordinal().response(torch.tensor([[0.0, 0.0]])).exp()
         tensor([[0.5000, 0.1667, 0.3333]])
     """
 
@@ -538,7 +540,7 @@ def _divided(difference: Tensor, log_scale: Tensor) -> Tensor:
 def _log1p_square(difference: Tensor, log_scale: Tensor, dof: float) -> Tensor:
     """``log(1 + z^2/dof)`` of ``z = difference / exp(log_scale)``: beyond 1 from ``log |z|``, whose square may not be representable."""
     size = difference.abs()
-    far = size.clamp_min(torch.finfo(size.dtype).tiny).log() > log_scale
+    far = (size > 0) & (size.clamp_min(torch.finfo(size.dtype).tiny).log() > log_scale)
     near = torch.log1p(_divided(difference.masked_fill(far, 0.0), log_scale).square() / dof)
     log_z = size.masked_fill(~far, 1.0).log() - log_scale.masked_fill(~far, 0.0)
     return torch.where(far, -F.logsigmoid(math.log(dof) - 2.0 * log_z), near)
