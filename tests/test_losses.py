@@ -90,7 +90,9 @@ def test_named_losses_are_torchs_means(name: str, module: nn.Module, draw: torch
 def test_every_named_loss_is_tried_above() -> None:
     tried = {name.partition(":")[0] for name, _ in test_named_losses_are_torchs_means.pytestmark[0].args[1]}
     heads = {"gaussian", "student_t", "gaussian_mixture", "quantiles", "ordinal"}  # see test_heads
-    assert {cls.name for cls in losses_by_name().values()} == tried | heads | {"quantile"}  # which is scikit-learn's, below
+    assert {cls.name for cls in losses_by_name().values()} == tried | heads | {
+        "quantile"
+    }  # which is scikit-learn's, below
 
 
 AVERAGES = {"mse": ("squared_error", nn.MSELoss()), "mae": ("absolute_error", nn.L1Loss())}

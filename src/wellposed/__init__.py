@@ -18,7 +18,11 @@ from typing import TYPE_CHECKING, Any
 from wellposed._version import __version__
 
 if TYPE_CHECKING:
+    from wellposed.bayes.calibration import Calibration, calibration
+    from wellposed.bayes.calibrators import calibrate, conformal
+    from wellposed.bayes.heads import predictive
     from wellposed.bayes.predictive import Predictive
+    from wellposed.bayes.selective import risk_coverage
     from wellposed.constraints.balls import L1Ball, L2Ball, LInfBall, MaxNorm, UnitNorm
     from wellposed.constraints.multiplier import NormBound
     from wellposed.constraints.patterns import Box, HalfSpace, NonNegative, Simplex, TopK
@@ -138,6 +142,10 @@ _PLACES = {
     "penalties.coupled": ("TiedGroups",),
     "penalties.hierarchical": ("Hierarchical",),
     "penalties.functional": ("ActivationL1", "ActivationL2", "Confidence", "Consistency", "Jacobian", "LogitL2"),
+    "bayes.calibration": ("Calibration", "calibration"),
+    "bayes.calibrators": ("calibrate", "conformal"),
+    "bayes.heads": ("predictive",),
+    "bayes.selective": ("risk_coverage",),
     "constraints.balls": ("L1Ball", "L2Ball", "LInfBall", "MaxNorm", "UnitNorm"),
     "constraints.patterns": ("Box", "HalfSpace", "NonNegative", "Simplex", "TopK"),
     "constraints.spectral": ("Orthogonal", "SpectralBall"),
@@ -199,7 +207,7 @@ _WHERE = {name: place for place, names in _PLACES.items() for name in names}
 
 __all__ = [
     "L0", "L1", "L1SP", "L2", "L2SP", "MCP", "SAM", "SCAD", "ActivationL1", "ActivationL2", "Average", "BiasVariance",
-    "Box", "Certificate", "CompositionError", "Compressed", "Confidence", "Consistency", "Constraint", "Context",
+    "Box", "Calibration", "Certificate", "CompositionError", "Compressed", "Confidence", "Consistency", "Constraint", "Context",
     "CoupledPenalty", "Data", "DataError", "Diagonal", "DropConnect", "Dropout", "ElasticNet", "ErrorBudget",
     "FeatureSelector", "Finding", "Fork", "FunctionalPenalty", "GapSplit", "GaussianDropout", "GaussianMixture", "GradientNoise",
     "GroupL2", "GroupMCP", "HalfSpace", "Hierarchical", "History", "Huber", "InputError", "Jacobian", "KerasWatch",
@@ -210,10 +218,10 @@ __all__ = [
     "SkorchWatch", "SparseGroup", "SpatialDropout", "Spectral", "SpectralBall", "StochasticDepth", "StudentT", "Study", "Term",
     "TiedGroups", "TopK", "TotalVariation", "TrainingError", "Traits", "TransformersWatch", "UnitNorm", "Verification",
     "Watch", "WeightNoise", "WeightedL1", "WellposedError", "__version__", "audit", "bias_variance",
-    "bias_variance_path", "biases", "certify", "compare", "compress", "convs", "crps_of_samples", "cutmix", "cutout", "decay_to",
+    "bias_variance_path", "biases", "calibrate", "calibration", "certify", "compare", "compress", "conformal", "convs", "crps_of_samples", "cutmix", "cutout", "decay_to",
     "diagnose", "diagnose_many", "embeddings", "error_budget", "fit", "fit_many", "fork", "gap_split", "improve",
     "inputs", "learning_curve", "lr_range_test", "mixed_targets", "mixup", "mixup_or_cutmix", "named", "named_schedule",
-    "norms", "outputs", "perturb", "price", "ramp", "reading_up_to", "regularize", "report", "select", "settle",
+    "norms", "outputs", "perturb", "predictive", "price", "ramp", "reading_up_to", "regularize", "report", "risk_coverage", "select", "settle",
     "staircase", "stop_when_sure", "strength_path", "translate_decay", "verify", "watch", "weights",
 ]  # fmt: skip
 

@@ -159,7 +159,9 @@ class _LocationScale(_Density):
 
     def rescaled(self, outputs: Tensor, scale: float | Tensor, shift: float | Tensor) -> Tensor:
         location, log_square = self.parameters(outputs).unbind(1)
-        return torch.cat([location * scale + shift, log_square + 2.0 * torch.as_tensor(scale, dtype=torch.float64).log()], 1)
+        return torch.cat(
+            [location * scale + shift, log_square + 2.0 * torch.as_tensor(scale, dtype=torch.float64).log()], 1
+        )
 
     @abstractmethod
     def standard_quantile(self, level: float) -> float:
@@ -237,7 +239,11 @@ class StudentT(_LocationScale):
 
     def surprise(self, parameters: Tensor, y: Tensor) -> Tensor:
         location, log_square = parameters.unbind(1)
-        return 0.5 * (self.dof + 1.0) * _log1p_square(y - location, 0.5 * log_square, self.dof) + 0.5 * log_square + self._offset
+        return (
+            0.5 * (self.dof + 1.0) * _log1p_square(y - location, 0.5 * log_square, self.dof)
+            + 0.5 * log_square
+            + self._offset
+        )
 
     def distance(self, parameters: Tensor, y: Tensor) -> Tensor:
         """Source: Jordan, Krüger & Lerch (2019), J. Stat. Software 90(12), appendix A."""
@@ -266,7 +272,9 @@ class StudentT(_LocationScale):
         y = train.double()
         location, square = y.median(0).values, y.var(0, correction=0)
         for _ in range(ITERATIONS):
-            weight = (self.dof + 1.0) / (self.dof + (y - location).square() / square.clamp_min(torch.finfo(y.dtype).tiny))
+            weight = (self.dof + 1.0) / (
+                self.dof + (y - location).square() / square.clamp_min(torch.finfo(y.dtype).tiny)
+            )
             location = (weight * y).sum(0) / weight.sum(0)
             square = (weight * (y - location).square()).sum(0) / weight.sum(0)
         return _stacked([location, _log(square)]).float()
@@ -433,7 +441,9 @@ class Quantiles(Distribution):
         raise InputError(f"The loss {self} gives quantiles, which have no standard deviation. Ask for an interval.")
 
     def nll(self, outputs: Tensor, target: Tensor) -> Tensor:
-        raise InputError(f"The loss {self} gives quantiles, which have no density. Take the metric pinball or interval_score.")
+        raise InputError(
+            f"The loss {self} gives quantiles, which have no density. Take the metric pinball or interval_score."
+        )
 
     def crps(self, outputs: Tensor, target: Tensor) -> Tensor:
         raise InputError(
@@ -558,7 +568,9 @@ def _log(values: Tensor) -> Tensor:
 def _mean_distance(difference: Tensor, std: Tensor) -> Tensor:
     """``E|D|`` of ``D ~ N(difference, std^2)``."""
     z = difference / std
-    return difference * torch.erf(z / math.sqrt(2.0)) + 2.0 * std * torch.exp(-0.5 * z.square()) / math.sqrt(2.0 * math.pi)
+    return difference * torch.erf(z / math.sqrt(2.0)) + 2.0 * std * torch.exp(-0.5 * z.square()) / math.sqrt(
+        2.0 * math.pi
+    )
 
 
 def _stacked(parts: list[Tensor]) -> Tensor:

@@ -574,7 +574,9 @@ def in_target_units(inner: Score, scale: float, mean: float = 0.0) -> Score:
     """The metric in the units of a target of which ``mean`` was subtracted, and which was then divided by ``scale``."""
     if not inner.in_units or (scale == 1.0 and mean == 0.0):
         return inner
-    return in_own_terms(inner, partial(_shifted, scale=scale, shift=mean), partial(inner.rescaled, scale=scale, shift=mean))
+    return in_own_terms(
+        inner, partial(_shifted, scale=scale, shift=mean), partial(inner.rescaled, scale=scale, shift=mean)
+    )
 
 
 def in_own_terms(

@@ -180,7 +180,12 @@ def crps_of_samples(samples: Any, y: Any) -> np.ndarray:
         [0.0]
     """
     x, target = np.asarray(samples, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    if x.ndim != 2 or len(x) < 2 or target.shape != x.shape[1:] or not (np.isfinite(x).all() and np.isfinite(target).all()):
+    if (
+        x.ndim != 2
+        or len(x) < 2
+        or target.shape != x.shape[1:]
+        or not (np.isfinite(x).all() and np.isfinite(target).all())
+    ):
         raise InputError(
             f"crps_of_samples needs finite samples (m, n) with m >= 2, and targets (n,); they have {x.shape} and {target.shape}."
         )
