@@ -1,4 +1,4 @@
-"""Losses that know their noise are the densities of torch and scipy, their scores those that integrals give, at any size of number."""
+"""Losses that know their noise are torch's and scipy's densities, and their scores those that integrals give, at any size."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_metrics_are_in_the_targets_own_units(name: str, loss: str, draw: torch.
     """Scaled by 5 the density is a fifth, and distances are five times as large."""
     outputs, y = case(loss, draw)
     if loss.startswith("quantiles") and name in ("nll", "crps"):
-        with pytest.raises(InputError, match="gives (some )?quantiles.*pinball"):
+        with pytest.raises(InputError, match=r"gives (some )?quantiles.*pinball"):
             metric(name, Loss(loss))
         return
     inner = metric(name, Loss(loss))
@@ -303,7 +303,7 @@ def test_other_misfits_are_said() -> None:
         wp.Problem(lambda: nn.Linear(2, 1), "squared_error", (x, x[:, 0]), metric="crps")
     with pytest.raises(TargetError, match=r"needs training targets that differ.*all 24 rows"):
         wp.fit(wp.Problem(lambda: nn.Linear(2, 2), "gaussian", (x, torch.ones(30))), wp.Recipe(epochs=1))
-    with pytest.raises(InputError, match="dof=.*> 2"):
+    with pytest.raises(InputError, match=r"dof=.*> 2"):
         wp.StudentT(2)
     with pytest.raises(InputError, match=r"its levels, such as quantiles:0\.05"):
         Loss("quantiles:0.1,x")
@@ -352,7 +352,7 @@ def test_a_saved_model_predicts_an_interval_in_the_targets_own_units(loss: str, 
         assert np.mean(told["prediction"] == target) > 0.6
         return
     low, high = ("low", "high") if loss == "gaussian" else ("quantile_0.05", "quantile_0.95")
-    assert list(told)[0] == "prediction"
+    assert next(iter(told)) == "prediction"
     inside = (told[low] <= target) & (target <= told[high])
     assert inside.mean() == pytest.approx(0.9, abs=0.04)
     assert np.corrcoef(told[high] - told[low], x[:, 1].abs())[0, 1] > 0.6  # where the noise is, the interval is wide

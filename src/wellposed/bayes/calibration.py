@@ -93,8 +93,8 @@ def calibration(
     p-value draws right and wrong from the confidences themselves, and is exact.
 
     Args:
-        probabilities: ``(rows, classes)``, or ``(rows,)`` of the second of two classes; or outputs before the softmax. Of rows that neither
-            the network nor a calibration was fitted on.
+        probabilities: ``(rows, classes)``, or ``(rows,)`` of the second of two classes; or outputs before the softmax. Of rows
+            that neither the network nor a calibration was fitted on.
         y: their classes, counted from 0.
         bins: at most; each has 10 rows or more.
         level: of the interval.
@@ -150,7 +150,9 @@ def _gaps_by_chance(sure: np.ndarray, place: np.ndarray, count: np.ndarray, draw
         many = min(block, DRAWS - start)
         off = (draw.random((many, len(sure))) < sure) - sure
         at = place + len(count) * np.arange(many)[:, None]
-        found.append(np.bincount(at.reshape(-1), weights=off.reshape(-1), minlength=many * len(count)).reshape(many, -1) / count)
+        found.append(
+            np.bincount(at.reshape(-1), weights=off.reshape(-1), minlength=many * len(count)).reshape(many, -1) / count
+        )
     return np.concatenate(found)
 
 

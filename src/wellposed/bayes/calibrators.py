@@ -116,7 +116,7 @@ def calibrate(outputs: Any, y: Any, how: Way = "temperature", *, training: Any =
     labels = given.labels(y)
     if training is not None:
         _refuse_training(given.logs, Chances.read(training, given).logs)
-    if len(labels.unique()) < 2:
+    if bool((labels == labels[0]).all()):
         raise DataError(
             f"Calibration needs rows of two classes or more; all {len(labels)} are of class {int(labels[0])}."
         )
@@ -132,8 +132,8 @@ def _refuse_training(logs: Tensor, trained: Tensor) -> None:
     same = sum(row.tobytes() in known for row in logs.numpy())
     if same > len(logs) / 2:
         raise DataError(
-            f"Calibration needs rows of its own: {same} of the {len(logs)} rows have outputs of training rows, on which a network is "
-            "surer than it may be. Hold rows out of the training."
+            f"Calibration needs rows of its own: {same} of the {len(logs)} rows have outputs of training rows, on which a "
+            "network is surer than it may be. Hold rows out of the training."
         )
 
 
@@ -253,9 +253,9 @@ class Conformal:
     def __str__(self) -> str:
         most = self.level + 1.0 / (self.rows + 1.0)
         return (
-            f"Intervals widened by {self.margin:g} on each side hold a new target with probability {self.level:g} to {most:.4g}, on "
-            f"average over new rows and over the {self.rows} rows of calibration, if these are exchangeable; not for each kind of row by "
-            "itself."
+            f"Intervals widened by {self.margin:g} on each side hold a new target with probability {self.level:g} to {most:.4g}, "
+            f"on average over new rows and over the {self.rows} rows of calibration, if these are exchangeable; not for each kind "
+            "of row by itself."
         )
 
 
@@ -268,8 +268,8 @@ def conformal(low: Any, high: Any, y: Any, level: ConfidenceLevel = 0.9) -> Conf
     are equal. That is a mean over all rows: an interval that is right on average may be too narrow for rows of one kind.
 
     Args:
-        low, high: ends of intervals for rows that the network was not trained on, ``(rows,)``: of any level, since the margin makes up
-            for it; for a point prediction both are the prediction.
+        low, high: ends of intervals for rows that the network was not trained on, ``(rows,)``: of any level, since the margin
+            makes up for it; for a point prediction both are the prediction.
         y: their targets, ``(rows,)``.
     Raises:
         DataError: shapes differ, numbers are not finite, or there are fewer than ``level / (1 - level)`` rows.
@@ -297,8 +297,8 @@ def conformal(low: Any, high: Any, y: Any, level: ConfidenceLevel = 0.9) -> Conf
     rank = math.ceil((rows + 1) * level - 1e-9)
     if rank > rows:
         raise DataError(
-            f"An interval that holds {level:g} of new targets needs at least {math.ceil(level / (1.0 - level) - 1e-9)} rows of calibration; "
-            f"there are {rows}. Give more rows, or a lower level."
+            f"An interval that holds {level:g} of new targets needs at least {math.ceil(level / (1.0 - level) - 1e-9)} rows of "
+            f"calibration; there are {rows}. Give more rows, or a lower level."
         )
     off = torch.maximum(given[0] - given[2], given[2] - given[1])
     return Conformal(float(off.kthvalue(rank).values), level, rows)

@@ -19,7 +19,12 @@ TINY = 1e-30
 
 @dataclass(frozen=True)
 class Chances:
-    """Logarithms of the classes' probabilities ``(rows, classes)``, double; ``probabilities`` and ``single`` say how they were given."""
+    """Logarithms of the classes' probabilities ``(rows, classes)``, in double precision.
+
+    Attributes:
+        probabilities: whether they were given as probabilities, and not as outputs before the softmax.
+        single: whether they were given as ``(rows,)`` of the second of two classes.
+    """
 
     logs: Tensor
     probabilities: bool
@@ -41,16 +46,16 @@ class Chances:
         x = x[:, 0] if x.ndim == 2 and x.shape[1] == 1 else x
         if x.ndim not in (1, 2) or not x.numel() or not bool(x.isfinite().all()):
             raise DataError(
-                "Probabilities or outputs must be finite numbers of shape (rows, classes), or (rows,) of the second of two classes; "
-                f"these have shape {tuple(x.shape)}."
+                "Probabilities or outputs must be finite numbers of shape (rows, classes), or (rows,) of the second of two "
+                f"classes; these have shape {tuple(x.shape)}."
             )
         sums = x if x.ndim == 1 else x.sum(1)
         found = bool((x >= 0).all()) and bool(((sums - 1.0).abs() < 1e-4).all() if x.ndim == 2 else (x <= 1).all())
         if like is not None:
             if (x.ndim == 1) != like.single or (x.ndim == 2 and x.shape[1] != like.logs.shape[1]):
                 raise DataError(
-                    f"It was fitted to {like.logs.shape[1]} classes{' in one number a row' if like.single else ''}, and these rows have shape "
-                    f"{tuple(x.shape)}."
+                    f"It was fitted to {'one number a row' if like.single else f'{like.logs.shape[1]} classes'}, and these rows "
+                    f"have shape {tuple(x.shape)}."
                 )
             if like.probabilities and not found:
                 raise DataError("It was fitted to probabilities, and these rows are none: give what it was fitted to.")

@@ -1,7 +1,7 @@
 """Scores of how unlike its training rows a new row is: higher is stranger. `auroc` says how well a score tells two sets apart.
 
-Each is a function of a network's outputs, or of the features before its last layer. None knows what it was not shown: try them on rows
-that stand for what may come.
+Each is a function of a network's outputs, or of the features before its last layer. None knows what it was not shown: try them on
+rows that stand for what may come.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def neighbours(features: Any, known: Any, k: Count = 10) -> Tensor:
     if k > len(train):
         raise DataError(f"k= must be at most the {len(train)} training rows; it was given {k}.")
     x, train = (torch.nn.functional.normalize(part, dim=1) for part in (x, train))
-    parts = x.split(max(1, LARGEST_BLOCK // len(train)))
+    parts = torch.split(x, max(1, LARGEST_BLOCK // len(train)))
     return torch.cat([torch.cdist(part, train).kthvalue(k, 1).values for part in parts])
 
 

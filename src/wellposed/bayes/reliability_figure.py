@@ -19,7 +19,7 @@ def calibration_sentence(record: Any) -> str:
     if not all(map(math.isfinite, numbers)):
         return ""
     error, low, high, level, p_value, ece, by_chance, count = numbers
-    off = "they are not calibrated" if p_value < 1.0 - level else "chance alone explains that"
+    off = "they are not calibrated" if p_value < 1.0 - level else "chance alone may explain that"
     return (
         f"Confidences are {error:.3f} off the share that is right ({100 * level:g} % interval {low:.3f} to {high:.3f}, {count:.0f} "
         f"rows): {off} (p = {p_value:.3g}). The usual ECE is {ece:.3f}; of as many rows a perfectly calibrated model with these "

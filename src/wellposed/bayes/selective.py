@@ -119,8 +119,8 @@ def risk_coverage(score: Any, wrong: Any) -> RiskCoverage:
     fits = scores.shape == errors.shape and scores.ndim == 1 and len(scores) > 0
     if not fits or np.isnan(scores).any() or not np.isin(errors, (0.0, 1.0)).all():
         raise DataError(
-            "risk_coverage needs score= and wrong= of one shape (rows,), with numbers in the first and 0 or 1 in the second; they have "
-            f"{scores.shape} and {errors.shape}."
+            "risk_coverage needs score= and wrong= of one shape (rows,), with numbers in the first and 0 or 1 in the second; they "
+            f"have {scores.shape} and {errors.shape}."
         )
     order = np.argsort(-scores, kind="stable")
     return RiskCoverage(scores[order], errors[order])

@@ -62,13 +62,6 @@ class Criterion(ABC):
             TargetError: what was found, what is needed, what to do.
         """
 
-    def check_training(self, target: Tensor) -> None:
-        """Refuse training targets from which nothing can be learned with this loss.
-
-        Raises:
-            TargetError: what was found, what is needed, what to do.
-        """
-
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
         """The outputs, alike for every row, that cost least on training targets ``(n, ...)``; None where not known."""
         return None

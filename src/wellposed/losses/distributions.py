@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wellposed.core.checks import Within, checked
-from wellposed.core.errors import InputError, TargetError, require
+from wellposed.core.errors import InputError, TargetError, described, require
 from wellposed.losses.classification import MOST_COUNTED, is_distribution
 from wellposed.losses.criterion import Criterion, at_least_single, over_outputs
 from wellposed.losses.targets import IGNORED, extremes, need_classes, need_distributions, need_numbers
@@ -36,7 +36,10 @@ ITERATIONS = 100
 
 
 class Distribution(Criterion):
-    """A loss whose outputs are a distribution of each target number. Shapes are ``(n,)`` of one number a row, else ``(n, t, ...)``."""
+    """A loss whose outputs are a distribution of each target number.
+
+    Shapes are ``(n,)`` where there is one number a row, else ``(n, t, ...)``.
+    """
 
     convex = False
     needs: ClassVar[str]
@@ -101,21 +104,28 @@ class Distribution(Criterion):
                 f"{self.name} needs {self.width} outputs for each number to predict, {self.needs}: the model needs {wanted} "
                 "outputs"
             )
-        return at_least_single(outputs).unflatten(1, (self.width, -1))
+        return at_least_single(outputs).reshape(
+            len(outputs), self.width, outputs.shape[1] // self.width, *outputs.shape[2:]
+        )
 
 
-class _Density(Distribution):
+class Density(Distribution):
     """A distribution with a density of each number, of which the loss is the negative logarithm."""
 
     def check(self, target: Tensor, classes: int | None = None) -> None:
         need_numbers(self.name, target)
 
     def check_training(self, target: Tensor) -> None:
+        """Refuse training targets of which a number is always the same: no spread is too small for it.
+
+        Raises:
+            TargetError: a number is the same in all rows.
+        """
         same = (target == target[:1]).flatten(1).all(0) if target.ndim > 1 else (target == target[:1]).all()
         if bool(same.any()):
             raise TargetError(
-                f"{self.name} needs training targets that differ; a number to predict is the same in all {len(target)} rows, and the "
-                "likelihood grows without end as its spread becomes 0. Leave it out, or use squared_error."
+                f"{self.name} needs training targets that differ; a number to predict is the same in all {len(target)} rows, and "
+                "the likelihood grows without end as its spread becomes 0. Leave it out, or use squared_error."
             )
 
     def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, None]:
@@ -143,7 +153,7 @@ class _Density(Distribution):
         """The continuous ranked probability score of each number."""
 
 
-class _LocationScale(_Density):
+class _LocationScale(Density):
     """``y = location + scale * z``: two outputs, the location and the logarithm of the squared scale."""
 
     @property
@@ -170,7 +180,7 @@ class _LocationScale(_Density):
 
 @dataclass(frozen=True)
 class Gaussian(_LocationScale):
-    """``1/2 ((y - m)^2 e^-v + v + log 2 pi)``, in nats, summed over the numbers of a row: the negative logarithm of a normal density.
+    """``1/2 ((y - m)^2 e^-v + v + log 2 pi)``, in nats, summed over the numbers of a row: minus the logarithm of a normal density.
 
     As text ``"gaussian"``. Two outputs for each number: the mean ``m`` and the logarithm of the variance, ``v``; convex in either,
     not in both. The loss falls without end where rows can be predicted exactly. Torch's ``GaussianNLLLoss(full=True)`` of
@@ -282,7 +292,7 @@ class StudentT(_LocationScale):
 
 @checked
 @dataclass(frozen=True)
-class GaussianMixture(_Density):
+class GaussianMixture(Density):
     """``-log sum_k w_k N(y; m_k, e^v_k)``, in nats, summed over the numbers of a row, each of which has a mixture of its own.
 
     As text ``"gaussian_mixture:3"``: for answers that are one of several, whose mean is none of them. Three outputs for each
@@ -312,7 +322,7 @@ class GaussianMixture(_Density):
 
     def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logarithms of the weights, means and logarithms of the variances, each ``(n, components, t, ...)``."""
-        logits, mean, log_var = parameters.unflatten(1, (3, self.components)).unbind(1)
+        logits, mean, log_var = parameters.chunk(3, 1)
         return logits.log_softmax(1), mean, log_var
 
     def surprise(self, parameters: Tensor, y: Tensor) -> Tensor:
@@ -357,7 +367,7 @@ class GaussianMixture(_Density):
         return _answer(0.5 * (low + high))
 
     def rescaled(self, outputs: Tensor, scale: float | Tensor, shift: float | Tensor) -> Tensor:
-        logits, mean, log_var = self.parameters(outputs).unflatten(1, (3, self.components)).unbind(1)
+        logits, mean, log_var = self.parameters(outputs).chunk(3, 1)
         moved = [logits, mean * scale + shift, log_var + 2.0 * torch.as_tensor(scale, dtype=torch.float64).log()]
         return torch.cat(moved, 1).flatten(1, 2)
 
@@ -395,7 +405,8 @@ class Quantiles(Distribution):
             levels = ()
         if len(levels) < 2 or not all(a < b for a, b in zip((0.0, *levels), (*levels, 1.0), strict=True)):
             raise InputError(
-                f"Quantiles needs levels= of two or more numbers in (0, 1), each larger than the one before, such as (0.05, 0.5, 0.95); it was given {given!r}."
+                "Quantiles needs levels= of two or more numbers in (0, 1), each larger than the one before, such as "
+                f"(0.05, 0.5, 0.95); it was given {described(given)}."
             )
         object.__setattr__(self, "levels", levels)
 
@@ -548,7 +559,8 @@ def _divided(difference: Tensor, log_scale: Tensor) -> Tensor:
 
 
 def _log1p_square(difference: Tensor, log_scale: Tensor, dof: float) -> Tensor:
-    """``log(1 + z^2/dof)`` of ``z = difference / exp(log_scale)``: beyond 1 from ``log |z|``, whose square may not be representable."""
+    """``log(1 + z^2/dof)`` of ``z = difference / exp(log_scale)``; where ``|z| > 1`` from its logarithm, since its square may be
+    infinite."""
     size = difference.abs()
     far = (size > 0) & (size.clamp_min(torch.finfo(size.dtype).tiny).log() > log_scale)
     near = torch.log1p(_divided(difference.masked_fill(far, 0.0), log_scale).square() / dof)

@@ -606,7 +606,8 @@ def metric(given: Any, loss: Loss | None = None) -> Score:
     Args:
         loss: says whether a callable is given classes or numbers, and what distribution the outputs are of.
     Raises:
-        InputError: it cannot be read from the outputs of a model with that loss, there is none of that name (the nearest is suggested), or a callable does not say whether more is better.
+        InputError: there is none of that name (the nearest is suggested), a callable does not say whether more is better, or it
+            cannot be read from the outputs of a model with that loss.
     """
     if isinstance(given, str):
         given = from_spec("metric", given, metrics())

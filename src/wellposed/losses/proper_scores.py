@@ -119,8 +119,9 @@ class _OfInterval(OfDistribution):
 @checked
 @dataclass(frozen=True)
 class IntervalScore(_OfInterval):
-    """``(u - l) + 2/(1 - level) (max(l - y, 0) + max(y - u, 0))`` of the central interval ``[l, u]``: its width, and a fine for each
-    unit that a target lies outside. In the target's own units.
+    """``(u - l) + 2/(1 - level) (max(l - y, 0) + max(y - u, 0))`` of the central interval ``[l, u]``.
+
+    Its width, and a fine for each unit that a target lies outside; in the target's own units.
 
     As text ``"interval_score:0.9"``.
 

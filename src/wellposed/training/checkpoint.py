@@ -125,7 +125,7 @@ class Saved:
                 "The saved model gives outputs that are no numbers: its training diverged, or its weights are damaged. "
                 "Take another run, or train again."
             )
-        if self.task != "classification":
+        if self.task != "classification" or isinstance(self.target, TargetColumns):
             found = self._numbers("prediction", self.loss.response(outputs))
             for name, level in self._levels().items():
                 found |= self._numbers(name, cast(Distribution, self.loss.distribution).quantile(outputs, level))

@@ -154,7 +154,8 @@ def evaluations(
         weight, known = None if weights is None else torch.cat(weights).cpu(), target.cpu()
         if metric is None or outputs[0].numel() > KEPT_OUTPUTS or metric.undefined(known, weight):
             return [Evaluation(one, float("nan"), None) for one in losses]
-        predicted = metric.read(loss, outputs.float().flatten(0, 1)).cpu().unflatten(0, outputs.shape[:2])
+        predicted = metric.read(loss, outputs.float().flatten(0, 1)).cpu()
+        predicted = predicted.view(*outputs.shape[:2], *predicted.shape[1:])
         with noting(f"the metric {metric.name!r}", predicted, known):
             scored = metric.rows_of_many(predicted, known, weight)
         means = scored.mean(1).tolist()

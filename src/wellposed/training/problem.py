@@ -19,6 +19,7 @@ from wellposed.core.random import seeded
 from wellposed.data.arrays import Source, to_device
 from wellposed.data.data import Data, Prepared
 from wellposed.data.target_columns import TargetColumns
+from wellposed.losses.distributions import Density
 from wellposed.losses.metrics import default_metric, in_own_terms, in_target_units
 from wellposed.losses.metrics import metric as named_metric
 from wellposed.losses.per_example import Loss
@@ -36,7 +37,8 @@ class Problem:
         model: ``make_net(**settings)`` or ``make_net(data, **settings)``, giving an ``nn.Module``; ``data`` then has
             ``features``, ``shape`` and ``outputs``.
         loss: a name (``cross_entropy``, ``binary_cross_entropy``, ``squared_error``, ``absolute_error``, ``huber``,
-            ``quantile``, ``poisson``, ``gaussian``, ``student_t``, ``gaussian_mixture``, ``quantiles``, ``ordinal``), with its number where it takes one (``"huber:0.5"``, ``wp.Quantile(0.9)``), or a callable;
+            ``quantile``, ``poisson``, ``gaussian``, ``student_t``, ``gaussian_mixture``, ``quantiles``, ``ordinal``), with its
+            number where it takes one (``"huber:0.5"``, ``wp.Quantile(0.9)``), or a callable;
             see `wellposed.losses.per_example.Loss`. Of a torch cross-entropy with class weights and label smoothing the
             smoothing is weighed by the class of the example, as the recipe's is.
         data: `Data`, or ``(X, y)`` of which a fifth is then held out for validation.
@@ -197,8 +199,8 @@ class Problem:
             targets = None if source is None else source.targets()
             try:
                 self.loss.check(outputs, target, targets)
-                if name == "training" and targets is not None and self.loss.criterion is not None:
-                    self.loss.criterion.check_training(targets)
+                if name == "training" and targets is not None and isinstance(self.loss.distribution, Density):
+                    self.loss.distribution.check_training(targets)
             except TargetError as error:
                 shape = f" and outputs {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else ""
                 raise TargetError(f"The loss {self.loss.name!r} does not fit the {name} rows{shape}: {error}") from None
