@@ -272,8 +272,8 @@ def test_scores_of_strange_rows_are_their_formulas_and_tell_far_rows_apart() -> 
 
 def test_a_head_is_a_predictive_distribution() -> None:
     outputs = torch.tensor([[1.0, 0.0], [5.0, 2 * math.log(3.0)]])
-    told = wp.predictive("gaussian", outputs)
-    same = wp.predictive("gaussian_mixture:1", torch.cat([torch.zeros(2, 1), outputs], 1))
+    told = wp.distribution_of("gaussian", outputs)
+    same = wp.distribution_of("gaussian_mixture:1", torch.cat([torch.zeros(2, 1), outputs], 1))
     y = [0.0, 7.0]
     for one in (told, same):
         assert one.std.tolist() == pytest.approx([1.0, 3.0])
@@ -287,15 +287,15 @@ def test_a_head_is_a_predictive_distribution() -> None:
 
     other = PredictiveNumbers.gaussian(outputs[:, 0], 0.0, (0.5 * outputs[:, 1]).exp())
     assert (other.nll(y), other.crps(y)) == (pytest.approx(told.nll(y)), pytest.approx(told.crps(y)))
-    assert wp.predictive("ordinal", [[0.0, 0.0]]).probabilities.tolist() == [pytest.approx([1 / 2, 1 / 6, 1 / 3])]
-    assert wp.predictive("binary_cross_entropy", [0.0]).probabilities.tolist() == [[0.5, 0.5]]
-    quantiles = wp.predictive("quantiles:0.1,0.5,0.9", [[3.0, 1.0, 2.0]])  # which cross
+    assert wp.distribution_of("ordinal", [[0.0, 0.0]]).probabilities.tolist() == [pytest.approx([1 / 2, 1 / 6, 1 / 3])]
+    assert wp.distribution_of("binary_cross_entropy", [0.0]).probabilities.tolist() == [[0.5, 0.5]]
+    quantiles = wp.distribution_of("quantiles:0.1,0.5,0.9", [[3.0, 1.0, 2.0]])  # which cross
     assert [float(end) for end in quantiles.interval(0.8)] == [1.0, 3.0]
     assert quantiles.mean.tolist() == [2.0]
     for enter, match in [
-        (lambda: wp.predictive("squared_error", [0.0]), "gives one number for each target, and no distribution"),
-        (lambda: wp.predictive("gaussian", [[0.0]]), "needs 2 outputs for each number"),
-        (lambda: wp.predictive("gaussian", [[math.nan, 0.0]]), "the training diverged"),
+        (lambda: wp.distribution_of("squared_error", [0.0]), "gives one number for each target, and no distribution"),
+        (lambda: wp.distribution_of("gaussian", [[0.0]]), "needs 2 outputs for each number"),
+        (lambda: wp.distribution_of("gaussian", [[math.nan, 0.0]]), "the training diverged"),
         (lambda: told.nll([0.0]), r"finite numbers of shape \(2,\)"),
         (lambda: quantiles.std, "no standard deviation"),
     ]:

@@ -20,7 +20,7 @@ from wellposed._version import __version__
 if TYPE_CHECKING:
     from wellposed.bayes.calibration import Calibration, calibration
     from wellposed.bayes.calibrators import calibrate, conformal
-    from wellposed.bayes.heads import predictive
+    from wellposed.bayes.heads import crps_of_samples, distribution_of
     from wellposed.bayes.predictive import Predictive
     from wellposed.bayes.selective import risk_coverage
     from wellposed.constraints.balls import L1Ball, L2Ball, LInfBall, MaxNorm, UnitNorm
@@ -59,7 +59,6 @@ if TYPE_CHECKING:
     from wellposed.logs.log import Log
     from wellposed.losses.any_metric import Metric
     from wellposed.losses.distributions import GaussianMixture, Quantiles, StudentT
-    from wellposed.losses.proper_scores import crps_of_samples
     from wellposed.losses.regression import Huber, Poisson, Quantile
     from wellposed.noise.gradient_noise import GradientNoise
     from wellposed.noise.inputs import cutmix, cutout, mixup, mixup_or_cutmix
@@ -144,7 +143,7 @@ _PLACES = {
     "penalties.functional": ("ActivationL1", "ActivationL2", "Confidence", "Consistency", "Jacobian", "LogitL2"),
     "bayes.calibration": ("Calibration", "calibration"),
     "bayes.calibrators": ("calibrate", "conformal"),
-    "bayes.heads": ("predictive",),
+    "bayes.heads": ("crps_of_samples", "distribution_of"),
     "bayes.selective": ("risk_coverage",),
     "constraints.balls": ("L1Ball", "L2Ball", "LInfBall", "MaxNorm", "UnitNorm"),
     "constraints.patterns": ("Box", "HalfSpace", "NonNegative", "Simplex", "TopK"),
@@ -152,7 +151,6 @@ _PLACES = {
     "constraints.multiplier": ("NormBound",),
     "losses.any_metric": ("Metric",),
     "losses.distributions": ("GaussianMixture", "Quantiles", "StudentT"),
-    "losses.proper_scores": ("crps_of_samples",),
     "losses.regression": ("Huber", "Poisson", "Quantile"),
     "noise.gradient_noise": ("GradientNoise",),
     "noise.inputs": ("cutmix", "cutout", "mixup", "mixup_or_cutmix"),
@@ -220,11 +218,11 @@ __all__ = [
     "TrainingError", "Traits", "TransformersWatch", "UnitNorm", "Verification", "Watch", "WeightNoise", "WeightedL1",
     "WellposedError", "__version__", "audit", "bias_variance", "bias_variance_path", "biases", "calibrate",
     "calibration", "certify", "compare", "compress", "conformal", "convs", "crps_of_samples", "cutmix", "cutout",
-    "decay_to", "diagnose", "diagnose_many", "embeddings", "error_budget", "fit", "fit_many", "fork", "gap_split",
-    "improve", "inputs", "learning_curve", "lr_range_test", "mixed_targets", "mixup", "mixup_or_cutmix", "named",
-    "named_schedule", "norms", "outputs", "perturb", "predictive", "price", "ramp", "reading_up_to", "regularize",
-    "report", "risk_coverage", "select", "settle", "staircase", "stop_when_sure", "strength_path", "translate_decay",
-    "verify", "watch", "weights",
+    "decay_to", "diagnose", "diagnose_many", "distribution_of", "embeddings", "error_budget", "fit", "fit_many", "fork",
+    "gap_split", "improve", "inputs", "learning_curve", "lr_range_test", "mixed_targets", "mixup", "mixup_or_cutmix",
+    "named", "named_schedule", "norms", "outputs", "perturb", "price", "ramp", "reading_up_to", "regularize", "report",
+    "risk_coverage", "select", "settle", "staircase", "stop_when_sure", "strength_path", "translate_decay", "verify",
+    "watch", "weights",
 ]  # fmt: skip
 
 

@@ -1,10 +1,11 @@
-"""`predictive`: the outputs of a network whose loss knows a distribution, as that distribution."""
+"""`distribution_of`: the outputs of a network whose loss knows a distribution, as that distribution; and the score of samples."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,7 +74,7 @@ class PredictiveHead(Predictive):
         return given.reshape(needed)
 
 
-def predictive(loss: Any, outputs: Any) -> Predictive:
+def distribution_of(loss: Any, outputs: Any) -> Predictive:
     """The outputs of a network as the distributions that its loss says they are, in double precision on the CPU.
 
     Args:
@@ -86,7 +87,7 @@ def predictive(loss: Any, outputs: Any) -> Predictive:
         InputError: the loss gives one number and no distribution.
         DataError: the outputs are not finite, or not as many as the loss has for each number.
     Example:
-        >>> told = predictive("gaussian", [[1.0, 0.0], [5.0, 2.0]])
+        >>> told = distribution_of("gaussian", [[1.0, 0.0], [5.0, 2.0]])
         >>> told.mean.tolist(), [round(float(end), 2) for end in told.interval(0.9)[1]]
         ([1.0, 5.0], [2.64, 9.47])
     """
@@ -108,3 +109,40 @@ def predictive(loss: Any, outputs: Any) -> Predictive:
     if scores.ndim == 1 or scores.shape[1] == 1:
         scores = torch.stack([torch.zeros_like(scores.reshape(-1)), scores.reshape(-1)], 1)
     return PredictiveClasses(scores.softmax(1)[None])
+
+
+def crps_of_samples(samples: Any, y: Any) -> Tensor:
+    """``mean_s |x_s - y| - sum_(s<t) |x_s - x_t| / (m (m - 1))`` of each row: the continuous ranked probability score of a
+    distribution of which there are samples, without bias however few they are.
+
+    Args:
+        samples: ``(m, n)``, m >= 2.
+        y: ``(n,)``.
+    Returns:
+        ``(n,)``, in the units of ``y``; in expectation over the samples the score of the distribution they are from. Of few
+        samples a row's may be below 0.
+    Raises:
+        DataError: other shapes, fewer than two samples, or numbers that are not finite.
+    Source:
+        Ferro (2014), Q. J. R. Meteorol. Soc. 140(683): the fair score.
+    Example:
+        >>> crps_of_samples([[0.0], [2.0]], [1.0]).tolist()
+        [0.0]
+    """
+    x, target = (
+        real_numbers(given, what, "Give an array of numbers.").cpu().double().numpy()
+        for given, what in ((samples, "samples="), (y, "y="))
+    )
+    if (
+        x.ndim != 2
+        or len(x) < 2
+        or target.shape != x.shape[1:]
+        or not (np.isfinite(x).all() and np.isfinite(target).all())
+    ):
+        raise DataError(
+            f"crps_of_samples needs finite samples (m, n) with m >= 2, and targets (n,); they have {x.shape} and {target.shape}."
+        )
+    m = len(x)
+    # Of sorted numbers the sum of all distances is sum_s (2 s - m - 1) x_(s), s from 1.
+    ranks = 2.0 * np.arange(1, m + 1) - m - 1.0
+    return torch.from_numpy(np.abs(x - target).mean(0) - ranks @ np.sort(x, axis=0) / (m * (m - 1)))

@@ -3,7 +3,7 @@
 A network with such a loss has several outputs for each number that it predicts, the first kind for all numbers, then the
 second: with targets ``(n, t)`` and a Gaussian, ``outputs[:, :t]`` are the means and ``outputs[:, t:]`` the logarithms of the
 variances, as ``outputs.chunk(2, 1)`` gives them. Metrics and predictions read `Criterion.response`, the mean (of quantiles the
-median); the whole distribution is read by the metrics of `wellposed.losses.proper_scores` and by ``wp.predictive``.
+median); the whole distribution is read by the metrics of `wellposed.losses.proper_scores` and by ``wp.distribution_of``.
 
 Values are in nats where they are a likelihood. Differences are divided by a spread in two halves of its exponent, so that
 neither overflows before their product does.

@@ -8,9 +8,8 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -160,37 +159,3 @@ class CoverageGap(_OfInterval):
     def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         off = super().rows(outputs, target, weight) - self.level
         return off if float(off.mean()) >= 0 else -off
-
-
-def crps_of_samples(samples: Any, y: Any) -> np.ndarray:
-    """``mean_s |x_s - y| - sum_(s<t) |x_s - x_t| / (m (m - 1))`` of each row: the continuous ranked probability score of a
-    distribution of which there are samples, without bias however few they are.
-
-    Args:
-        samples: ``(m, n)``, m >= 2.
-        y: ``(n,)``.
-    Returns:
-        ``(n,)``, in the units of ``y``; in expectation over the samples the score of the distribution they are from. Of few
-        samples a row's may be below 0.
-    Raises:
-        InputError: other shapes, fewer than two samples, or numbers that are not finite.
-    Source:
-        Ferro (2014), Q. J. R. Meteorol. Soc. 140(683): the fair score.
-    Example:
-        >>> crps_of_samples([[0.0], [2.0]], [1.0]).tolist()
-        [0.0]
-    """
-    x, target = np.asarray(samples, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    if (
-        x.ndim != 2
-        or len(x) < 2
-        or target.shape != x.shape[1:]
-        or not (np.isfinite(x).all() and np.isfinite(target).all())
-    ):
-        raise InputError(
-            f"crps_of_samples needs finite samples (m, n) with m >= 2, and targets (n,); they have {x.shape} and {target.shape}."
-        )
-    m = len(x)
-    # Of sorted numbers the sum of all distances is sum_s (2 s - m - 1) x_(s), s from 1.
-    ranks = 2.0 * np.arange(1, m + 1) - m - 1.0
-    return np.asarray(np.abs(x - target).mean(0) - ranks @ np.sort(x, axis=0) / (m * (m - 1)))
