@@ -301,3 +301,36 @@ def test_a_head_is_a_predictive_distribution() -> None:
     ]:
         with pytest.raises(InputError, match=match):
             enter()
+
+
+# In a study
+
+
+def test_the_report_shows_the_diagram_of_the_untouched_rows_with_its_number() -> None:
+    from wellposed.reporting.html import render
+    from wellposed.search.confirmation import reliability
+
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 3, generator=draw)
+    y = (x[:, 0] + torch.randn(400, generator=draw) > 0).long()
+    recipe = wp.Recipe(epochs=3, optimizer={"name": "adam", "lr": 0.05})
+    runs = {
+        loss: wp.fit(wp.Problem(lambda n=n: torch.nn.Linear(3, n), loss, wp.Data((x, t), valid=0.3, test=0.3)), recipe)
+        for loss, n, t in (
+            ("cross_entropy", 2, y),
+            ("binary_cross_entropy", 1, y[:, None].float()),
+            ("squared_error", 1, x[:, :1]),
+        )
+    }
+    assert reliability(runs["squared_error"]) is None
+    for loss in ("cross_entropy", "binary_cross_entropy"):
+        found = reliability(runs[loss])
+        assert found is not None
+        assert found["rows"] == 120
+        assert 0 <= found["low"] <= found["error"] <= found["high"]
+    pytest.importorskip("jinja2")
+    page = render({"schema": 1, "calibration": {"baseline": found, "best": found}})
+    assert page.count("off the share that is right") == 2
+    assert 'id="calibration"' in page
+    for damaged in ({}, {"bins": 3}, {**found, "bins": [{"confidence": "x"}]}, {**found, "error": None}, [1]):
+        assert 'id="calibration"' not in render({"schema": 1, "calibration": {"best": damaged}})

@@ -93,7 +93,8 @@ def calibrate(outputs: Any, y: Any, how: Way = "temperature", *, training: Any =
     - ``"platt"``: ``sigmoid(a s + b)`` of each class's logit ``s`` against all others, divided by the sum over the classes.
     - ``"isotonic"``: any rising function of each class's probability; a few hundred rows or more.
     - ``"venn_abers"``: isotonic with the new row's own label added either way. Of two classes the answer has an exact guarantee:
-      see `Calibrator.interval`. The probability is ``p1 / (1 - p0 + p1)``, which is best for the logarithmic loss at its worst.
+      see `Calibrator.interval`. The probability is ``p1 / (1 - p0 + p1)``, which is best for the logarithmic loss at its worst. Of
+      more classes each is taken against all others and the sum made 1, without a guarantee: on few rows it is not sure enough.
 
     Args:
         outputs: of rows that the network was not trained on, ``(rows, classes)``, or ``(rows,)`` of the second of two classes:

@@ -179,7 +179,7 @@ class _LocationScale(Density):
 
 
 @dataclass(frozen=True)
-class Gaussian(_LocationScale):
+class GaussianDensity(_LocationScale):
     """``1/2 ((y - m)^2 e^-v + v + log 2 pi)``, in nats, summed over the numbers of a row: minus the logarithm of a normal density.
 
     As text ``"gaussian"``. Two outputs for each number: the mean ``m`` and the logarithm of the variance, ``v``; convex in either,
@@ -189,7 +189,7 @@ class Gaussian(_LocationScale):
     Source:
         Nix & Weigend (1994), ICNN.
     Example:
-        >>> Gaussian().units(torch.tensor([[0.0, 0.0], [0.0, 2.0]]), torch.tensor([1.0, 1.0]))[0]
+        >>> GaussianDensity().units(torch.tensor([[0.0, 0.0], [0.0, 2.0]]), torch.tensor([1.0, 1.0]))[0]
         tensor([1.4189, 1.9866])
     """
 
@@ -227,7 +227,7 @@ class StudentT(_LocationScale):
     logarithm ``v`` of the squared scale; the variance is ``e^v dof/(dof - 2)``.
 
     Args:
-        dof: degrees of freedom, > 2, so that there is a variance. Towards infinity the loss is `Gaussian`.
+        dof: degrees of freedom, > 2, so that there is a variance. Towards infinity the loss is `GaussianDensity`.
     Raises:
         InputError: dof is not a finite number above 2.
     Source:
@@ -299,7 +299,7 @@ class GaussianMixture(Density):
     component: first the logits of the weights of all components, then their means, then the logarithms of their variances.
 
     Args:
-        components: >= 1; with 1 the loss is `Gaussian`, behind a logit without effect.
+        components: >= 1; with 1 the loss is `GaussianDensity`, behind a logit without effect.
     Raises:
         InputError: components is no whole number of at least 1.
     Source:
@@ -358,7 +358,7 @@ class GaussianMixture(Density):
         """By bisection between the least and the largest of the components' quantiles."""
         log_weight, mean, log_var = self._split(self.parameters(outputs.double()))
         weight, std = log_weight.exp(), _scale(log_var)
-        each = mean + std * Gaussian().standard_quantile(inside(level))
+        each = mean + std * GaussianDensity().standard_quantile(inside(level))
         low, high = each.amin(1), each.amax(1)
         for _ in range(BISECTIONS if self.components > 1 else 0):
             middle = 0.5 * (low + high)
