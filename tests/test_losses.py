@@ -22,6 +22,8 @@ import wellposed as wp
 from wellposed.core.errors import InputError, ProblemError, TargetError
 from wellposed.losses.metrics import in_target_units, metric, metrics
 from wellposed.losses.per_example import TORCH, Loss, PerExample, losses_by_name, mean_loss
+from wellposed.losses.proper_scores import OfDistribution
+from wellposed.losses.score import Score
 from wellposed.training.checkpoint import load, save_run
 from wellposed.training.ready_problems import TableMLP
 
@@ -87,7 +89,10 @@ def test_named_losses_are_torchs_means(name: str, module: nn.Module, draw: torch
 
 def test_every_named_loss_is_tried_above() -> None:
     tried = {name.partition(":")[0] for name, _ in test_named_losses_are_torchs_means.pytestmark[0].args[1]}
-    assert {cls.name for cls in losses_by_name().values()} == tried | {"quantile"}  # which is scikit-learn's, below
+    heads = {"gaussian", "student_t", "gaussian_mixture", "quantiles", "ordinal"}  # see test_heads
+    assert {cls.name for cls in losses_by_name().values()} == tried | heads | {
+        "quantile"
+    }  # which is scikit-learn's, below
 
 
 AVERAGES = {"mse": ("squared_error", nn.MSELoss()), "mae": ("absolute_error", nn.L1Loss())}
@@ -470,11 +475,24 @@ def test_labels_of_their_own_for_each_output() -> None:
 # Rows are the linearization of the score
 
 
+def measured_by(name: str) -> Score:
+    """The metric; of a distribution that of a Gaussian's mean and logarithm of the variance."""
+    of = issubclass(metrics()[name.partition(":")[0]], OfDistribution)
+    return metric(name, Loss("gaussian")) if of else metric(name)
+
+
+def predicted(name: str, mean: Tensor) -> Tensor:
+    """What the metric compares with targets, where the prediction is this; a spread is 1."""
+    of = issubclass(metrics()[name.partition(":")[0]], OfDistribution)
+    outputs = torch.stack([mean, torch.zeros_like(mean)], 1)
+    return measured_by(name).read(Loss("gaussian"), outputs) if of else mean
+
+
 def example(name: str, draw: torch.Generator) -> tuple[Tensor, Tensor]:
     kind = metrics()[name]
     if not kind.classifies:
         target = scores(draw, 200)
-        return target + 0.5 * scores(draw, 200), target
+        return predicted(name, target + 0.5 * scores(draw, 200)), target
     if name == "auc" or getattr(kind, "average", "") == "binary":
         return binary(draw, 200)
     if name == "ece":  # surer than it may be in every bin: where gaps are near 0 their signs are noise
@@ -488,7 +506,7 @@ def example(name: str, draw: torch.Generator) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("name", metrics())
 def test_the_mean_of_rows_is_the_score_and_rows_are_the_jackknife(name: str, draw: torch.Generator) -> None:
     outputs, target = example(name, draw)
-    measured = metric(name)
+    measured = measured_by(name)
     rows, score = measured.rows(outputs, target), measured.score(outputs, target)
     assert rows.dtype == torch.float64
     assert rows.mean().item() == pytest.approx(score)
@@ -548,6 +566,13 @@ DOMAINS: dict[str, list[tuple[Tensor, str]]] = {
     "mae": [],
     "huber": [],
     "quantile": [],
+    **{name: [] for name in ("gaussian", "student_t", "gaussian_mixture", "quantiles")},
+    "ordinal": [
+        (SIGNS.long(), r"\(y \+ 1\) / 2"),
+        (torch.tensor([1, 2, 3, 1]), "4 classes.*labelled 3, need 3 outputs, one less; there are 2"),
+        (torch.tensor([0, -1, 2, 1]), "label -1.*-100"),
+        (torch.tensor([0.5, 1.0, 0.0, 1.0]), "squared_error for amounts"),
+    ],
 }
 MODULES: dict[type[nn.Module], str] = {
     nn.CrossEntropyLoss: "cross_entropy",
@@ -606,7 +631,8 @@ def cases() -> list[tuple[object, Tensor, str]]:
 
 @pytest.mark.parametrize(("loss", "y", "match"), cases(), ids=str)
 def test_targets_outside_the_domain_are_refused_at_every_door(loss: object, y: Tensor, match: str) -> None:
-    outputs = 3 if Loss(loss).classes_are_indices or isinstance(loss, nn.MultiMarginLoss) else 1
+    classes = Loss(loss).classes_are_indices or isinstance(loss, nn.MultiMarginLoss) or loss == "ordinal"
+    outputs = Loss(loss).outputs_for(3 if classes else 1)
     if isinstance(loss, nn.MultiLabelSoftMarginLoss):
         y = y[:, None]
     for door, enter in doors(loss, torch.randn(4, 2), y, outputs).items():
@@ -749,22 +775,22 @@ def test_poisson_is_torchs_with_a_logarithm_of_the_rate(draw: torch.Generator) -
 def test_the_constant_of_a_loss_is_its_best(name: str, draw: torch.Generator) -> None:
     """No other constant costs less on the training targets."""
     loss = Loss(name + ":0.8" if name == "quantile" else name)
-    y = labels(draw, 201) if name in ("cross_entropy", "poisson") else labels(draw, 201, classes=2).double()
-    y = scores(draw, 201) if loss.numeric else y.double() if name == "poisson" else y
+    y = labels(draw, 201) if name in ("cross_entropy", "ordinal", "poisson") else labels(draw, 201, classes=2).double()
+    y = y.double() if name == "poisson" else scores(draw, 201) if loss.task == "regression" else y
     best = loss.constant(y, y)
     if best is None:
-        assert name == "huber"
+        assert name in ("huber", "gaussian_mixture")
         return
     best = best.double()
     cost = loss.mean(best.expand(201, *best.shape), y).item()
     for step in (1e-2, 0.1, 1.0):
         for sign in (-1, 1):
-            other = best.clone()
-            other.view(-1)[0] += sign * step
-            # Half a row more for each class moves the shares a little from the best ones.
-            assert loss.mean(other.expand(201, *best.shape), y).item() > cost - (
-                1e-3 if name == "cross_entropy" else 1e-7
-            )
+            # Half a row more for each class moves the shares a little from the best ones; outputs are in single precision.
+            slack = 1e-3 if loss.classifies else 1e-7
+            for place in range(best.numel()):
+                other = best.clone()
+                other.view(-1)[place] += sign * step
+                assert loss.mean(other.expand(201, *best.shape), y).item() > cost - slack
 
 
 @pytest.mark.parametrize("loss", [wp.Huber(0.5), "huber:0.5", wp.Quantile(0.9), "poisson"])
@@ -930,8 +956,8 @@ def theirs(name: str, score: Tensor, y: Tensor, weight: Tensor | None) -> float:
     return float(getattr(sk, f"{kind}_score")(y, guess, **kw))
 
 
-SPECIAL = {"ece"}
-"""What scikit-learn does not have; see the tests of its own below."""
+SPECIAL = {"ece", *(name for name, kind in metrics().items() if issubclass(kind, OfDistribution))}
+"""What scikit-learn does not have; see the tests of its own below, and test_heads."""
 NUMBERED = {
     "top_k_accuracy": ["top_k_accuracy:1", "top_k_accuracy:3"],
     "pinball": ["pinball:0.9", "pinball:0", "pinball:1"],
@@ -982,6 +1008,7 @@ def test_no_metric_is_nan_where_outputs_are_finite(name: str, draw: torch.Genera
     two = name == "auc" or getattr(kind, "average", "") == "binary"
     for n in (0, 1, 5):
         score = scores(draw, n) if two or not kind.classifies else scores(draw, n, 3)
+        score = score if kind.classifies else predicted(name, score)
         fill = [0, 1, -100] if kind.classifies else [0.0, 2.5]
         for value in fill:
             y = torch.full((n,), value, dtype=torch.long if kind.classifies else torch.float64)
@@ -989,9 +1016,9 @@ def test_no_metric_is_nan_where_outputs_are_finite(name: str, draw: torch.Genera
                 nothing = n == 0 or value == -100 or (weight is not None and not weight.any())
                 if nothing or name == "auc":
                     with pytest.raises(InputError, match=name):
-                        metric(name).rows(score, y, weight)
+                        measured_by(name).rows(score, y, weight)
                 else:
-                    assert bool(torch.isfinite(metric(name).rows(score, y, weight)).all())
+                    assert bool(torch.isfinite(measured_by(name).rows(score, y, weight)).all())
 
 
 def test_r2_of_a_constant_target_is_one_or_zero() -> None:
@@ -1031,10 +1058,10 @@ def test_a_weight_of_two_is_the_row_twice_and_of_zero_none(name: str, draw: torc
     twice = torch.cat([outputs, outputs[:50]]), torch.cat([target, target[:50]])
     weight = torch.ones(200, dtype=torch.float64)
     weight[:50] = 2
-    assert metric(name).score(outputs, target, weight) == pytest.approx(metric(name).score(*twice), rel=1e-12)
+    assert measured_by(name).score(outputs, target, weight) == pytest.approx(measured_by(name).score(*twice), rel=1e-12)
     weight[:50] = 0
-    assert metric(name).score(outputs, target, weight) == pytest.approx(
-        metric(name).score(outputs[50:], target[50:]), rel=1e-12
+    assert measured_by(name).score(outputs, target, weight) == pytest.approx(
+        measured_by(name).score(outputs[50:], target[50:]), rel=1e-12
     )
 
 
@@ -1064,6 +1091,7 @@ def test_every_metric_serves_in_a_problem_and_in_watch(name: str, draw: torch.Ge
     two = name == "auc" or getattr(kind, "average", "") == "binary"
     y = labels(draw, 120, classes=2 if two else 4) if kind.classifies else scores(draw, 120, 1).float()
     outputs, loss = (2 if two else 4, "cross_entropy") if kind.classifies else (1, "squared_error")
+    outputs, loss = (2, "gaussian") if issubclass(kind, OfDistribution) else (outputs, loss)
     data = wp.Data(train=(x, y), valid=0.4, weight=torch.linspace(0.1, 2, 120))
     problem = wp.Problem(lambda: nn.Linear(3, outputs), loss, data, metric=name)
     run = wp.fit(problem, wp.Recipe(epochs=2))

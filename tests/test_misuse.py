@@ -113,7 +113,8 @@ def noise(**given: Any) -> Call:
 def loss(**given: Any) -> Call:
     """A loss, which is then minimized for an epoch."""
     return Call(
-        lambda: dict(given), lambda made: wp.fit(wp.Problem(lambda: nn.Linear(3, 1), made, (X, X[:, :1] ** 2)), RECIPE)
+        lambda: dict(given),
+        lambda made: wp.fit(wp.Problem(lambda data: nn.Linear(3, data.outputs), made, (X, X[:, :1] ** 2)), RECIPE),
     )
 
 
@@ -136,6 +137,15 @@ CALLS: dict[str, Call] = {
     "HalfSpace": charge(normal=1.0, limit=5.0),
     "Huber": loss(delta=1.0),
     "Quantile": loss(level=0.5),
+    "Quantiles": loss(levels=(0.1, 0.9)),
+    "StudentT": loss(dof=3.0),
+    "GaussianMixture": loss(components=2),
+    "calibrate": Call(lambda: {"outputs": X[:, :2], "y": Y}, lambda made: made.predict(X[:, :2])),
+    "calibration": Call(lambda: {"probabilities": X[:, :2], "y": Y}, lambda made: made.figure()),
+    "conformal": Call(lambda: {"low": X[:, 0], "high": X[:, 1], "y": X[:, 2], "level": 0.5}),
+    "risk_coverage": Call(lambda: {"score": X[:, 0], "wrong": Y}, lambda made: made.area),
+    "distribution_of": Call(lambda: {"loss": "gaussian", "outputs": X[:, :2]}, lambda made: made.interval(0.9)),
+    "crps_of_samples": Call(lambda: {"samples": X, "y": X[0]}),
     "Metric": Call(
         lambda: {"function": lambda outputs, target: (outputs - target).abs().mean(), "higher_is_better": False},
         lambda made: wp.fit(wp.Problem(lambda: nn.Linear(3, 1), "squared_error", (X, X[:, :1]), metric=made), RECIPE),
@@ -389,8 +399,8 @@ SLOW = {
 }
 """Calls that train several times: of the values that their annotations allow, none is tried."""
 GIVEN_BACK = {
-    "BiasVariance", "Certificate", "Compressed", "Context", "ErrorBudget", "Finding", "Fork", "GapSplit", "LearningCurve", "Path",
-    "Price", "RangeTest", "Run", "Selection", "Study", "Term", "Verification",
+    "BiasVariance", "Calibration", "Certificate", "Compressed", "Context", "ErrorBudget", "Finding", "Fork", "GapSplit",
+    "LearningCurve", "Path", "Predictive", "Price", "RangeTest", "Run", "Selection", "Study", "Term", "Verification",
     *(name for name in wp.__all__ if name.endswith("Error")),
     "Noise", "Constraint", "CoupledPenalty", "FunctionalPenalty", "Penalty", "Rule",  # to be written
     "Diagonal", "Log", "OptimizerMetric", "Searched", "Traits",  # what these give and declare

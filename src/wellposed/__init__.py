@@ -18,6 +18,11 @@ from typing import TYPE_CHECKING, Any
 from wellposed._version import __version__
 
 if TYPE_CHECKING:
+    from wellposed.bayes.calibration import Calibration, calibration
+    from wellposed.bayes.calibrators import calibrate, conformal
+    from wellposed.bayes.heads import crps_of_samples, distribution_of
+    from wellposed.bayes.predictive import Predictive
+    from wellposed.bayes.selective import risk_coverage
     from wellposed.constraints.balls import L1Ball, L2Ball, LInfBall, MaxNorm, UnitNorm
     from wellposed.constraints.multiplier import NormBound
     from wellposed.constraints.patterns import Box, HalfSpace, NonNegative, Simplex, TopK
@@ -53,6 +58,7 @@ if TYPE_CHECKING:
     from wellposed.integrations.transformers import TransformersWatch
     from wellposed.logs.log import Log
     from wellposed.losses.any_metric import Metric
+    from wellposed.losses.distributions import GaussianMixture, Quantiles, StudentT
     from wellposed.losses.regression import Huber, Poisson, Quantile
     from wellposed.noise.gradient_noise import GradientNoise
     from wellposed.noise.inputs import cutmix, cutout, mixup, mixup_or_cutmix
@@ -116,6 +122,7 @@ if TYPE_CHECKING:
     from wellposed.training.watch import Watch, watch
 
 _PLACES = {
+    "bayes.predictive": ("Predictive",),
     "integrations.keras": ("KerasWatch",),
     "integrations.lightning": ("LightningWatch",),
     "integrations.skorch": ("SkorchWatch",),
@@ -134,11 +141,16 @@ _PLACES = {
     "penalties.coupled": ("TiedGroups",),
     "penalties.hierarchical": ("Hierarchical",),
     "penalties.functional": ("ActivationL1", "ActivationL2", "Confidence", "Consistency", "Jacobian", "LogitL2"),
+    "bayes.calibration": ("Calibration", "calibration"),
+    "bayes.calibrators": ("calibrate", "conformal"),
+    "bayes.heads": ("crps_of_samples", "distribution_of"),
+    "bayes.selective": ("risk_coverage",),
     "constraints.balls": ("L1Ball", "L2Ball", "LInfBall", "MaxNorm", "UnitNorm"),
     "constraints.patterns": ("Box", "HalfSpace", "NonNegative", "Simplex", "TopK"),
     "constraints.spectral": ("Orthogonal", "SpectralBall"),
     "constraints.multiplier": ("NormBound",),
     "losses.any_metric": ("Metric",),
+    "losses.distributions": ("GaussianMixture", "Quantiles", "StudentT"),
     "losses.regression": ("Huber", "Poisson", "Quantile"),
     "noise.gradient_noise": ("GradientNoise",),
     "noise.inputs": ("cutmix", "cutout", "mixup", "mixup_or_cutmix"),
@@ -193,22 +205,24 @@ _WHERE = {name: place for place, names in _PLACES.items() for name in names}
 
 __all__ = [
     "L0", "L1", "L1SP", "L2", "L2SP", "MCP", "SAM", "SCAD", "ActivationL1", "ActivationL2", "Average", "BiasVariance",
-    "Box", "Certificate", "CompositionError", "Compressed", "Confidence", "Consistency", "Constraint", "Context",
-    "CoupledPenalty", "Data", "DataError", "Diagonal", "DropConnect", "Dropout", "ElasticNet", "ErrorBudget",
-    "FeatureSelector", "Finding", "Fork", "FunctionalPenalty", "GapSplit", "GaussianDropout", "GradientNoise",
-    "GroupL2", "GroupMCP", "HalfSpace", "Hierarchical", "History", "Huber", "InputError", "Jacobian", "KerasWatch",
-    "L1Ball", "L2Ball", "LInfBall", "LearningCurve", "LightningWatch", "Log", "LogitL2", "Lookahead", "ManifoldMixup",
-    "MaxNorm", "Metric", "Noise", "NonNegative", "NormBound", "Nuclear", "OptimizerMetric", "Orthogonal",
-    "Orthogonality", "Path", "Penalty", "Poisson", "Price", "Problem", "ProblemError", "Quantile", "RangeTest",
-    "Recipe", "RecipeError", "RowL21", "Rule", "Run", "Searched", "Selection", "SelectorError", "ShapeError", "Simplex",
-    "SkorchWatch", "SparseGroup", "SpatialDropout", "Spectral", "SpectralBall", "StochasticDepth", "Study", "Term",
-    "TiedGroups", "TopK", "TotalVariation", "TrainingError", "Traits", "TransformersWatch", "UnitNorm", "Verification",
-    "Watch", "WeightNoise", "WeightedL1", "WellposedError", "__version__", "audit", "bias_variance",
-    "bias_variance_path", "biases", "certify", "compare", "compress", "convs", "cutmix", "cutout", "decay_to",
-    "diagnose", "diagnose_many", "embeddings", "error_budget", "fit", "fit_many", "fork", "gap_split", "improve",
-    "inputs", "learning_curve", "lr_range_test", "mixed_targets", "mixup", "mixup_or_cutmix", "named", "named_schedule",
-    "norms", "outputs", "perturb", "price", "ramp", "reading_up_to", "regularize", "report", "select", "settle",
-    "staircase", "stop_when_sure", "strength_path", "translate_decay", "verify", "watch", "weights",
+    "Box", "Calibration", "Certificate", "CompositionError", "Compressed", "Confidence", "Consistency", "Constraint",
+    "Context", "CoupledPenalty", "Data", "DataError", "Diagonal", "DropConnect", "Dropout", "ElasticNet", "ErrorBudget",
+    "FeatureSelector", "Finding", "Fork", "FunctionalPenalty", "GapSplit", "GaussianDropout", "GaussianMixture",
+    "GradientNoise", "GroupL2", "GroupMCP", "HalfSpace", "Hierarchical", "History", "Huber", "InputError", "Jacobian",
+    "KerasWatch", "L1Ball", "L2Ball", "LInfBall", "LearningCurve", "LightningWatch", "Log", "LogitL2", "Lookahead",
+    "ManifoldMixup", "MaxNorm", "Metric", "Noise", "NonNegative", "NormBound", "Nuclear", "OptimizerMetric",
+    "Orthogonal", "Orthogonality", "Path", "Penalty", "Poisson", "Predictive", "Price", "Problem", "ProblemError",
+    "Quantile", "Quantiles", "RangeTest", "Recipe", "RecipeError", "RowL21", "Rule", "Run", "Searched", "Selection",
+    "SelectorError", "ShapeError", "Simplex", "SkorchWatch", "SparseGroup", "SpatialDropout", "Spectral",
+    "SpectralBall", "StochasticDepth", "StudentT", "Study", "Term", "TiedGroups", "TopK", "TotalVariation",
+    "TrainingError", "Traits", "TransformersWatch", "UnitNorm", "Verification", "Watch", "WeightNoise", "WeightedL1",
+    "WellposedError", "__version__", "audit", "bias_variance", "bias_variance_path", "biases", "calibrate",
+    "calibration", "certify", "compare", "compress", "conformal", "convs", "crps_of_samples", "cutmix", "cutout",
+    "decay_to", "diagnose", "diagnose_many", "distribution_of", "embeddings", "error_budget", "fit", "fit_many", "fork",
+    "gap_split", "improve", "inputs", "learning_curve", "lr_range_test", "mixed_targets", "mixup", "mixup_or_cutmix",
+    "named", "named_schedule", "norms", "outputs", "perturb", "price", "ramp", "reading_up_to", "regularize", "report",
+    "risk_coverage", "select", "settle", "staircase", "stop_when_sure", "strength_path", "translate_decay", "verify",
+    "watch", "weights",
 ]  # fmt: skip
 
 

@@ -170,13 +170,17 @@ class TargetColumns:
         parts = [column.restored(one) for column, one in zip(self.columns, flat.T, strict=True)]
         return torch.stack(parts, dim=1).reshape(values.shape)
 
-    def predictions(self, values: Tensor) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
-        """``prediction``, or ``prediction_NAME`` for each of several targets; levels as they came in."""
+    def predictions(self, values: Tensor, kind: str = "prediction") -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
+        """``prediction``, or ``prediction_NAME`` for each of several targets; levels as they came in.
+
+        Args:
+            kind: what the columns are called, where the values are quantiles, say.
+        """
         flat = self.restored(values).reshape(len(values), -1).numpy()
         found = {}
         for column, one in zip(self.columns, flat.T, strict=True):
             known = None if column.levels is None else TargetEncoder("classification", column.levels)
-            title = "prediction" if len(self.columns) == 1 else f"prediction_{column.name}"
+            title = kind if len(self.columns) == 1 else f"{kind}_{column.name}"
             found[title] = one if known is None else known.inverse(one)
         return found
 

@@ -8,7 +8,7 @@ import inspect
 import math
 from collections.abc import Callable
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, described, first_line
 from wellposed.core.numbers import to_python
 from wellposed.losses.score import Score
+
+if TYPE_CHECKING:
+    from wellposed.losses.per_example import Loss
 
 GROUPS = 100
 """Of rows, of which each is left out once to see what its rows add to a score: the error of a standard error is then 7 %."""
@@ -87,9 +90,9 @@ class Metric(Score):
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
-    def of(self, classifies: bool) -> Metric:
+    def trained_with(self, loss: Loss) -> Metric:
         found = copy.copy(self)
-        object.__setattr__(found, "classifies", classifies)
+        object.__setattr__(found, "classifies", loss.classifies)
         return found
 
     def undefined(self, target: Tensor, weight: Tensor | None = None) -> str:

@@ -52,6 +52,7 @@ class CrossEntropy(Criterion):
     name = "cross_entropy"
     aliases = ("ce",)
     classifies = True
+    softens = True
     kernel = 0
 
     def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -105,6 +106,7 @@ class BinaryCrossEntropy(Criterion):
     name = "binary_cross_entropy"
     aliases = ("bce",)
     classifies = True
+    softens = True
     kernel = 2
 
     def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:

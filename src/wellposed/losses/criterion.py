@@ -1,6 +1,6 @@
 """What every loss of ours declares in one place: its formula, its targets, its best constant, and where it runs.
 
-A loss is a frozen dataclass with at most one number as a parameter. It is found by introspection;
+A loss is a frozen dataclass with at most one parameter, a number or several. It is found by introspection;
 ``"huber:0.5"``, ``wp.Huber(0.5)`` and ``str(wp.Huber(0.5))`` are the same loss, so that files keep it as text.
 """
 
@@ -35,6 +35,10 @@ class Criterion(ABC):
     """Whether outputs are predictions of the target itself, number by number."""
     affine: ClassVar[bool] = True
     """Whether the target may be shifted and scaled before training, as columns of a table are."""
+    convex: ClassVar[bool] = True
+    """Whether the loss is convex in the outputs."""
+    softens: ClassVar[bool] = False
+    """Whether targets may be probabilities of classes, so that labels can be smoothed."""
     averages: ClassVar[type[Criterion] | None] = None
     """The loss whose sum over outputs this one divides by their number."""
     kernel: ClassVar[int | None] = None
@@ -66,6 +70,10 @@ class Criterion(ABC):
         """The prediction in the target's own terms, which metrics compare with it; the outputs themselves by default."""
         return outputs
 
+    def outputs_for(self, targets: int) -> int:
+        """How many outputs a model needs for so many numbers, or classes, to predict."""
+        return targets
+
     def compiled(self) -> int | None:
         """`kernel` where it computes this parameter."""
         return self.kernel
@@ -76,8 +84,12 @@ class Criterion(ABC):
 
 def to_spec(name: str, value: Any) -> str:
     """``name``, or ``name:0.5`` where the one parameter is not its default."""
-    given = [f"{number:g}" for field in fields(value) if (number := getattr(value, field.name)) != field.default]
-    return ":".join([name, *given])
+    given = [number for field in fields(value) if (number := getattr(value, field.name)) != field.default]
+    return ":".join([name, *(",".join(f"{part:g}" for part in _numbers(number)) for number in given)])
+
+
+def _numbers(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def from_spec(kind: str, text: str, choices: dict[str, type[T]]) -> T:
@@ -98,15 +110,20 @@ def from_spec(kind: str, text: str, choices: dict[str, type[T]]) -> T:
     parameters = fields(cls)
     if not parameters:
         raise InputError(f"The {kind} {name!r} takes no number; it was given {text!r}. Write {name!r}.")
+    default = parameters[0].default
     try:
-        value = float(number)
-        if not math.isfinite(value):
+        values = tuple(float(part) for part in number.split(",")) if isinstance(default, tuple) else (float(number),)
+        if not all(map(math.isfinite, values)):
             raise ValueError
     except ValueError:
+        usual = ",".join(f"{part:g}" for part in _numbers(default))
         raise InputError(
-            f"The {kind} {text!r} needs a number after the colon, its {parameters[0].name}, such as {name}:{parameters[0].default}."
+            f"The {kind} {text!r} needs a number after the colon, its {parameters[0].name}, such as {name}:{usual}."
         ) from None
-    return cls(int(value) if isinstance(parameters[0].default, int) and value == int(value) else value)  # type: ignore[no-any-return]
+    if isinstance(default, tuple):
+        return cls(values)  # type: ignore[no-any-return]
+    value = values[0]
+    return cls(int(value) if isinstance(default, int) and value == int(value) else value)  # type: ignore[no-any-return]
 
 
 def over_outputs(values: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -174,7 +175,7 @@ class LogLoss(Score):
         self.require(target, weight)
         binary = _is_binary(outputs, target) and not _are_shares(outputs, target)
         loss = BinaryCrossEntropy() if binary else CrossEntropy()
-        return _averaged(per_example(loss.units(outputs.double(), target), target), weight)
+        return averaged(per_example(loss.units(outputs.double(), target), target), weight)
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ class Brier(Score):
         if _are_shares(outputs, target):
             self.require(target, weight)
             apart = (outputs.double().softmax(1) - target.double()).square().sum(1)
-            return _averaged(per_example(apart / (2.0 if target.shape[1] == 2 else 1.0), target), weight)
+            return averaged(per_example(apart / (2.0 if target.shape[1] == 2 else 1.0), target), weight)
         units = _units(self, outputs, target, weight)
         if units.classes == 2:
             second = units.scores.sigmoid() if units.scores.ndim == 1 else units.scores.softmax(1)[:, 1]
@@ -408,7 +409,7 @@ def _share_below(values: Tensor, others: Tensor, share: Tensor) -> Tensor:
 # --- of numbers
 
 
-def _averaged(part: PerExample, weight: Tensor | None) -> Tensor:
+def averaged(part: PerExample, weight: Tensor | None) -> Tensor:
     return mean_loss([part], None if weight is None else [weight]).rows
 
 
@@ -425,7 +426,7 @@ class _OfNumbers(Score):
 
     def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         outputs, target = _numbers(self, outputs, target, weight)
-        return _averaged(per_example(self.off(outputs, target).reshape(len(target), -1).mean(1), target), weight)
+        return averaged(per_example(self.off(outputs, target).reshape(len(target), -1).mean(1), target), weight)
 
 
 def _numbers(metric: Score, outputs: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -475,6 +476,10 @@ class Pinball(_OfNumbers):
 
     name = "pinball"
     title = "pinball loss"
+
+    def read(self, loss: Loss, outputs: Tensor) -> Tensor:
+        """The quantile of that level where the loss knows the distribution; else the prediction."""
+        return loss.response(outputs) if loss.distribution is None else loss.distribution.quantile(outputs, self.level)
 
     def off(self, outputs: Tensor, target: Tensor) -> Tensor:
         left = target - outputs
@@ -543,7 +548,8 @@ class _Restored(Score):
     """A metric of encoded targets, in the target's own terms."""
 
     inner: Score
-    restored: Callable[[Tensor], Tensor]
+    outputs: Callable[[Tensor], Tensor]
+    target: Callable[[Tensor], Tensor]
 
     name = ""
 
@@ -554,32 +560,38 @@ class _Restored(Score):
     def undefined(self, target: Tensor, weight: Tensor | None = None) -> str:
         return self.inner.undefined(target, weight)
 
+    def read(self, loss: Loss, outputs: Tensor) -> Tensor:
+        return self.inner.read(loss, outputs)
+
     def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        return self.inner.rows(self.restored(outputs), self.restored(target), weight)
+        return self.inner.rows(self.outputs(outputs), self.target(target), weight)
 
     def at_once(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        return self.inner.at_once(self.restored(outputs), self.restored(target), weight)
-
-
-@dataclass(frozen=True)
-class _Scaled:
-    """``scale * value + mean``, in double precision."""
-
-    scale: float
-    mean: float
-
-    def __call__(self, given: Tensor) -> Tensor:
-        return given.double() * self.scale + self.mean
+        return self.inner.at_once(self.outputs(outputs), self.target(target), weight)
 
 
 def in_target_units(inner: Score, scale: float, mean: float = 0.0) -> Score:
     """The metric in the units of a target of which ``mean`` was subtracted, and which was then divided by ``scale``."""
-    return _Restored(inner, _Scaled(scale, mean)) if inner.in_units and not (scale == 1.0 and mean == 0.0) else inner
+    if not inner.in_units or (scale == 1.0 and mean == 0.0):
+        return inner
+    return in_own_terms(
+        inner, partial(_shifted, scale=scale, shift=mean), partial(inner.rescaled, scale=scale, shift=mean)
+    )
 
 
-def in_own_terms(inner: Score, restored: Callable[[Tensor], Tensor]) -> Score:
-    """The metric of targets that were encoded, taken of both sides after ``restored`` has undone the encoding."""
-    return _Restored(inner, restored)
+def in_own_terms(
+    inner: Score, restored: Callable[[Tensor], Tensor], outputs: Callable[[Tensor], Tensor] | None = None
+) -> Score:
+    """The metric of targets that were encoded, taken of both sides after ``restored`` has undone the encoding.
+
+    Args:
+        outputs: undoes it in what the metric reads, where that is no prediction of the target.
+    """
+    return _Restored(inner, outputs or restored, restored)
+
+
+def _shifted(target: Tensor, scale: float, shift: float) -> Tensor:
+    return target.double() * scale + shift
 
 
 def metrics(classifying: bool | None = None) -> dict[str, type[Score]]:
@@ -592,14 +604,15 @@ def metric(given: Any, loss: Loss | None = None) -> Score:
     """The metric of that name, with its number after a colon if it takes one: ``"pinball:0.9"``; or any callable, see `Metric`.
 
     Args:
-        loss: says whether a callable is given classes or numbers.
+        loss: says whether a callable is given classes or numbers, and what distribution the outputs are of.
     Raises:
-        InputError: there is none of that name (the nearest is suggested), or a callable does not say whether more is better.
+        InputError: there is none of that name (the nearest is suggested), a callable does not say whether more is better, or it
+            cannot be read from the outputs of a model with that loss.
     """
     if isinstance(given, str):
-        return from_spec("metric", given, metrics())
-    given = given if isinstance(given, Score) else Metric(given)
-    return given.of(loss.classifies) if isinstance(given, Metric) and loss is not None else given
+        given = from_spec("metric", given, metrics())
+    found = given if isinstance(given, Score) else Metric(given)
+    return found if loss is None else found.trained_with(loss)
 
 
 def default_metric(loss: Loss) -> Score | None:

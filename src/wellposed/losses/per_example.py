@@ -30,6 +30,7 @@ from wellposed.losses.classification import (
     is_distribution,
 )
 from wellposed.losses.criterion import Criterion, at_least_single, from_spec, match_shapes, over_outputs
+from wellposed.losses.distributions import Distribution, Ordinal
 from wellposed.losses.regression import MeanAbsoluteError, MeanSquaredError, Poisson
 from wellposed.losses.targets import (
     IGNORED,
@@ -176,8 +177,8 @@ class Loss:
 
     @property
     def convex(self) -> bool:
-        """Whether the loss is known to be convex in the outputs: ours are, and those of `TORCH`."""
-        return self.criterion is not None or self.known is not None
+        """Whether the loss is known to be convex in the outputs: those of `TORCH` are, and most of ours."""
+        return self.known is not None if self.criterion is None else self.criterion.convex
 
     @property
     def numeric(self) -> bool:
@@ -258,7 +259,8 @@ class Loss:
                 scores, _ = classes_second(outputs, target)
                 need_classes(self.name, targets, scores.shape[1], self.ignored_index)
         elif self.criterion is not None:
-            self.criterion.check(targets)
+            ordinal = isinstance(self.criterion, Ordinal) and isinstance(outputs, Tensor) and outputs.ndim > 1
+            self.criterion.check(targets, outputs.shape[1] + 1 if ordinal else None)
         elif self.known is not None and not self.classes_are_indices:
             self.known.check(self.name, targets)
 
@@ -284,7 +286,16 @@ class Loss:
     @property
     def softens(self) -> bool:
         """Whether targets may be probabilities of classes, so that labels can be smoothed: not of ``NLLLoss``, say."""
-        return self.classifies and (self.known is None or self.known.ends_in is None)
+        return self.same is not None and self.same.softens and (self.known is None or self.known.ends_in is None)
+
+    @property
+    def distribution(self) -> Distribution | None:
+        """What the outputs say of a target as a whole, where they do: its density, quantiles and spread."""
+        return self.criterion if isinstance(self.criterion, Distribution) else None
+
+    def outputs_for(self, targets: int) -> int:
+        """How many outputs a model needs for so many numbers, or classes, to predict."""
+        return targets if self.criterion is None else self.criterion.outputs_for(targets)
 
     @property
     def task(self) -> Literal["regression"] | None:

@@ -12,12 +12,15 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from wellposed.core.checks import ConfidenceLevel, Positive, checked
+from wellposed.core.errors import InputError, require
 from wellposed.losses.criterion import AVERAGED, Criterion, match_shapes, over_outputs
+from wellposed.losses.distributions import Distribution, inside
 from wellposed.losses.targets import need_numbers
 
 
@@ -158,7 +161,7 @@ class Quantile(_OfNumbers):
 
 
 @dataclass(frozen=True)
-class Poisson(_OfNumbers):
+class Poisson(_OfNumbers, Distribution):
     """``exp(f) - y f``, summed over outputs: counts ``y >= 0`` whose rate is ``exp(f)``.
 
     As text ``"poisson"``. Convex in the outputs. Of each output this is torch's ``poisson_nll_loss`` with its defaults, which
@@ -175,9 +178,15 @@ class Poisson(_OfNumbers):
 
     name = "poisson"
     aliases = ("poisson_nll",)
+    needs = "the logarithm of a rate"
+    convex = True
     numeric = False
     affine = False
     least = 0.0
+
+    @property
+    def width(self) -> int:
+        return 1
 
     def each(self, outputs: Tensor, target: Tensor) -> Tensor:
         return F.poisson_nll_loss(outputs, target, log_input=True, full=False, reduction="none")
@@ -188,3 +197,32 @@ class Poisson(_OfNumbers):
 
     def response(self, outputs: Tensor) -> Tensor:
         return outputs.exp()
+
+    def nll(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """With the ``log y!`` that the loss leaves out."""
+        outputs, target = match_shapes(outputs, target)
+        return over_outputs(self.each(outputs, target) + torch.lgamma(target + 1.0))
+
+    def crps(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Source: Wei & Held (2014), TEST 23(4)."""
+        special = require("scipy.special", "tables")
+        outputs, target = match_shapes(outputs.double(), target)
+        rate, y = outputs.exp().cpu().numpy(), target.floor().cpu().numpy()
+        share = torch.from_numpy(special.xlogy(y, rate) - rate - special.gammaln(y + 1.0)).exp()
+        below, rates = torch.from_numpy(special.pdtr(y, rate)), torch.from_numpy(rate)
+        among = torch.from_numpy(special.ive(0, 2.0 * rate) + special.ive(1, 2.0 * rate))
+        return (target - rates) * (2.0 * below - 1.0) + rates * (2.0 * share - among)
+
+    def quantile(self, outputs: Tensor, level: float) -> Tensor:
+        """The least count that a target is at most with probability ``level`` or more."""
+        special = require("scipy.special", "tables")
+        rate = outputs.double().exp().cpu().numpy()
+        found = np.maximum(np.ceil(special.pdtrik(inside(level), rate)), 0.0)
+        lower = np.maximum(found - 1.0, 0.0)  # the inverse is rounded
+        return torch.from_numpy(np.where(special.pdtr(lower, rate) >= level, lower, found))
+
+    def std(self, outputs: Tensor) -> Tensor:
+        return (0.5 * outputs).exp()
+
+    def rescaled(self, outputs: Tensor, scale: float | Tensor, shift: float | Tensor) -> Tensor:
+        raise InputError("Counts are not shifted or scaled; give them as they are.")

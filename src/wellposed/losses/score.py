@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from torch import Tensor
 from wellposed.core.errors import InputError
 from wellposed.losses.criterion import to_spec
 from wellposed.losses.targets import IGNORED
+
+if TYPE_CHECKING:
+    from wellposed.losses.per_example import Loss
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,22 @@ class Score(ABC):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", to_spec(type(self).name, self))
+
+    def trained_with(self, loss: Loss) -> Score:
+        """The metric of a model that is trained with this loss.
+
+        Raises:
+            InputError: it cannot be read from the outputs of such a model.
+        """
+        return self
+
+    def read(self, loss: Loss, outputs: Tensor) -> Tensor:
+        """What `rows` takes, from the outputs of a model that is trained with this loss: its predictions by default."""
+        return loss.response(outputs)
+
+    def rescaled(self, outputs: Tensor, scale: float | Tensor, shift: float | Tensor) -> Tensor:
+        """What `read` gave, of a target that is ``scale`` times as large, plus ``shift``; in double precision."""
+        return outputs.double() * scale + shift
 
     @abstractmethod
     def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:

@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from wellposed.bayes.reliability_figure import calibration_sentence, draw_reliability
 from wellposed.core import drawing, formats
 from wellposed.core.checks import checked
 from wellposed.core.errors import FormatError, InputError
@@ -122,6 +123,7 @@ def _view(record: dict[str, Any]) -> dict[str, Any]:
         "references": _references(record),
         "curves": _curves(record),
         "decomposition": _decomposition(record),
+        "calibration": _calibration(record),
         "diagnoses": _diagnoses(record),
         "advice": [told for one in rows(record.get("advice"))[:MOST_FINDINGS] if (told := text(one.get("told"), 600))],
         "changes": _changes(record),
@@ -271,6 +273,17 @@ def _decomposition(record: dict[str, Any]) -> dict[str, Any] | None:
         said = verdict.source_of_change(found["baseline"], found["best"], verdict.verdict(record).kind == "shown")
     shown = bool(plain) and frame[0] < constant < frame[1]
     return {"panels": panels, "said": said, "constant": constant if shown else None, "budgets": bool(budgets)}
+
+
+def _calibration(record: dict[str, Any]) -> list[dict[str, str]]:
+    """The reliability diagram of each side that has one, with its numbers in a sentence."""
+    found = []
+    for side, title in _sides(record).items():
+        one = mapping(part(record, "calibration", side))
+        svg, says = draw_reliability(f"{side}-reliability", one), calibration_sentence(one)
+        if svg and says:
+            found.append({"side": title, "svg": svg, "says": says})
+    return found
 
 
 def _waterfall(side: str, train: float, valid: float, frame: tuple[float, float], constant: float) -> str:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
+import torch
 
+from wellposed.bayes.calibration import FEWEST, calibration
 from wellposed.core.progress import emit
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
@@ -114,6 +118,27 @@ def look_at_test_rows(bench: Bench, found: Confirmed, whole: bool) -> None:
             found.interval = of_itself(np.stack([scores for scores, _ in tested], axis=1), level)
         else:
             found.interval = paired_interval(np.stack([b - a for a, b in tested], axis=1), level)
+
+
+def reliability(run: Run) -> dict[str, Any] | None:
+    """How far a run's confidences are from the share that is right, on the rows of the confirmation, which were looked at.
+
+    None where a row has no class of its own (several labels, tokens, probabilities), is left out or has a weight, or where there
+    are too few rows.
+    """
+    test, loss = run.problem.prepared.test, run.problem.loss
+    target = None if test is None else test.targets()
+    if test is None or target is None or not loss.classifies or test.weight is not None or find_spec("scipy") is None:
+        return None
+    target = target.squeeze(1) if target.ndim == 2 and target.shape[1] == 1 else target
+    outputs = loss.response(run.outputs(test).float())
+    if target.ndim != 1 or outputs.ndim > 2 or len(target) < FEWEST or not bool(outputs.isfinite().all()):
+        return None
+    if not bool(((target >= 0) & (target == target.round())).all()):
+        return None
+    outputs = outputs[:, 0] if outputs.ndim == 2 and outputs.shape[1] == 1 else outputs
+    scores = torch.stack([torch.zeros_like(outputs), outputs], 1) if outputs.ndim == 1 else outputs
+    return calibration(scores.double().softmax(1), target).to_dict()
 
 
 def against_references(found: Confirmed, others: References) -> dict[str, Interval]:

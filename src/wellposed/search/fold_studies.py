@@ -125,6 +125,7 @@ def together(studies: list[Study]) -> dict[str, Any]:
         "constant": _means([record["constant"] for record in records]),
         "confirmation": records[0]["confirmation"] | {"rows": rows},
         "against_references": {},  # rows of different folds are of different models
+        "calibration": {},
         "folds": each,
         "recipes_tried": sum(record["recipes_tried"] for record in records),
         "seconds": math.fsum(record["seconds"] for record in records),

@@ -23,7 +23,7 @@ from wellposed.search import budget_split
 from wellposed.search.ablation import Ablation, ablation
 from wellposed.search.advised_trials import advice_sentence
 from wellposed.search.baseline import findings_of, tuned_baseline
-from wellposed.search.confirmation import Confirmed, against_references, confirm
+from wellposed.search.confirmation import Confirmed, against_references, confirm, reliability
 from wellposed.search.error_sources import error_budgets
 from wellposed.search.finalists import best_of_finalists
 from wellposed.search.holdout import plain_recipe, prepare_data, with_test
@@ -214,7 +214,10 @@ class Search:
         picked = [min((pair[side] for pair in pairs), key=best_loss) for side in (0, 1)]
         bench.keep()
         self._say_shortfall()
-        facts = self.facts(pairs, shown, command) | {"error_budget": budgets}
+        facts = self.facts(pairs, shown, command) | {"error_budget": budgets, "calibration": {}}
+        if shown.looks:
+            told = {name: reliability(run) for name, run in zip(("baseline", "best"), picked, strict=True)}
+            facts["calibration"] = {name: one for name, one in told.items() if one is not None}
         worths = [worth.told() for worth in taken.worths]
         return Study(
             picked[0], picked[1], shown.interval, [run for pair in pairs for run in pair], list(bench.state.trials),

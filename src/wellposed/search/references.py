@@ -73,6 +73,10 @@ def references(problem: Problem, deadline: float = math.inf) -> References:
     data = problem.prepared
     if data.test is None or len(data.shape) != 1 or not _is_table(data.train_clean):
         return References()
+    if problem.loss.outputs_for(3) != 3:  # a distribution of each number, or classes in an order
+        name = problem.loss.name
+        said = f"There are no references: scikit-learn's models do not answer with the outputs that the loss {name!r} needs."
+        return References(notes=(said,))
     (x, y), (inputs, target) = _rows(data.train_clean), _rows(data.test)
     weight = _fit_weights(problem, y)
     found = References()

@@ -118,7 +118,7 @@ class Study:
                 "best": self.facts["scores"]["best"]["test"],
                 "rows": self.facts["data"]["test"],
             },
-            **{key: self.facts[key] for key in ("advice", "error_budget")},
+            **{key: self.facts[key] for key in ("advice", "error_budget", "calibration")},
             "ablation": self.ablation,
             "simplest": self.simplest,
             **{key: self.facts[key] for key in ("engine", "space", "warnings")},

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from wellposed.core.schemas import validate
 from wellposed.data.arrays import Arrays, tensors
 from wellposed.data.tables import TableEncoder
 from wellposed.data.target_columns import AnyTarget, TargetColumns, target_from_dict
+from wellposed.losses.distributions import Distribution, Quantiles
 from wellposed.losses.per_example import Loss
 from wellposed.training.evaluate import Forward, batches_of, call, evaluating
 from wellposed.training.problem import Problem
@@ -85,7 +86,7 @@ class Saved:
     encoder: TableEncoder | None
     target: AnyTarget | None
     forward: Forward = call
-    response: Callable[[Tensor], Tensor] = lambda outputs: outputs
+    loss: Loss = field(default_factory=lambda: Loss("squared_error"))
 
     def outputs(self, inputs: Any) -> Tensor:
         """The model's outputs for a frame (encoded as in training) or for arrays."""
@@ -104,6 +105,10 @@ class Saved:
     def predict(self, inputs: Any) -> dict[str, np.ndarray]:
         """``prediction``, of several targets ``prediction_<target>``, and for classes ``p_<class>``, one value a row.
 
+        Where the loss knows the target's distribution, the prediction is its mean, and ``low`` and ``high`` are the ends of the
+        central interval that holds the target with probability 0.9 (``low_<target>``, ``high_<target>``); where the loss is of
+        quantiles it is the median, and there is a column ``quantile_<level>`` for each.
+
         Warns where a column of new rows is not as it was in training: `TableEncoder.doubts`.
 
         Raises:
@@ -120,12 +125,12 @@ class Saved:
                 "The saved model gives outputs that are no numbers: its training diverged, or its weights are damaged. "
                 "Take another run, or train again."
             )
-        if isinstance(self.target, TargetColumns):
-            return self.target.predictions(self.response(outputs))
-        if self.task != "classification":
-            values = self.response(outputs).reshape(len(outputs), -1).numpy().astype(np.float64)
-            values = values[:, 0] if values.shape[1] == 1 else values
-            return {"prediction": values if self.target is None else self.target.inverse(values)}
+        if self.task != "classification" or isinstance(self.target, TargetColumns):
+            found = self._numbers("prediction", self.loss.response(outputs))
+            for name, level in self._levels().items():
+                found |= self._numbers(name, cast(Distribution, self.loss.distribution).quantile(outputs, level))
+            return found
+        outputs = self.loss.response(outputs)
         if outputs.shape[-1] == 1 or outputs.ndim == 1:  # one logit, of the second class
             positive = outputs.reshape(-1).double().sigmoid()
             chances = torch.stack([1 - positive, positive], 1).numpy()
@@ -140,6 +145,20 @@ class Saved:
             )
         labels = best if self.target is None else self.target.inverse(best)
         return {"prediction": labels, **{f"p_{name}": chances[:, i] for i, name in enumerate(names)}}
+
+    def _levels(self) -> dict[str, float]:
+        """The quantiles that are predicted beside the target itself."""
+        if isinstance(self.loss.criterion, Quantiles):
+            return {f"quantile_{level:g}": level for level in self.loss.criterion.levels}
+        return {} if self.loss.distribution is None else {"low": 0.05, "high": 0.95}
+
+    def _numbers(self, name: str, values: Tensor) -> dict[str, np.ndarray]:
+        """Columns of numbers in the target's own terms, whose names begin with ``name``."""
+        if isinstance(self.target, TargetColumns):
+            return self.target.predictions(values, name)
+        found = values.reshape(len(values), -1).numpy().astype(np.float64)
+        found = found[:, 0] if found.shape[1] == 1 else found
+        return {name: found if self.target is None else self.target.inverse(found)}
 
 
 def load(folder: str | Path, problem: Problem | None = None) -> Saved:
@@ -173,7 +192,7 @@ def load(folder: str | Path, problem: Problem | None = None) -> Saved:
         None if encoder is None else TableEncoder.from_dict(encoder),
         None if target is None else target_from_dict(target),
         call if problem is None else problem.forward,
-        _response(description.loss, folder),
+        _loss(description.loss, folder),
     )
 
 
@@ -189,10 +208,10 @@ class Description:
     loss: str | None = None
 
 
-def _response(loss: str | None, folder: Path) -> Callable[[Tensor], Tensor]:
-    """From outputs to predictions, as the loss that was trained says; the outputs themselves for a loss that was not written."""
+def _loss(loss: str | None, folder: Path) -> Loss:
+    """The loss that was trained; one whose outputs are the predictions for a loss that was not written."""
     try:
-        return Loss("squared_error" if loss is None else loss).response
+        return Loss("squared_error" if loss is None else loss)
     except InputError as error:
         raise FormatError(f"'{folder / DESCRIPTION}' is damaged: {error}") from None
 

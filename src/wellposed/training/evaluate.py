@@ -86,7 +86,7 @@ def evaluate(
             if metric is not None and isinstance(predicted, Tensor) and isinstance(target, Tensor):
                 kept += predicted.numel()
                 if kept <= KEPT_OUTPUTS:
-                    outputs.append(loss.response(predicted.float()).cpu())
+                    outputs.append(metric.read(loss, predicted.float()).cpu())
                     targets.append(target.cpu())
     measured = mean_loss(parts, weights)
     if metric is None or not outputs or kept > KEPT_OUTPUTS:
@@ -154,7 +154,8 @@ def evaluations(
         weight, known = None if weights is None else torch.cat(weights).cpu(), target.cpu()
         if metric is None or outputs[0].numel() > KEPT_OUTPUTS or metric.undefined(known, weight):
             return [Evaluation(one, float("nan"), None) for one in losses]
-        predicted = loss.response(outputs.float()).cpu()
+        predicted = metric.read(loss, outputs.float().flatten(0, 1)).cpu()
+        predicted = predicted.view(*outputs.shape[:2], *predicted.shape[1:])
         with noting(f"the metric {metric.name!r}", predicted, known):
             scored = metric.rows_of_many(predicted, known, weight)
         means = scored.mean(1).tolist()

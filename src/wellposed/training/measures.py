@@ -64,7 +64,8 @@ class ConstantPrediction:
 
     def _of(self, target: Tensor) -> Tensor:
         if not self.classes:
-            return self.outputs.expand(len(target), *self.outputs.shape).reshape(target.shape)
+            alike = self.outputs.expand(len(target), *self.outputs.shape)
+            return alike.reshape(target.shape) if alike.numel() == target.numel() else alike
         units = [1] * (target.ndim - 1)
         return self.outputs.view(1, -1, *units).expand(len(target), -1, *target.shape[1:])
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -18,9 +19,11 @@ from wellposed.core.random import seeded
 from wellposed.data.arrays import Source, to_device
 from wellposed.data.data import Data, Prepared
 from wellposed.data.target_columns import TargetColumns
+from wellposed.losses.distributions import Density
 from wellposed.losses.metrics import default_metric, in_own_terms, in_target_units
 from wellposed.losses.metrics import metric as named_metric
 from wellposed.losses.per_example import Loss
+from wellposed.losses.proper_scores import OfDistribution
 from wellposed.losses.score import Score
 from wellposed.training.evaluate import Forward, call, evaluating
 from wellposed.training.measures import constant_facts
@@ -34,7 +37,8 @@ class Problem:
         model: ``make_net(**settings)`` or ``make_net(data, **settings)``, giving an ``nn.Module``; ``data`` then has
             ``features``, ``shape`` and ``outputs``.
         loss: a name (``cross_entropy``, ``binary_cross_entropy``, ``squared_error``, ``absolute_error``, ``huber``,
-            ``quantile``, ``poisson``), with its number where it takes one (``"huber:0.5"``, ``wp.Quantile(0.9)``), or a callable;
+            ``quantile``, ``poisson``, ``gaussian``, ``student_t``, ``gaussian_mixture``, ``quantiles``, ``ordinal``), with its
+            number where it takes one (``"huber:0.5"``, ``wp.Quantile(0.9)``), or a callable;
             see `wellposed.losses.per_example.Loss`. Of a torch cross-entropy with class weights and label smoothing the
             smoothing is weighed by the class of the example, as the recipe's is.
         data: `Data`, or ``(X, y)`` of which a fifth is then held out for validation.
@@ -87,7 +91,8 @@ class Problem:
     @cached_property
     def prepared(self) -> Prepared:
         """The data, split and encoded when first asked for."""
-        return self.data.prepare(self.loss.affine, self.loss.task)
+        found = self.data.prepare(self.loss.affine, self.loss.task)
+        return replace(found, outputs=self.loss.outputs_for(found.outputs))
 
     @property
     def measured_by(self) -> Any:
@@ -101,6 +106,14 @@ class Problem:
         target = self.prepared.target
         if found is None or target is None:
             return found
+        if isinstance(target, TargetColumns) and isinstance(found, OfDistribution):
+            if target.bent:
+                raise ProblemError(
+                    f"The metric {found.name!r} is of a distribution of the target itself, and here its logarithm or its levels "
+                    "are trained. Leave link= and levels= out, or take a metric of the prediction, such as mae."
+                )
+            scale, mean = (torch.tensor([getattr(c, part) for c in target.columns]) for part in ("scale", "mean"))
+            return in_own_terms(found, target.restored, partial(found.rescaled, scale=scale, shift=mean))
         if isinstance(target, TargetColumns):
             return in_own_terms(found, target.restored) if target.bent or found.in_units else found
         return in_target_units(found, target.scale, target.mean)
@@ -186,6 +199,8 @@ class Problem:
             targets = None if source is None else source.targets()
             try:
                 self.loss.check(outputs, target, targets)
+                if name == "training" and targets is not None and isinstance(self.loss.distribution, Density):
+                    self.loss.distribution.check_training(targets)
             except TargetError as error:
                 shape = f" and outputs {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else ""
                 raise TargetError(f"The loss {self.loss.name!r} does not fit the {name} rows{shape}: {error}") from None
