@@ -90,6 +90,7 @@ if TYPE_CHECKING:
     )
     from wellposed.penalties.conventions import translate_decay
     from wellposed.penalties.coupled import TiedGroups
+    from wellposed.penalties.divergence import KL, GaussianPrior, KLToStandardNormal, LaplacePrior, ScaleMixturePrior
     from wellposed.penalties.elementwise import L1, L2, ElasticNet, WeightedL1
     from wellposed.penalties.functional import ActivationL1, ActivationL2, Confidence, Consistency, Jacobian, LogitL2
     from wellposed.penalties.group import GroupL2, GroupMCP, SparseGroup
@@ -125,6 +126,7 @@ _PLACES = {
     "core.reading": ("reading_up_to",),
     "core.selectors": ("biases", "convs", "embeddings", "outputs", "inputs", "named", "norms", "weights"),
     "penalties.base": ("Constraint", "Context", "CoupledPenalty", "FunctionalPenalty", "Penalty", "Searched", "Term", "Traits"),
+    "penalties.divergence": ("GaussianPrior", "KL", "KLToStandardNormal", "LaplacePrior", "ScaleMixturePrior"),
     "penalties.elementwise": ("L1", "L2", "ElasticNet", "WeightedL1"),
     "penalties.nonconvex": ("L0", "MCP", "SCAD"),
     "penalties.reference": ("L1SP", "L2SP"),

@@ -35,7 +35,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from wellposed.core.checks import checked
 from wellposed.core.errors import RENAMED, InputError, SelectorError, described, did_you_mean, listed
 
-Role = Literal["weight", "bias", "norm", "embedding"]
+Role = Literal["weight", "bias", "norm", "embedding", "spread"]
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
@@ -89,11 +89,16 @@ def is_vector(tensor: Tensor) -> bool:
 def role_of(name: str, parameter: nn.Parameter, module: nn.Module) -> Role:
     """What a parameter does: a norm's gain and shift, an embedding's table, a bias, or a weight.
 
+    A module may say it of all its parameters, by an attribute ``role`` of its class: how widely weights spread that are
+    distributions. No selector but a name chooses those.
+
     A module that is no layer of torch's is judged by the shapes that it holds: one with vectors only scales and
     shifts (a norm, a layer scale), but for a lone ``bias``, and one beside matrices of modules inside (a graph layer's); a vector
     beside a matrix is added (a bias); ``(1, n, features)``, the same rows for
     every example, is a table of positions or tokens (an embedding).
     """
+    if getattr(type(module), "role", None) == "spread":
+        return "spread"
     if isinstance(module, NORMS):
         return "norm"
     if isinstance(module, EMBEDDINGS):
