@@ -390,7 +390,7 @@ SLOW = {
 """Calls that train several times: of the values that their annotations allow, none is tried."""
 GIVEN_BACK = {
     "BiasVariance", "Certificate", "Compressed", "Context", "ErrorBudget", "Finding", "Fork", "GapSplit", "LearningCurve", "Path",
-    "Price", "RangeTest", "Run", "Selection", "Study", "Term", "Verification",
+    "Predictive", "Price", "RangeTest", "Run", "Selection", "Study", "Term", "Verification",
     *(name for name in wp.__all__ if name.endswith("Error")),
     "Noise", "Constraint", "CoupledPenalty", "FunctionalPenalty", "Penalty", "Rule",  # to be written
     "Diagonal", "Log", "OptimizerMetric", "Searched", "Traits",  # what these give and declare

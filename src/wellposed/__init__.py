@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from wellposed._version import __version__
 
 if TYPE_CHECKING:
+    from wellposed.bayes.predictive import Predictive
     from wellposed.constraints.balls import L1Ball, L2Ball, LInfBall, MaxNorm, UnitNorm
     from wellposed.constraints.multiplier import NormBound
     from wellposed.constraints.patterns import Box, HalfSpace, NonNegative, Simplex, TopK
@@ -117,6 +118,7 @@ if TYPE_CHECKING:
     from wellposed.training.watch import Watch, watch
 
 _PLACES = {
+    "bayes.predictive": ("Predictive",),
     "integrations.keras": ("KerasWatch",),
     "integrations.lightning": ("LightningWatch",),
     "integrations.skorch": ("SkorchWatch",),
@@ -201,7 +203,7 @@ __all__ = [
     "GroupL2", "GroupMCP", "HalfSpace", "Hierarchical", "History", "Huber", "InputError", "Jacobian", "KerasWatch",
     "L1Ball", "L2Ball", "LInfBall", "LearningCurve", "LightningWatch", "Log", "LogitL2", "Lookahead", "ManifoldMixup",
     "MaxNorm", "Metric", "Noise", "NonNegative", "NormBound", "Nuclear", "OptimizerMetric", "Orthogonal",
-    "Orthogonality", "Path", "Penalty", "Poisson", "Price", "Problem", "ProblemError", "Quantile", "RangeTest",
+    "Orthogonality", "Path", "Penalty", "Poisson", "Predictive", "Price", "Problem", "ProblemError", "Quantile", "RangeTest",
     "Recipe", "RecipeError", "RowL21", "Rule", "Run", "Searched", "Selection", "SelectorError", "ShapeError", "Simplex",
     "SkorchWatch", "SparseGroup", "SpatialDropout", "Spectral", "SpectralBall", "StochasticDepth", "Study", "Term",
     "TiedGroups", "TopK", "TotalVariation", "TrainingError", "Traits", "TransformersWatch", "UnitNorm", "Verification",
