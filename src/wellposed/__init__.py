@@ -19,6 +19,7 @@ from wellposed._version import __version__
 
 if TYPE_CHECKING:
     from wellposed.bayes.predictive import Predictive
+    from wellposed.bayes.variational import bayesian, kl, mc_dropout, predictive
     from wellposed.constraints.balls import L1Ball, L2Ball, LInfBall, MaxNorm, UnitNorm
     from wellposed.constraints.multiplier import NormBound
     from wellposed.constraints.patterns import Box, HalfSpace, NonNegative, Simplex, TopK
@@ -123,6 +124,7 @@ _PLACES = {
     "integrations.lightning": ("LightningWatch",),
     "integrations.skorch": ("SkorchWatch",),
     "integrations.transformers": ("TransformersWatch",),
+    "bayes.variational": ("bayesian", "kl", "mc_dropout", "predictive"),
     "core.errors": ("CompositionError", "DataError", "InputError", "ProblemError", "RecipeError", "SelectorError",
         "ShapeError", "TrainingError", "WellposedError"),
     "core.reading": ("reading_up_to",),
@@ -196,23 +198,25 @@ _RENAMED = {"LogitNorm": "LogitL2", "heads": "outputs", "mixed": "mixed_targets"
 _WHERE = {name: place for place, names in _PLACES.items() for name in names}
 
 __all__ = [
-    "L0", "L1", "L1SP", "L2", "L2SP", "MCP", "SAM", "SCAD", "ActivationL1", "ActivationL2", "Average", "BiasVariance",
-    "Box", "Certificate", "CompositionError", "Compressed", "Confidence", "Consistency", "Constraint", "Context",
-    "CoupledPenalty", "Data", "DataError", "Diagonal", "DropConnect", "Dropout", "ElasticNet", "ErrorBudget",
-    "FeatureSelector", "Finding", "Fork", "FunctionalPenalty", "GapSplit", "GaussianDropout", "GradientNoise",
-    "GroupL2", "GroupMCP", "HalfSpace", "Hierarchical", "History", "Huber", "InputError", "Jacobian", "KerasWatch",
-    "L1Ball", "L2Ball", "LInfBall", "LearningCurve", "LightningWatch", "Log", "LogitL2", "Lookahead", "ManifoldMixup",
-    "MaxNorm", "Metric", "Noise", "NonNegative", "NormBound", "Nuclear", "OptimizerMetric", "Orthogonal",
-    "Orthogonality", "Path", "Penalty", "Poisson", "Predictive", "Price", "Problem", "ProblemError", "Quantile", "RangeTest",
-    "Recipe", "RecipeError", "RowL21", "Rule", "Run", "Searched", "Selection", "SelectorError", "ShapeError", "Simplex",
+    "KL", "L0", "L1", "L1SP", "L2", "L2SP", "MCP", "SAM", "SCAD", "ActivationL1", "ActivationL2", "Average",
+    "BiasVariance", "Box", "Certificate", "CompositionError", "Compressed", "Confidence", "Consistency", "Constraint",
+    "Context", "CoupledPenalty", "Data", "DataError", "Diagonal", "DropConnect", "Dropout", "ElasticNet", "ErrorBudget",
+    "FeatureSelector", "Finding", "Fork", "FunctionalPenalty", "GapSplit", "GaussianDropout", "GaussianPrior",
+    "GradientNoise", "GroupL2", "GroupMCP", "HalfSpace", "Hierarchical", "History", "Huber", "InputError", "Jacobian",
+    "KLToStandardNormal", "KerasWatch", "L1Ball", "L2Ball", "LInfBall", "LaplacePrior", "LearningCurve",
+    "LightningWatch", "Log", "LogitL2", "Lookahead", "ManifoldMixup", "MaxNorm", "Metric", "Noise", "NonNegative",
+    "NormBound", "Nuclear", "OptimizerMetric", "Orthogonal", "Orthogonality", "Path", "Penalty", "Poisson",
+    "Predictive", "Price", "Problem", "ProblemError", "Quantile", "RangeTest", "Recipe", "RecipeError", "RowL21",
+    "Rule", "Run", "ScaleMixturePrior", "Searched", "Selection", "SelectorError", "ShapeError", "Simplex",
     "SkorchWatch", "SparseGroup", "SpatialDropout", "Spectral", "SpectralBall", "StochasticDepth", "Study", "Term",
     "TiedGroups", "TopK", "TotalVariation", "TrainingError", "Traits", "TransformersWatch", "UnitNorm", "Verification",
-    "Watch", "WeightNoise", "WeightedL1", "WellposedError", "__version__", "audit", "bias_variance",
+    "Watch", "WeightNoise", "WeightedL1", "WellposedError", "__version__", "audit", "bayesian", "bias_variance",
     "bias_variance_path", "biases", "certify", "compare", "compress", "convs", "cutmix", "cutout", "decay_to",
     "diagnose", "diagnose_many", "embeddings", "error_budget", "fit", "fit_many", "fork", "gap_split", "improve",
-    "inputs", "learning_curve", "lr_range_test", "mixed_targets", "mixup", "mixup_or_cutmix", "named", "named_schedule",
-    "norms", "outputs", "perturb", "price", "ramp", "reading_up_to", "regularize", "report", "select", "settle",
-    "staircase", "stop_when_sure", "strength_path", "translate_decay", "verify", "watch", "weights",
+    "inputs", "kl", "learning_curve", "lr_range_test", "mc_dropout", "mixed_targets", "mixup", "mixup_or_cutmix",
+    "named", "named_schedule", "norms", "outputs", "perturb", "predictive", "price", "ramp", "reading_up_to",
+    "regularize", "report", "select", "settle", "staircase", "stop_when_sure", "strength_path", "translate_decay",
+    "verify", "watch", "weights",
 ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ wp.embeddings                    tables of tokens and positions, tied heads too
 wp.convs                         kernels of convolutions
 wp.inputs                        the first weight that the model registers
 wp.outputs                       the last weight that the model registers
+"distributions"                  what wp.bayesian has made a distribution of
 "encoder.*"                      a glob over parameter and module names, among wp.weights
 wp.named("encoder.norm.*")       a glob over any parameter
 nn.Linear                        a module type, among wp.weights
@@ -238,7 +239,22 @@ inputs = _role("inputs", "weight", slice(1))
 outputs = _role("outputs", "weight", slice(-1, None))
 convs = _role("convs", "weight", kinds=_ConvNd)
 
-ROLES: dict[str, Selector] = {s.text: s for s in (weights, biases, norms, embeddings, inputs, outputs, convs)}
+distributions = Selector(
+    "distributions",
+    lambda found: [leaf for leaf in found if leaf.name.rpartition(".")[2] in _drawn_by(leaf.module)],
+    "distributions",
+)
+"""Weights that are distributions (`wellposed.bayesian`), whatever their role: those that their layer's posterior names."""
+
+
+def _drawn_by(module: nn.Module) -> Iterable[str]:
+    posterior = getattr(module, "posterior", None)
+    return posterior.sites if getattr(type(posterior), "role", None) == "spread" else ()  # type: ignore[union-attr, no-any-return]
+
+
+ROLES: dict[str, Selector] = {
+    s.text: s for s in (weights, biases, norms, embeddings, inputs, outputs, convs, distributions)
+}
 
 
 @checked
