@@ -280,3 +280,96 @@ def _net() -> nn.Module:
 def test_what_is_refused(wrong: Callable[[], object], error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         wrong()
+
+
+def test_ivon_takes_the_step_of_the_paper() -> None:
+    """Three steps of two draws each, by the equations as they are printed, in float64."""
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 1, bias=False).double()
+    x, y, rows, std, lr, start, (b1, b2) = X.double(), Y.double(), 90, 0.7, 0.2, 0.5, (0.8, 0.9)
+    d = 1 / (rows * std**2)
+    optimizer = wp.IVON(layer.parameters(), lr, rows=rows, prior=wp.GaussianPrior(std), start=start, betas=(b1, b2))
+    m, g, h = layer.weight.detach().clone(), torch.zeros(1, 4).double(), torch.full((1, 4), start).double()
+    for t in range(1, 4):
+        spread, gradients, hessians = (rows * (h + d)).rsqrt(), [], []
+        optimizer.zero_grad()
+        for _ in range(2):
+            with optimizer.sampled():
+                w = layer.weight.detach().clone()
+                (layer(x) - y).square().mean().backward()
+            grad = 2 * ((x @ w.T - y) * x).mean(0, keepdim=True)
+            gradients.append(grad)
+            hessians.append(grad * (w - m) / spread**2)
+            assert torch.equal(layer.weight.detach(), m)
+        optimizer.step()
+        grad, f = sum(gradients) / 2, sum(hessians) / 2
+        g = b1 * g + (1 - b1) * grad
+        h = b2 * h + (1 - b2) * f + 0.5 * (1 - b2) ** 2 * (h - f) ** 2 / (h + d)
+        m = m - lr * (start + d) * (g / (1 - b1**t) + d * m) / (h + d)
+        torch.testing.assert_close(layer.weight.detach(), m, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(optimizer.state[layer.weight]["curvature"], h, rtol=1e-12, atol=1e-14)
+        m = layer.weight.detach().clone()
+
+
+def test_ivon_finds_the_exact_posterior_and_goes_on_from_a_checkpoint() -> None:
+    """Of the linear model above; a training that is saved half-way and loaded ends with the same bits."""
+
+    def train(steps: tuple[int, ...]) -> tuple[nn.Linear, wp.IVON]:
+        torch.manual_seed(0)
+        kept: Any = None
+        for part in steps:
+            net = nn.Linear(4, 1, bias=False)
+            prior = wp.GaussianPrior(1.0)
+            optimizer = wp.IVON(net.parameters(), 0.05, rows=90, prior=prior, betas=(0.9, 0.995))
+            if kept:
+                net.load_state_dict(kept[0])
+                optimizer.load_state_dict(kept[1])
+            for _ in range(part):
+                for group in optimizer.param_groups:
+                    group["lr"] = 0.05 * (1 - group["steps"] / 500)
+                optimizer.zero_grad()
+                with optimizer.sampled():
+                    ((net(X) - Y).square().mean() / (2 * 0.5**2)).backward()
+                optimizer.step()
+            kept = copy.deepcopy((net.state_dict(), optimizer.state_dict()))
+        return net, optimizer
+
+    net, optimizer = train((500,))
+    again, _ = train((200, 300))
+    assert equal(net, again)
+    x, y = X.double(), Y.double()
+    precision = x.T @ x / 0.5**2 + torch.eye(4).double()
+    mean = torch.linalg.solve(precision, x.T @ y / 0.5**2).T
+    torch.testing.assert_close(net.weight.detach().double(), mean, rtol=0.02, atol=0.02)
+    spread = (90 * (optimizer.state[net.weight]["curvature"] + 1 / 90)).rsqrt()
+    torch.testing.assert_close(spread[0].double(), precision.diagonal().rsqrt(), rtol=0.1, atol=0.0)
+    found = wp.predictive(net, X, samples=300, noise_std=0.5, drawn_by=optimizer)
+    wanted = ((x.square() @ spread[0].double().square()) + 0.25).sqrt()
+    torch.testing.assert_close(found.std, wanted, rtol=0.05, atol=0.0)
+
+
+def test_ivon_draws_normal_numbers_for_networks_larger_than_its_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws that take the pool again are normal and uncorrelated with those before, over steps."""
+    from wellposed.bayes import ivon
+
+    monkeypatch.setattr(ivon, "POOL", 64)
+    monkeypatch.setattr(ivon, "PIECE", 32)
+    w = nn.Parameter(torch.zeros(150))
+    optimizer = wp.IVON([w], rows=1, prior=wp.GaussianPrior(1.0), start=1e-6)
+    draws = []
+    for seed in range(3000):
+        with optimizer.sampled(seed):
+            draws.append(w.detach().clone())
+    z = torch.stack(draws)
+    assert float(z.mean()) == pytest.approx(0.0, abs=0.01) and float(z.std()) == pytest.approx(1.0, rel=0.01)
+    assert float((torch.corrcoef(z.T) - torch.eye(150)).abs().max()) < 0.1
+
+
+def test_ivon_needs_a_draw() -> None:
+    net = nn.Linear(4, 1)
+    optimizer = wp.IVON(net.parameters(), rows=9, prior=wp.GaussianPrior(1.0))
+    net(X).sum().backward()
+    with pytest.raises(InputError, match="none were drawn"):
+        optimizer.step()
+    with pytest.raises(wp.CompositionError, match="decayed twice"):
+        wp.regularize(optimizer, net, [wp.L2(0.1).on()])

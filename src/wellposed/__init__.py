@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from wellposed._version import __version__
 
 if TYPE_CHECKING:
+    from wellposed.bayes.ivon import IVON
     from wellposed.bayes.predictive import Predictive
     from wellposed.bayes.variational import bayesian, kl, mc_dropout, predictive
     from wellposed.constraints.balls import L1Ball, L2Ball, LInfBall, MaxNorm, UnitNorm
@@ -124,6 +125,7 @@ _PLACES = {
     "integrations.lightning": ("LightningWatch",),
     "integrations.skorch": ("SkorchWatch",),
     "integrations.transformers": ("TransformersWatch",),
+    "bayes.ivon": ("IVON",),
     "bayes.variational": ("bayesian", "kl", "mc_dropout", "predictive"),
     "core.errors": ("CompositionError", "DataError", "InputError", "ProblemError", "RecipeError", "SelectorError",
         "ShapeError", "TrainingError", "WellposedError"),
@@ -198,7 +200,7 @@ _RENAMED = {"LogitNorm": "LogitL2", "heads": "outputs", "mixed": "mixed_targets"
 _WHERE = {name: place for place, names in _PLACES.items() for name in names}
 
 __all__ = [
-    "KL", "L0", "L1", "L1SP", "L2", "L2SP", "MCP", "SAM", "SCAD", "ActivationL1", "ActivationL2", "Average",
+    "IVON", "KL", "L0", "L1", "L1SP", "L2", "L2SP", "MCP", "SAM", "SCAD", "ActivationL1", "ActivationL2", "Average",
     "BiasVariance", "Box", "Certificate", "CompositionError", "Compressed", "Confidence", "Consistency", "Constraint",
     "Context", "CoupledPenalty", "Data", "DataError", "Diagonal", "DropConnect", "Dropout", "ElasticNet", "ErrorBudget",
     "FeatureSelector", "Finding", "Fork", "FunctionalPenalty", "GapSplit", "GaussianDropout", "GaussianPrior",

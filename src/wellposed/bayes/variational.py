@@ -14,16 +14,18 @@ from __future__ import annotations
 
 import copy
 import math
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wellposed.bayes.ivon import IVON
 from wellposed.bayes.predictive import Predictive, PredictiveClasses, PredictiveNumbers
 from wellposed.core.checks import Count, Positive, Seed, checked
 from wellposed.core.errors import InputError
+from wellposed.core.random import stream_seed
 from wellposed.core.selectors import Leaf, leaves, select, unwrap_model, weights
 from wellposed.noise.activations import Draws, draws_of, dropped, move_noise, normal_like
 from wellposed.noise.places import inside_attention, owners, refresh_recurrent
@@ -305,9 +307,9 @@ def _refuse_drawing(net: nn.Module) -> None:
 
 @checked
 def predictive(
-    net: nn.Module, X: Any, samples: Count = 30, seed: Seed = 0, *, noise_std: Any = None
+    net: nn.Module, X: Any, samples: Count = 30, seed: Seed = 0, *, noise_std: Any = None, drawn_by: IVON | None = None
 ) -> Predictive:
-    """What a `bayesian` or `mc_dropout` network answers for new rows: the mixture over draws of its weights.
+    """What a network whose weights or dropout are drawn answers for new rows: the mixture over draws.
 
     All else is in evaluation mode, and everything is left as it was. Equal seeds give equal answers.
 
@@ -316,6 +318,8 @@ def predictive(
         samples: >= 1, draws.
         noise_std: of numbers, the standard deviation of the targets around the network's output, in the targets' units: a number
             or one for each output. None: outputs are logits of classes; a single one is that of class 1 of two.
+        drawn_by: the optimizer that learned the posterior of the weights, if one did; else the network is one of `bayesian` or
+            `mc_dropout`.
     Raises:
         InputError: the network draws nothing.
     Example:
@@ -326,17 +330,21 @@ def predictive(
         (torch.Size([3]), True)
     """
     sources = draws_of(net)
-    if not sources:
+    if not sources and drawn_by is None:
         raise InputError(
-            "This network draws nothing, so that all samples would be one. Train net = wp.bayesian(net, prior=...), or give "
-            "wp.mc_dropout(net)."
+            "This network draws nothing, so that all samples would be one. Train net = wp.bayesian(net, prior=...), give "
+            "wp.mc_dropout(net), or drawn_by= the optimizer wp.IVON that trained it."
         )
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
     X = X if isinstance(X, Tensor) else torch.as_tensor(X, dtype=next(net.parameters()).dtype)
     with evaluating(net), ExitStack() as stack:
         for draws in sources:
             stack.enter_context(draws.apart(seed, sampling=True))
-        outputs = torch.stack([net(X.to(device)) for _ in range(samples)]).double().cpu()
+        found = []
+        for i in range(samples):
+            with nullcontext() if drawn_by is None else drawn_by.sampled(stream_seed(seed, i)):
+                found.append(net(X.to(device)))
+    outputs = torch.stack(found).double().cpu()
     if noise_std is not None:
         return PredictiveNumbers.mixture(outputs, noise_std)
     outputs = outputs[..., None] if outputs.ndim == 2 else outputs
