@@ -198,7 +198,9 @@ def test_predictive_samples() -> None:
     found = wp.predictive(net, X, samples=40, seed=2)
     assert torch.equal(found.mean, wp.predictive(net, X.numpy(), samples=40, seed=2).mean)
     assert not torch.equal(found.mean, wp.predictive(net, X, samples=40, seed=3).mean)
-    assert found.mean.shape == (90, 3) and net.training and draws_of(net)[0].step == 0
+    assert found.mean.shape == (90, 3)
+    assert net.training
+    assert draws_of(net)[0].step == 0
     # One linear layer of spread s: the answers' variance is s^2 |x|^2, and the noise is added to it.
     line = wp.bayesian(nn.Linear(4, 1), PRIOR, spread=0.5).eval()
     numbers = wp.predictive(line, X, samples=1000, noise_std=0.1)
@@ -213,12 +215,16 @@ def test_mc_dropout_is_dropout_in_evaluation_too() -> None:
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Linear(4, 64), nn.Dropout(0.5), nn.Linear(64, 1)).eval()
     net = wp.mc_dropout(plain, seed=1)
-    assert isinstance(net[1], KeptDropout) and type(plain[1]) is nn.Dropout
-    assert not net.training and not torch.equal(net(X), net(X))
+    assert isinstance(net[1], KeptDropout)
+    assert type(plain[1]) is nn.Dropout
+    assert not net.training
+    assert not torch.equal(net(X), net(X))
     assert torch.equal(wp.mc_dropout(plain, seed=1)(X), wp.mc_dropout(plain, seed=1)(X))
     found = wp.predictive(net, X, samples=800, noise_std=0.1)
     hidden, out = plain[0](X).detach().double(), plain[2].weight.detach().double()
-    wanted = ((hidden * out).square().sum(1) + 0.01).sqrt()  # a unit that is 0 or doubled has the variance of its square
+    wanted = (
+        (hidden * out).square().sum(1) + 0.01
+    ).sqrt()  # a unit that is 0 or doubled has the variance of its square
     torch.testing.assert_close(found.std, wanted, rtol=0.15, atol=0.0)
     torch.testing.assert_close(found.mean, plain(X).detach().double().squeeze(1), rtol=0, atol=0.2)
 
@@ -245,7 +251,10 @@ def test_concrete_dropout_learns_how_much_to_drop() -> None:
     # Each input is 0 or 1/(1-p): a variance of p/(1-p), a little less as the mask is relaxed.
     assert 0.75 * 400 * 3 / 7 < float(outs.var()) < 1.05 * 400 * 3 / 7
     rates = {}
-    for name, target in (("of use", Y), ("of none", 0.5 * torch.randn(90, 1, generator=torch.Generator().manual_seed(3)))):
+    for name, target in (
+        ("of use", Y),
+        ("of none", 0.5 * torch.randn(90, 1, generator=torch.Generator().manual_seed(3))),
+    ):
         torch.manual_seed(0)
         net = wp.bayesian(nn.Linear(4, 1), wp.GaussianPrior(1.0), family="dropout", spread=0.2).train()
         optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
@@ -268,13 +277,21 @@ def _net() -> nn.Module:
         (lambda: wp.bayesian(wp.bayesian(_net(), PRIOR), PRIOR), InputError, "Bayesian already"),
         (lambda: wp.mc_dropout(wp.bayesian(_net(), PRIOR)), InputError, "Bayesian already"),
         (lambda: wp.bayesian(nn.LazyLinear(2), PRIOR), InputError, "needs a shape"),
-        (lambda: wp.bayesian(_net(), PRIOR, family="dropout", on=wp.norms), InputError, "no inputs that could be dropped"),
+        (
+            lambda: wp.bayesian(_net(), PRIOR, family="dropout", on=wp.norms),
+            InputError,
+            "no inputs that could be dropped",
+        ),
         (lambda: wp.bayesian(_net(), wp.LaplacePrior(1.0), family="dropout"), InputError, "needs a wp.GaussianPrior"),
         (lambda: wp.bayesian(_net(), PRIOR, family="cauchy"), InputError, "family"),  # type: ignore[arg-type]
         (lambda: wp.kl(_net()), InputError, "no divergence from a prior"),
         (lambda: wp.mc_dropout(_net()), InputError, "no dropout layer that drops"),
         (lambda: wp.predictive(_net(), X), InputError, "draws nothing"),
-        (lambda: wp.bayesian(nn.utils.parametrizations.weight_norm(nn.Linear(4, 2)), PRIOR), InputError, "parametrized"),
+        (
+            lambda: wp.bayesian(nn.utils.parametrizations.weight_norm(nn.Linear(4, 2)), PRIOR),
+            InputError,
+            "parametrized",
+        ),
     ],
 )
 def test_what_is_refused(wrong: Callable[[], object], error: type[Exception], says: str) -> None:
@@ -361,7 +378,8 @@ def test_ivon_draws_normal_numbers_for_networks_larger_than_its_pool(monkeypatch
         with optimizer.sampled(seed):
             draws.append(w.detach().clone())
     z = torch.stack(draws)
-    assert float(z.mean()) == pytest.approx(0.0, abs=0.01) and float(z.std()) == pytest.approx(1.0, rel=0.01)
+    assert float(z.mean()) == pytest.approx(0.0, abs=0.01)
+    assert float(z.std()) == pytest.approx(1.0, rel=0.01)
     assert float((torch.corrcoef(z.T) - torch.eye(150)).abs().max()) < 0.1
 
 

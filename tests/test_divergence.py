@@ -11,7 +11,7 @@ from torch import Tensor, distributions, nn
 
 import wellposed as wp
 from wellposed.core.errors import CompositionError, InputError, ShapeError
-from wellposed.penalties.divergence import FAMILIES, KL, DroppedInputs, Family, Prior, Weights
+from wellposed.penalties.divergence import FAMILIES, KL, DroppedInputs, Prior, Weights
 
 PRIORS: dict[str, Prior] = {
     "gaussian": wp.GaussianPrior(0.7),
@@ -130,7 +130,9 @@ def test_activations_against_the_standard_normal(shape: tuple[int, ...]) -> None
     optimizer = wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, [wp.KLToStandardNormal(0.5).on("code")])
     net(x.clone().requires_grad_())
     mean, log_variance = x.chunk(2, dim=1)
-    wanted = distributions.kl_divergence(distributions.Normal(mean, (log_variance / 2).exp()), distributions.Normal(0.0, 1.0))
+    wanted = distributions.kl_divergence(
+        distributions.Normal(mean, (log_variance / 2).exp()), distributions.Normal(0.0, 1.0)
+    )
     assert float(optimizer.penalty().detach()) == pytest.approx(0.5 * float(wanted.sum() / len(x)), rel=1e-12)
     charge = wp.KLToStandardNormal(1.0, free=0.5)
     dimensions = wanted.mean(0)
@@ -178,9 +180,7 @@ def test_the_term_stands_where_terms_stand() -> None:
     net = _bayesian()
     optimizer = _regularized(net, wp.KL(rows=50).on(schedule=wp.ramp(10)))
     charged = {row.parameter: row.term for row in optimizer.audit().rows if row.term != "-"}
-    assert charged == {
-        f"{i}.{name}": "KL(rows=50)" for i in (0, 1) for name in ("weight", "posterior.weight")
-    }
+    assert charged == {f"{i}.{name}": "KL(rows=50)" for i in (0, 1) for name in ("weight", "posterior.weight")}
     (value,) = optimizer.values().values()
     assert value == pytest.approx(float(wp.kl(net).detach()) / 50 * wp.ramp(10)(0), rel=1e-5)
     recipe = wp.Recipe(terms=[wp.KL(rows=50, strength=0.5, free=0.1).on()])

@@ -27,8 +27,8 @@ from wellposed.diagnosis import row_checks as measure
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.diagnose import rules
 from wellposed.diagnosis.rules import (
-    codes,
     batch_norm,
+    codes,
     decayed_norms,
     gradient_flow,
     input_scales,

@@ -59,7 +59,8 @@ class KLTheOtherWayRound(KL):
     """``KL(p || q)`` of Gaussians."""
 
     def value(self, w: Tensor) -> Tensor:
-        assert self.q is not None and isinstance(self.q.prior, GaussianPrior)
+        assert self.q is not None
+        assert isinstance(self.q.prior, GaussianPrior)
         ratio = self.q.prior.std / math.exp(float(self.q.log_scale))
         square = (w / math.exp(float(self.q.log_scale))).square()
         return self.factor * (0.5 * (square + ratio**2 - 1) - math.log(ratio)).sum()

@@ -85,7 +85,9 @@ class IVON(Optimizer):
         seed: Seed = 0,
     ) -> None:
         decay = 1.0 / (rows * prior.std**2)
-        super().__init__(params, {"lr": lr, "rows": rows, "weight_decay": decay, "start": start, "betas": betas, "steps": 0})
+        super().__init__(
+            params, {"lr": lr, "rows": rows, "weight_decay": decay, "start": start, "betas": betas, "steps": 0}
+        )
         self.seed = seed
         self._room: dict[Tensor, Tensor] = {}
         """Where the means are while the weights are a draw: memory that is used again at every step."""
@@ -101,7 +103,10 @@ class IVON(Optimizer):
             for w in group["params"]:
                 if w.requires_grad:
                     if not self.state[w]:
-                        self.state[w] = {"momentum": torch.zeros_like(w), "curvature": torch.full_like(w, group["start"])}
+                        self.state[w] = {
+                            "momentum": torch.zeros_like(w),
+                            "curvature": torch.full_like(w, group["start"]),
+                        }
                     yield group, w
 
     @contextmanager
@@ -197,7 +202,9 @@ class _Noise:
         return found if self.sign > 0 else -found
 
 
-def _move(w: Tensor, gradient: Tensor, products: Tensor, state: dict[str, Tensor], group: dict[str, Any], count: int) -> None:
+def _move(
+    w: Tensor, gradient: Tensor, products: Tensor, state: dict[str, Tensor], group: dict[str, Any], count: int
+) -> None:
     """One step of mean, momentum and curvature from sums over ``count`` draws of gradients, and of gradients times distances."""
     (beta1, beta2), decay = group["betas"], group["weight_decay"]
     debias = 1.0 - beta1 ** group["steps"]

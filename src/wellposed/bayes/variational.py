@@ -109,8 +109,8 @@ def bayesian(
             caller = callers.get(owner, owner)
             if family == "dropout" and not (isinstance(owner, LOCAL) and name == "weight" and caller is owner):
                 raise InputError(
-                    f"{site!r} has no inputs that could be dropped: family=\"dropout\" is for weights of linear and "
-                    "convolutional layers. Select those, on=nn.Linear, or take family=\"gaussian\"."
+                    f'{site!r} has no inputs that could be dropped: family="dropout" is for weights of linear and '
+                    'convolutional layers. Select those, on=nn.Linear, or take family="gaussian".'
                 )
             _posterior(owner, prior, family, draws).register_parameter(name, beside)
             _posterior(owner, prior, family, draws).sites[name] = site
@@ -176,9 +176,11 @@ def _before(caller: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
 
 
 def _concrete(owner: nn.Module, posterior: DropoutPosterior, x: Tensor) -> Tensor:
-    """``x_j (1 - z_j)/(1 - p)`` with ``z = sigmoid((logit p + logit u)/0.1)``, u uniform: a relaxed dropout with a gradient for p."""
+    """``x_j (1 - z_j)/(1 - p)``, ``z = sigmoid((logit p + logit u)/0.1)``, u uniform: dropout with a gradient for p."""
     logit, site = posterior.get_parameter("weight"), posterior.sites["weight"]
-    shape = x.shape if isinstance(owner, nn.Linear) else (*x.shape[: 2 - owner.weight.ndim], *[1] * (owner.weight.ndim - 2))
+    shape = (
+        x.shape if isinstance(owner, nn.Linear) else (*x.shape[: 2 - owner.weight.ndim], *[1] * (owner.weight.ndim - 2))
+    )
     u = torch.rand(shape, generator=posterior.draws.source("dropout", site), dtype=torch.float64).clamp(1e-7, 1 - 1e-7)
     z = torch.sigmoid((logit + move_noise(x, torch.logit(u))) / RELAXED)
     return x * (1.0 - z) / torch.sigmoid(-logit)
@@ -195,7 +197,11 @@ def _after(caller: nn.Module, args: tuple[Any, ...], named: dict[str, Any], outp
                 continue
             x = args[0] if args else named["input"]
             spread = torch.exp(2.0 * posterior.get_parameter("weight"))
-            variance = F.linear(x.square(), spread) if isinstance(owner, nn.Linear) else owner._conv_forward(x.square(), spread, None)
+            variance = (
+                F.linear(x.square(), spread)
+                if isinstance(owner, nn.Linear)
+                else owner._conv_forward(x.square(), spread, None)
+            )
             std = (variance + FLAT).sqrt()
             output = output + std * normal_like(std, posterior.draws.source("weights", posterior.sites["weight"]))
     return output
@@ -288,8 +294,8 @@ def mc_dropout(net: nn.Module, seed: Seed = 0) -> nn.Module:
     found = [(name, layer) for name, layer in net.named_modules() if type(layer) in KEPT]
     if not any(layer.p for _, layer in found):
         raise InputError(
-            "The network has no dropout layer that drops anything, so that all draws would be one. Add nn.Dropout(0.1), or make its "
-            "weights distributions: wp.bayesian."
+            "The network has no dropout layer that drops anything, so that all draws would be one. Add nn.Dropout(0.1), or "
+            "make its weights distributions: wp.bayesian."
         )
     for name, layer in found:
         layer.__class__ = KEPT[type(layer)]

@@ -47,7 +47,12 @@ class Code:
 
 
 def codes_of(
-    model: nn.Module, terms: Sequence[Term], steps: int, predict: Predict, loss: Loss, batches: Sequence[RowsWithTargets]
+    model: nn.Module,
+    terms: Sequence[Term],
+    steps: int,
+    predict: Predict,
+    loss: Loss,
+    batches: Sequence[RowsWithTargets],
 ) -> tuple[Code, ...]:
     """The codes that terms charge; none where there is no such term.
 
@@ -73,7 +78,12 @@ def codes_of(
 
 
 def _losses(
-    model: nn.Module, module: nn.Module, hook: Callable[..., Any], predict: Predict, loss: Loss, batches: Sequence[RowsWithTargets]
+    model: nn.Module,
+    module: nn.Module,
+    hook: Callable[..., Any],
+    predict: Predict,
+    loss: Loss,
+    batches: Sequence[RowsWithTargets],
 ) -> Tensor:
     """The mean loss of each batch, under the same draws, with a hook behind a module."""
     handle = module.register_forward_hook(hook)

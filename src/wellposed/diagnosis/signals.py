@@ -218,9 +218,7 @@ def _of_run(run: Run) -> Signals:
         found,
         charges=_charges_of(run.model, _optimizer_of(run), [steps * lr for lr in run.history["lr"]], {}),
         toll=seen.toll(run.model, kept, last, run.recipe.optimizer.settings.get("weight_decay") or 0.0),
-        codes=seen.codes(
-            run.model, run.recipe.build_terms(steps * run.recipe.epochs), steps * len(run.history), kept
-        ),
+        codes=seen.codes(run.model, run.recipe.build_terms(steps * run.recipe.epochs), steps * len(run.history), kept),
         missing=tuple(seen.missing),
     )
 

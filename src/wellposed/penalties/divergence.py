@@ -32,6 +32,7 @@ from wellposed.penalties.functional import OfActivations
 
 Source = Callable[[], torch.Generator]
 """Gives the generator that a sampled energy draws from now."""
+NARROW = math.exp(-6)
 HALVINGS = 80
 """Of the interval that holds a proximal step: more than the 53 bits of a double."""
 
@@ -186,7 +187,7 @@ class ScaleMixturePrior(Prior):
 
     share: Annotated[float, Within(0, 1, open="both")] = 0.5
     wide: Positive = 1.0
-    narrow: Positive = math.exp(-6)
+    narrow: Positive = NARROW
 
     def log_density(self, w: Tensor) -> Tensor:
         wide, narrow = GaussianPrior(self.wide).log_density(w), GaussianPrior(self.narrow).log_density(w)
@@ -205,7 +206,7 @@ class Weights:
 
     prior: Prior
     family: Family = GAUSSIAN
-    log_scale: Tensor | float = math.log(0.1)
+    log_scale: Tensor | float = 0.0
     source: Source = field(default=lambda: torch.Generator().manual_seed(0), repr=False)
     samples: int = 1
 

@@ -28,8 +28,8 @@ class PosteriorCollapse(Inside):
     explains = ("not_learning",)
     EMPTY, MOST, IGNORED, WARM, MOVING = 0.01, 0.5, 0.02, 0.5, 0.1
     LEVER = (
-        "let the strength of the divergence rise from 0 over the first tenth of training, leave each dimension some free nats, lower "
-        "the strength (beta), or make the decoder weaker"
+        "let the strength of the divergence rise from 0 over the first tenth of training, leave each dimension some free nats, "
+        "lower the strength (beta), or make the decoder weaker"
     )
 
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
