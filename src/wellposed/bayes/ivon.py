@@ -215,7 +215,7 @@ def _move(
         less = f.mul_(precision).mul_(-group["rows"] / count).add_(h)  # h - f
         bend = (less / precision).mul_(0.5 * (1.0 - beta2)).sub_(1.0)
         h.addcmul_(less, bend, value=1.0 - beta2)
-        m.addcdiv_(torch.add(g, m, alpha=decay * debias), torch.add(h, decay, out=precision), value=-rate)
+        m.addcdiv_(torch.add(g, m, alpha=decay * debias, out=bend), torch.add(h, decay, out=precision), value=-rate)
 
 
 def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -223,4 +223,4 @@ def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     whole = tensors[0].device.type != "cpu" or not all(x.is_contiguous() for x in tensors)
     if whole or tensors[0].numel() <= PIECE:
         return iter([tensors])
-    return zip(*(x.view(-1).split(PIECE) for x in tensors), strict=True)
+    return zip(*(torch.split(x.view(-1), PIECE) for x in tensors), strict=True)

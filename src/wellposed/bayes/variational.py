@@ -116,7 +116,7 @@ def bayesian(
             _posterior(owner, prior, family, draws).sites[name] = site
             hooked[caller] = None
     for caller in hooked:
-        caller.register_forward_pre_hook(_before)
+        caller.register_forward_pre_hook(_before, with_kwargs=True)
         caller.register_forward_hook(_after, with_kwargs=True, always_call=True)
     net.register_forward_pre_hook(draws.begin, prepend=True)
     return net
@@ -158,11 +158,11 @@ def _is_local(owner: nn.Module, posterior: Posterior, caller: nn.Module) -> bool
     return caller is owner and isinstance(owner, LOCAL) and posterior.family.name == GAUSSIAN.name
 
 
-def _before(caller: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+def _before(caller: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any] | None:
     """Drop inputs, or let drawn weights hide the means for one call; they stay where they are, in ``parameters()``."""
     for owner, posterior in _drawing(caller):
         if isinstance(posterior, DropoutPosterior):
-            return (_concrete(owner, posterior, args[0]), *args[1:])
+            return (_concrete(owner, posterior, args[0] if args else named["input"]),), {}
         for name, site in posterior.sites.items():
             if name == "weight" and _is_local(owner, posterior, caller):
                 continue
@@ -178,9 +178,8 @@ def _before(caller: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
 def _concrete(owner: nn.Module, posterior: DropoutPosterior, x: Tensor) -> Tensor:
     """``x_j (1 - z_j)/(1 - p)``, ``z = sigmoid((logit p + logit u)/0.1)``, u uniform: dropout with a gradient for p."""
     logit, site = posterior.get_parameter("weight"), posterior.sites["weight"]
-    shape = (
-        x.shape if isinstance(owner, nn.Linear) else (*x.shape[: 2 - owner.weight.ndim], *[1] * (owner.weight.ndim - 2))
-    )
+    places = owner.get_parameter("weight").ndim - 2  # axes of a picture, along which a channel is dropped as a whole
+    shape = (*x.shape[: x.ndim - places], *[1] * places)
     u = torch.rand(shape, generator=posterior.draws.source("dropout", site), dtype=torch.float64).clamp(1e-7, 1 - 1e-7)
     z = torch.sigmoid((logit + move_noise(x, torch.logit(u))) / RELAXED)
     return x * (1.0 - z) / torch.sigmoid(-logit)
@@ -197,11 +196,9 @@ def _after(caller: nn.Module, args: tuple[Any, ...], named: dict[str, Any], outp
                 continue
             x = args[0] if args else named["input"]
             spread = torch.exp(2.0 * posterior.get_parameter("weight"))
-            variance = (
-                F.linear(x.square(), spread)
-                if isinstance(owner, nn.Linear)
-                else owner._conv_forward(x.square(), spread, None)
-            )
+            local: Any = owner
+            linear = isinstance(owner, nn.Linear)
+            variance = F.linear(x.square(), spread) if linear else local._conv_forward(x.square(), spread, None)
             std = (variance + FLAT).sqrt()
             output = output + std * normal_like(std, posterior.draws.source("weights", posterior.sites["weight"]))
     return output
@@ -299,7 +296,7 @@ def mc_dropout(net: nn.Module, seed: Seed = 0) -> nn.Module:
         )
     for name, layer in found:
         layer.__class__ = KEPT[type(layer)]
-        layer.draws, layer.site = draws, name  # type: ignore[assignment]
+        layer.draws, layer.site = draws, name
     net.register_forward_pre_hook(draws.begin, prepend=True)
     return net
 

@@ -248,8 +248,8 @@ distributions = Selector(
 
 
 def _drawn_by(module: nn.Module) -> Iterable[str]:
-    posterior = getattr(module, "posterior", None)
-    return posterior.sites if getattr(type(posterior), "role", None) == "spread" else ()  # type: ignore[union-attr, no-any-return]
+    posterior: Any = getattr(module, "posterior", None)
+    return posterior.sites if getattr(type(posterior), "role", None) == "spread" else ()
 
 
 ROLES: dict[str, Selector] = {

@@ -273,11 +273,16 @@ class DroppedInputs(Weights):
         return 0.5 * mean * self.slope(mean) + (math.log(2.0) - entropy) * (self.inputs / max(1, mean.numel()))
 
     def slope(self, mean: Tensor) -> Tensor:
-        return mean / self.kept.to(mean) / self.prior.std**2  # type: ignore[attr-defined]
+        return mean / (self.kept.to(mean) * self._variance)
 
     @property
     def curvature(self) -> float:
-        return float(1.0 / self.kept / self.prior.std**2)  # type: ignore[attr-defined]
+        return 1.0 / (float(self.kept.detach()) * self._variance)
+
+    @property
+    def _variance(self) -> float:
+        assert isinstance(self.prior, GaussianPrior)
+        return self.prior.std**2
 
 
 class Posterior(nn.Module):
@@ -318,8 +323,10 @@ class DropoutPosterior(Posterior):
 
 def posterior_of(leaf: Leaf, samples: int = 1) -> Weights | None:
     """The distribution of a parameter; None where it is a number."""
-    known = distributions.choose([leaf])
-    return leaf.module.posterior.of(leaf.name.rpartition(".")[2], samples) if known else None
+    posterior = getattr(leaf.module, "posterior", None)
+    if not isinstance(posterior, Posterior) or not distributions.choose([leaf]):
+        return None
+    return posterior.of(leaf.name.rpartition(".")[2], samples)
 
 
 @checked
@@ -328,7 +335,8 @@ class KL(Penalty):
     """``strength * KL(q || p) / rows``: what the weights of a `wellposed.bayesian` network cost, in nats for each training row.
 
     Added to the mean negative log-likelihood of a row it makes the negative evidence lower bound, divided by ``rows``. In closed
-    form for Gaussian and Laplace pairs, from draws elsewhere.
+    form for Gaussian and Laplace pairs, from draws elsewhere. Squared error is ``2 s^2`` times such a likelihood, of targets with
+    noise of standard deviation s: there ``strength = 2 s^2`` is the bound.
 
     Args:
         rows: m >= 1, training rows: the likelihood is a sum over them, and the mean loss is that sum divided by m.
