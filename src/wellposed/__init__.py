@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from wellposed.bayes.calibration import Calibration, calibration
     from wellposed.bayes.calibrators import calibrate, conformal
     from wellposed.bayes.heads import crps_of_samples, distribution_of
+    from wellposed.bayes.ivon import IVON
     from wellposed.bayes.predictive import Predictive
     from wellposed.bayes.selective import risk_coverage
+    from wellposed.bayes.variational import bayesian, kl, mc_dropout, predictive
     from wellposed.constraints.balls import L1Ball, L2Ball, LInfBall, MaxNorm, UnitNorm
     from wellposed.constraints.multiplier import NormBound
     from wellposed.constraints.patterns import Box, HalfSpace, NonNegative, Simplex, TopK
@@ -96,6 +98,7 @@ if TYPE_CHECKING:
     )
     from wellposed.penalties.conventions import translate_decay
     from wellposed.penalties.coupled import TiedGroups
+    from wellposed.penalties.divergence import KL, GaussianPrior, KLToStandardNormal, LaplacePrior, ScaleMixturePrior
     from wellposed.penalties.elementwise import L1, L2, ElasticNet, WeightedL1
     from wellposed.penalties.functional import ActivationL1, ActivationL2, Confidence, Consistency, Jacobian, LogitL2
     from wellposed.penalties.group import GroupL2, GroupMCP, SparseGroup
@@ -127,11 +130,14 @@ _PLACES = {
     "integrations.lightning": ("LightningWatch",),
     "integrations.skorch": ("SkorchWatch",),
     "integrations.transformers": ("TransformersWatch",),
+    "bayes.ivon": ("IVON",),
+    "bayes.variational": ("bayesian", "kl", "mc_dropout", "predictive"),
     "core.errors": ("CompositionError", "DataError", "InputError", "ProblemError", "RecipeError", "SelectorError",
         "ShapeError", "TrainingError", "WellposedError"),
     "core.reading": ("reading_up_to",),
     "core.selectors": ("biases", "convs", "embeddings", "outputs", "inputs", "named", "norms", "weights"),
     "penalties.base": ("Constraint", "Context", "CoupledPenalty", "FunctionalPenalty", "Penalty", "Searched", "Term", "Traits"),
+    "penalties.divergence": ("GaussianPrior", "KL", "KLToStandardNormal", "LaplacePrior", "ScaleMixturePrior"),
     "penalties.elementwise": ("L1", "L2", "ElasticNet", "WeightedL1"),
     "penalties.nonconvex": ("L0", "MCP", "SCAD"),
     "penalties.reference": ("L1SP", "L2SP"),
@@ -204,25 +210,26 @@ _RENAMED = {"LogitNorm": "LogitL2", "heads": "outputs", "mixed": "mixed_targets"
 _WHERE = {name: place for place, names in _PLACES.items() for name in names}
 
 __all__ = [
-    "L0", "L1", "L1SP", "L2", "L2SP", "MCP", "SAM", "SCAD", "ActivationL1", "ActivationL2", "Average", "BiasVariance",
-    "Box", "Calibration", "Certificate", "CompositionError", "Compressed", "Confidence", "Consistency", "Constraint",
-    "Context", "CoupledPenalty", "Data", "DataError", "Diagonal", "DropConnect", "Dropout", "ElasticNet", "ErrorBudget",
-    "FeatureSelector", "Finding", "Fork", "FunctionalPenalty", "GapSplit", "GaussianDropout", "GaussianMixture",
-    "GradientNoise", "GroupL2", "GroupMCP", "HalfSpace", "Hierarchical", "History", "Huber", "InputError", "Jacobian",
-    "KerasWatch", "L1Ball", "L2Ball", "LInfBall", "LearningCurve", "LightningWatch", "Log", "LogitL2", "Lookahead",
-    "ManifoldMixup", "MaxNorm", "Metric", "Noise", "NonNegative", "NormBound", "Nuclear", "OptimizerMetric",
-    "Orthogonal", "Orthogonality", "Path", "Penalty", "Poisson", "Predictive", "Price", "Problem", "ProblemError",
-    "Quantile", "Quantiles", "RangeTest", "Recipe", "RecipeError", "RowL21", "Rule", "Run", "Searched", "Selection",
-    "SelectorError", "ShapeError", "Simplex", "SkorchWatch", "SparseGroup", "SpatialDropout", "Spectral",
-    "SpectralBall", "StochasticDepth", "StudentT", "Study", "Term", "TiedGroups", "TopK", "TotalVariation",
-    "TrainingError", "Traits", "TransformersWatch", "UnitNorm", "Verification", "Watch", "WeightNoise", "WeightedL1",
-    "WellposedError", "__version__", "audit", "bias_variance", "bias_variance_path", "biases", "calibrate",
-    "calibration", "certify", "compare", "compress", "conformal", "convs", "crps_of_samples", "cutmix", "cutout",
-    "decay_to", "diagnose", "diagnose_many", "distribution_of", "embeddings", "error_budget", "fit", "fit_many", "fork",
-    "gap_split", "improve", "inputs", "learning_curve", "lr_range_test", "mixed_targets", "mixup", "mixup_or_cutmix",
-    "named", "named_schedule", "norms", "outputs", "perturb", "price", "ramp", "reading_up_to", "regularize", "report",
-    "risk_coverage", "select", "settle", "staircase", "stop_when_sure", "strength_path", "translate_decay", "verify",
-    "watch", "weights",
+    "IVON", "KL", "L0", "L1", "L1SP", "L2", "L2SP", "MCP", "SAM", "SCAD", "ActivationL1", "ActivationL2", "Average",
+    "BiasVariance", "Box", "Calibration", "Certificate", "CompositionError", "Compressed", "Confidence", "Consistency",
+    "Constraint", "Context", "CoupledPenalty", "Data", "DataError", "Diagonal", "DropConnect", "Dropout", "ElasticNet",
+    "ErrorBudget", "FeatureSelector", "Finding", "Fork", "FunctionalPenalty", "GapSplit", "GaussianDropout",
+    "GaussianMixture", "GaussianPrior", "GradientNoise", "GroupL2", "GroupMCP", "HalfSpace", "Hierarchical", "History",
+    "Huber", "InputError", "Jacobian", "KLToStandardNormal", "KerasWatch", "L1Ball", "L2Ball", "LInfBall", "LaplacePrior",
+    "LearningCurve", "LightningWatch", "Log", "LogitL2", "Lookahead", "ManifoldMixup", "MaxNorm", "Metric", "Noise",
+    "NonNegative", "NormBound", "Nuclear", "OptimizerMetric", "Orthogonal", "Orthogonality", "Path", "Penalty", "Poisson",
+    "Predictive", "Price", "Problem", "ProblemError", "Quantile", "Quantiles", "RangeTest", "Recipe", "RecipeError",
+    "RowL21", "Rule", "Run", "ScaleMixturePrior", "Searched", "Selection", "SelectorError", "ShapeError", "Simplex",
+    "SkorchWatch", "SparseGroup", "SpatialDropout", "Spectral", "SpectralBall", "StochasticDepth", "StudentT", "Study",
+    "Term", "TiedGroups", "TopK", "TotalVariation", "TrainingError", "Traits", "TransformersWatch", "UnitNorm",
+    "Verification", "Watch", "WeightNoise", "WeightedL1", "WellposedError", "__version__", "audit", "bayesian",
+    "bias_variance", "bias_variance_path", "biases", "calibrate", "calibration", "certify", "compare", "compress",
+    "conformal", "convs", "crps_of_samples", "cutmix", "cutout", "decay_to", "diagnose", "diagnose_many",
+    "distribution_of", "embeddings", "error_budget", "fit", "fit_many", "fork", "gap_split", "improve", "inputs", "kl",
+    "learning_curve", "lr_range_test", "mc_dropout", "mixed_targets", "mixup", "mixup_or_cutmix", "named",
+    "named_schedule", "norms", "outputs", "perturb", "predictive", "price", "ramp", "reading_up_to", "regularize",
+    "report", "risk_coverage", "select", "settle", "staircase", "stop_when_sure", "strength_path", "translate_decay",
+    "verify", "watch", "weights",
 ]  # fmt: skip
 
 
