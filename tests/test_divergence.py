@@ -143,6 +143,9 @@ def test_activations_against_the_standard_normal(shape: tuple[int, ...]) -> None
     assert float(wp.KLToStandardNormal().mean(torch.zeros(2, 4))) == 0.0
 
 
+MIXED, PLAIN = WeightDistribution(wp.ScaleMixturePrior()), WeightDistribution(wp.GaussianPrior(1.0))
+
+
 def _linear() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
 
@@ -168,8 +171,8 @@ def _regularized(net: nn.Module, *terms: wp.Term, **settings: Any) -> Any:
         (lambda: _regularized(_bayesian(), wp.KL(rows=5).on(), wp.L2(0.1).on()), CompositionError, "two terms that decay"),
         (lambda: _regularized(_bayesian(), wp.KL(rows=5).on(), weight_decay=0.1), CompositionError, "decayed twice"),
         (lambda: wp.KLToStandardNormal().of(torch.ones(4, 3)), ShapeError, "side by side along axis 1"),
-        (lambda: KL(rows=1, q=WeightDistribution(wp.ScaleMixturePrior())).prox(torch.ones(2), 0.1), InputError, "from draws"),
-        (lambda: KL(rows=1, free=1.0, q=WeightDistribution(wp.GaussianPrior(1.0))).prox(torch.ones(2), 0.1), InputError, "free nats"),
+        (lambda: KL(rows=1, q=MIXED).prox(torch.ones(2), 0.1), InputError, "from draws"),
+        (lambda: KL(rows=1, free=1.0, q=PLAIN).prox(torch.ones(2), 0.1), InputError, "free nats"),
     ],
 )  # fmt: skip
 def test_what_is_refused(wrong: Any, error: type[Exception], says: str) -> None:

@@ -144,9 +144,9 @@ CALLS: dict[str, Call] = {
     "ScaleMixturePrior": Call(lambda: {}, lambda made: wp.kl(wp.bayesian(net(), made))),
     "KL": Call(lambda: {"rows": 10}, charged),
     "KLToStandardNormal": activations(),
-    "bayesian": Call(lambda: {"net": net(), "prior": wp.GaussianPrior(1.0)}, lambda made: made(X)),
+    "bayesian": Call(lambda: {"net": net(), "prior": wp.GaussianPrior(1.0)}),
     "kl": Call(lambda: {"net": drawn()}),
-    "mc_dropout": Call(lambda: {"net": net()}, lambda made: made(X)),
+    "mc_dropout": Call(lambda: {"net": net()}),
     "predictive": Call(lambda: {"net": drawn(), "X": X, "samples": 2}),
     "IVON": Call(
         lambda: {"params": net().parameters(), "rows": 10, "prior": wp.GaussianPrior(1.0)},
