@@ -11,7 +11,7 @@ from torch import Tensor, distributions, nn
 
 import wellposed as wp
 from wellposed.core.errors import CompositionError, InputError, ShapeError
-from wellposed.penalties.divergence import FAMILIES, KL, DroppedInputs, Prior, Weights
+from wellposed.penalties.divergence import FAMILIES, KL, DroppedInputs, Prior, WeightDistribution
 
 PRIORS: dict[str, Prior] = {
     "gaussian": wp.GaussianPrior(0.7),
@@ -24,8 +24,10 @@ MEANS = torch.tensor([0.0, 0.03, -0.4, 2.0, -9.0], dtype=torch.float64)
 SCALES = torch.tensor([0.7, 0.01, 0.3, 1.5, 0.2], dtype=torch.float64)
 
 
-def weights(family: str, prior: str, log_scale: Tensor | None = None, samples: int = 1) -> Weights:
-    return Weights(PRIORS[prior], FAMILIES[family], SCALES.log() if log_scale is None else log_scale, samples=samples)
+def weights(family: str, prior: str, log_scale: Tensor | None = None, samples: int = 1) -> WeightDistribution:
+    return WeightDistribution(
+        PRIORS[prior], FAMILIES[family], SCALES.log() if log_scale is None else log_scale, samples=samples
+    )
 
 
 def integral(family: str, prior: Prior, mean: float, scale: float) -> float:
@@ -78,7 +80,7 @@ def test_a_prior_of_ones_own_needs_a_density_alone() -> None:
         def log_density(self, w: Tensor) -> Tensor:
             return -torch.log1p(w.square()) - math.log(math.pi)
 
-    q = Weights(Cauchy(), log_scale=torch.tensor(-1.0).double(), samples=20_000)
+    q = WeightDistribution(Cauchy(), log_scale=torch.tensor(-1.0).double(), samples=20_000)
     found = float(q.divergence(torch.tensor([0.5]).double()))
     assert found == pytest.approx(integral("gaussian", q.prior, 0.5, math.exp(-1.0)), abs=0.01)
 
@@ -101,7 +103,7 @@ def test_dropped_inputs_are_charged_as_the_paper_says() -> None:
 
 def test_free_nats_take_the_gradient_away_below_them() -> None:
     w = torch.tensor([1.0, -0.5], requires_grad=True)
-    q = Weights(wp.GaussianPrior(1.0), log_scale=math.log(0.5))
+    q = WeightDistribution(wp.GaussianPrior(1.0), log_scale=math.log(0.5))
     total = float(q.divergence(w.detach()).sum())
     for free, moves in ((0.4 * total, True), (0.6 * total, False)):
         charge = KL(rows=2, free=free, q=q)
@@ -141,6 +143,9 @@ def test_activations_against_the_standard_normal(shape: tuple[int, ...]) -> None
     assert float(wp.KLToStandardNormal().mean(torch.zeros(2, 4))) == 0.0
 
 
+MIXED, PLAIN = WeightDistribution(wp.ScaleMixturePrior()), WeightDistribution(wp.GaussianPrior(1.0))
+
+
 def _linear() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
 
@@ -166,8 +171,8 @@ def _regularized(net: nn.Module, *terms: wp.Term, **settings: Any) -> Any:
         (lambda: _regularized(_bayesian(), wp.KL(rows=5).on(), wp.L2(0.1).on()), CompositionError, "two terms that decay"),
         (lambda: _regularized(_bayesian(), wp.KL(rows=5).on(), weight_decay=0.1), CompositionError, "decayed twice"),
         (lambda: wp.KLToStandardNormal().of(torch.ones(4, 3)), ShapeError, "side by side along axis 1"),
-        (lambda: KL(rows=1, q=Weights(wp.ScaleMixturePrior())).prox(torch.ones(2), 0.1), InputError, "from draws"),
-        (lambda: KL(rows=1, free=1.0, q=Weights(wp.GaussianPrior(1.0))).prox(torch.ones(2), 0.1), InputError, "free nats"),
+        (lambda: KL(rows=1, q=MIXED).prox(torch.ones(2), 0.1), InputError, "from draws"),
+        (lambda: KL(rows=1, free=1.0, q=PLAIN).prox(torch.ones(2), 0.1), InputError, "free nats"),
     ],
 )  # fmt: skip
 def test_what_is_refused(wrong: Any, error: type[Exception], says: str) -> None:

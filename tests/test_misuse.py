@@ -90,6 +90,16 @@ def stepped(term: Any) -> None:
     wp.regularize(torch.optim.SGD(model.parameters(), lr=0.1), model, [term]).step()
 
 
+def drawn() -> nn.Module:
+    return wp.bayesian(net(), wp.GaussianPrior(1.0))
+
+
+def charged(term: Any) -> object:
+    """What a divergence charges a network whose weights are distributions."""
+    model = drawn()
+    return wp.regularize(torch.optim.SGD(model.parameters(), lr=0.1), model, [term.on()]).penalty()
+
+
 class Call(NamedTuple):
     """Arguments of a valid call, made anew each time, and what is then done with its result."""
 
@@ -129,6 +139,19 @@ CALLS: dict[str, Call] = {
     "ActivationL2": activations(strength=0.1),
     **dict.fromkeys(
         ("Confidence", "Consistency", "Jacobian", "LogitL2"), Call(lambda: {"strength": 0.1}, lambda made: made.on())
+    ),
+    "GaussianPrior": Call(lambda: {"std": 1.0}, lambda made: wp.kl(wp.bayesian(net(), made))),
+    "LaplacePrior": Call(lambda: {"scale": 1.0}, lambda made: wp.kl(wp.bayesian(net(), made))),
+    "ScaleMixturePrior": Call(lambda: {}, lambda made: wp.kl(wp.bayesian(net(), made))),
+    "KL": Call(lambda: {"rows": 10}, charged),
+    "KLToStandardNormal": activations(),
+    "bayesian": Call(lambda: {"net": net(), "prior": wp.GaussianPrior(1.0)}),
+    "kl": Call(lambda: {"net": drawn()}),
+    "mc_dropout": Call(lambda: {"net": net()}),
+    "predictive": Call(lambda: {"net": drawn(), "X": X, "samples": 2}),
+    "IVON": Call(
+        lambda: {"params": net().parameters(), "rows": 10, "prior": wp.GaussianPrior(1.0)},
+        lambda made: made.sampled().__enter__(),
     ),
     "Hierarchical": Call(lambda: {"strength": 0.1, "skip": "0.weight", "first": "1.weight"}),
     "TiedGroups": Call(lambda: {"strength": 0.1, "axes": {"0.weight": "unit"}}),

@@ -28,10 +28,10 @@ from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.diagnose import rules
 from wellposed.diagnosis.rules import (
     batch_norm,
-    codes,
     decayed_norms,
     gradient_flow,
     input_scales,
+    latent_codes,
     learning_rates,
     outputs,
     row_faults,
@@ -646,11 +646,11 @@ class AnyGrowth(gradient_flow.ExplodingGradients):
     RATIO = 0.01
 
 
-class WarmUpIsOver(codes.PosteriorCollapse):
+class WarmUpIsOver(latent_codes.PosteriorCollapse):
     WARM = 0.0
 
 
-class NothingIsEmpty(codes.PosteriorCollapse):
+class NothingIsEmpty(latent_codes.PosteriorCollapse):
     EMPTY = -1.0
 
 

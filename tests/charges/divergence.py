@@ -10,11 +10,20 @@ import torch
 from torch import Tensor
 
 from charges import equal
-from wellposed.penalties.divergence import GAUSSIAN, KL, LAPLACE, Family, GaussianPrior, LaplacePrior, Prior, Weights
+from wellposed.penalties.divergence import (
+    GAUSSIAN,
+    KL,
+    LAPLACE,
+    Family,
+    GaussianPrior,
+    LaplacePrior,
+    Prior,
+    WeightDistribution,
+)
 
 
-def q(prior: Prior, family: Family, scale: float = 0.5) -> Weights:
-    return Weights(prior, family, math.log(scale))
+def q(prior: Prior, family: Family, scale: float = 0.5) -> WeightDistribution:
+    return WeightDistribution(prior, family, math.log(scale))
 
 
 GIVEN: dict[str, list[dict[str, Any]]] = {

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from wellposed.core.checks import Positive, Seed, Within, checked
-from wellposed.core.errors import InputError
+from wellposed.core.errors import InputError, guard_call
 from wellposed.core.random import stream_seed
 from wellposed.penalties.divergence import GaussianPrior
 
@@ -85,7 +85,7 @@ class IVON(Optimizer):
         seed: Seed = 0,
     ) -> None:
         decay = 1.0 / (rows * prior.std**2)
-        super().__init__(
+        guard_call("IVON with these params", super().__init__)(
             params, {"lr": lr, "rows": rows, "weight_decay": decay, "start": start, "betas": betas, "steps": 0}
         )
         self.seed = seed

@@ -30,7 +30,7 @@ from wellposed.ops.norms import at_least_float32, length, unless_diverged
 from wellposed.penalties.base import How, Penalty, Summands, Traits, at_least_zero
 from wellposed.penalties.functional import OfActivations
 
-Source = Callable[[], torch.Generator]
+GeneratorSource = Callable[[], torch.Generator]
 """Gives the generator that a sampled energy draws from now."""
 NARROW = math.exp(-6)
 HALVINGS = 80
@@ -117,13 +117,13 @@ class Prior(ABC):
     def log_density(self, w: Tensor) -> Tensor:
         """``log p(w_i)`` of each weight, in nats."""
 
-    def energy(self, q: Weights, mean: Tensor, log_scale: Tensor) -> Tensor:
+    def energy(self, q: WeightDistribution, mean: Tensor, log_scale: Tensor) -> Tensor:
         """``E_q[-log p(w_i)]`` of each weight: here a mean over pairs of draws, mirrored at the mean."""
         noise = q.draws(mean)
         drawn = torch.exp(log_scale) * noise
         return -0.5 * (self.log_density(mean + drawn) + self.log_density(mean - drawn)).mean(0)
 
-    def slope(self, q: Weights, mean: Tensor, log_scale: Tensor) -> Tensor | None:
+    def slope(self, q: WeightDistribution, mean: Tensor, log_scale: Tensor) -> Tensor | None:
         """The derivative of `energy` by the mean; None where it has no closed form."""
         return None
 
@@ -142,11 +142,11 @@ class GaussianPrior(Prior):
     def log_density(self, w: Tensor) -> Tensor:
         return -0.5 * (w / self.std).square() - math.log(self.std) - 0.5 * math.log(2 * math.pi)
 
-    def energy(self, q: Weights, mean: Tensor, log_scale: Tensor) -> Tensor:
+    def energy(self, q: WeightDistribution, mean: Tensor, log_scale: Tensor) -> Tensor:
         variance = (q.family.spread * torch.exp(log_scale - math.log(self.std))).square()
         return 0.5 * ((mean / self.std).square() + variance + math.log(2 * math.pi)) + math.log(self.std)
 
-    def slope(self, q: Weights, mean: Tensor, log_scale: Tensor) -> Tensor:
+    def slope(self, q: WeightDistribution, mean: Tensor, log_scale: Tensor) -> Tensor:
         return mean / self.std / self.std
 
 
@@ -164,10 +164,10 @@ class LaplacePrior(Prior):
     def log_density(self, w: Tensor) -> Tensor:
         return -w.abs() / self.scale - math.log(2.0 * self.scale)
 
-    def energy(self, q: Weights, mean: Tensor, log_scale: Tensor) -> Tensor:
+    def energy(self, q: WeightDistribution, mean: Tensor, log_scale: Tensor) -> Tensor:
         return q.family.mean_size(mean, log_scale) / self.scale + math.log(2.0 * self.scale)
 
-    def slope(self, q: Weights, mean: Tensor, log_scale: Tensor) -> Tensor:
+    def slope(self, q: WeightDistribution, mean: Tensor, log_scale: Tensor) -> Tensor:
         return q.family.tilt(mean, log_scale) / self.scale
 
 
@@ -195,7 +195,7 @@ class ScaleMixturePrior(Prior):
 
 
 @dataclass(frozen=True)
-class Weights:
+class WeightDistribution:
     """The distribution ``q`` of a parameter, but for its mean: that is the parameter itself.
 
     Attributes:
@@ -207,7 +207,7 @@ class Weights:
     prior: Prior
     family: Family = GAUSSIAN
     log_scale: Tensor | float = 0.0
-    source: Source = field(default=lambda: torch.Generator().manual_seed(0), repr=False)
+    source: GeneratorSource = field(default=lambda: torch.Generator().manual_seed(0), repr=False)
     samples: int = 1
 
     def draws(self, mean: Tensor) -> Tensor:
@@ -248,8 +248,8 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class DroppedInputs(Weights):
-    """Weights of a layer whose K inputs are dropped at rate p, ``w_ij z_j/(1-p)`` with ``z_j`` in {0, 1}: the rest as `Weights`.
+class DroppedInputs(WeightDistribution):
+    """The weights of a layer whose K inputs are dropped at rate p: ``w_ij z_j/(1-p)`` with ``z_j`` in {0, 1}.
 
     ``log_scale`` is the logit of p. The divergence is known but for a constant, which is chosen so that it is 0 for weights 0 at
     p = 1/2: ``sum_ij w_ij^2/(2 (1-p) std^2) + K (log 2 - H(p))``, with the entropy ``H(p)`` of a Bernoulli variable.
@@ -302,10 +302,12 @@ class Posterior(nn.Module):
         self.prior, self.family, self.draws = prior, family, draws
         self.sites: dict[str, str] = {}
 
-    def of(self, name: str, samples: int = 1) -> Weights:
+    def of(self, name: str, samples: int = 1) -> WeightDistribution:
         """The distribution of one weight of the layer."""
         scale = self.get_parameter(name)
-        return Weights(self.prior, self.family, scale, lambda: self.draws.source("kl", self.sites[name]), samples)
+        return WeightDistribution(
+            self.prior, self.family, scale, lambda: self.draws.source("kl", self.sites[name]), samples
+        )
 
 
 class DropoutPosterior(Posterior):
@@ -317,11 +319,11 @@ class DropoutPosterior(Posterior):
 
     inputs: int = 1
 
-    def of(self, name: str, samples: int = 1) -> Weights:
+    def of(self, name: str, samples: int = 1) -> WeightDistribution:
         return DroppedInputs(self.prior, self.family, self.get_parameter(name), inputs=self.inputs)
 
 
-def posterior_of(leaf: Leaf, samples: int = 1) -> Weights | None:
+def posterior_of(leaf: Leaf, samples: int = 1) -> WeightDistribution | None:
     """The distribution of a parameter; None where it is a number."""
     posterior = getattr(leaf.module, "posterior", None)
     if not isinstance(posterior, Posterior) or not distributions.choose([leaf]):
@@ -361,7 +363,7 @@ class KL(Penalty):
     strength: float = 1.0
     free: float = 0.0
     samples: Count = 1
-    q: Weights | None = field(default=None, repr=False, compare=False)
+    q: WeightDistribution | None = field(default=None, repr=False, compare=False)
     hows: ClassVar[tuple[How, ...]] = ("loss",)
 
     def __post_init__(self) -> None:
@@ -409,7 +411,7 @@ class KL(Penalty):
         """``strength/rows``."""
         return self.strength / self.rows
 
-    def _known(self) -> Weights:
+    def _known(self) -> WeightDistribution:
         if self.q is None:
             raise InputError("KL has no distribution to charge before it is bound: write wp.KL(rows=m).on(wp.weights).")
         return self.q
