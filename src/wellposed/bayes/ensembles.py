@@ -73,7 +73,7 @@ def ensemble(runs: Sequence[Run]) -> Ensemble:
         >>> len(wp.ensemble(runs).predict(X).means)
         3
     """
-    if len(runs) < 2 or any(run.problem is not runs[0].problem for run in runs):
+    if len(runs) < 2 or any(_asks(run) != _asks(runs[0]) for run in runs):
         raise InputError(
             "wp.ensemble needs two runs or more of one problem, such as wp.fit_many(problem, recipes, seeds=range(5)); it was "
             f"given {len(runs)}{' of several problems' if len(runs) > 1 else ''}."
@@ -90,6 +90,12 @@ def ensemble(runs: Sequence[Run]) -> Ensemble:
         if min(noise) == 0.0:
             raise DataError("A run makes no error at all on the validation rows: there is no noise to measure.")
     return Ensemble(tuple(runs), noise, members, likelihood)
+
+
+def _asks(run: Run) -> tuple[str, list[float]]:
+    """The loss and the validation targets, which runs of one problem share (also those that came from other processes)."""
+    targets = [y for _, y in batches_of(run.problem.prepared.valid)]
+    return str(run.problem.loss), torch.cat(targets).flatten().tolist()
 
 
 def mixed(outputs: Tensor, likelihood: Likelihood, noise: Sequence[float], of: Trained) -> Predictive:

@@ -9,12 +9,13 @@ Gauss-Newton matrix, and ``D`` the prior's precision: the strengths of the L2 te
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from wellposed.bayes.likelihood import Likelihood
 from wellposed.bayes.linearized import (
@@ -34,6 +35,7 @@ from wellposed.core.errors import DataError, InputError
 from wellposed.core.formats import table
 from wellposed.core.random import generator
 from wellposed.optimality.certify import Certificate, certify
+from wellposed.penalties.base import Term
 from wellposed.training.run import Run
 
 FULL_UP_TO = 2048
@@ -123,7 +125,7 @@ def laplace(
     trained: Run | nn.Module,
     data: Any = None,
     loss: Any = None,
-    terms: Any = None,
+    terms: Iterable[Term] | Term | Optimizer | None = None,
     *,
     layers: Literal["all", "last"] = "all",
     curvature: CurvatureName = "auto",

@@ -82,7 +82,7 @@ class Linearized:
     def outputs(self, x: Any) -> Tensor:
         """``(n, outputs)`` of a batch."""
         found = guard_call("The model", self.forward)(self.net, _as_double(x))
-        if not isinstance(found, Tensor) or found.ndim not in (1, 2):
+        if not isinstance(found, Tensor) or found.ndim not in (1, 2) or len(found) != len(x) or not found.numel():
             raise DataError(
                 f"A posterior needs outputs of shape (rows, outputs); the model gives {described(found)} for inputs "
                 f"{described(x)}."
@@ -125,6 +125,8 @@ class Linearized:
 def _by_row(outputs: Tensor, each: Sequence[Tensor]) -> Tensor:
     """``(n, outputs, P)`` from outputs ``(n, outputs)`` of weights that every row has a copy of."""
     columns = []
+    if not outputs.requires_grad:
+        raise InputError("The outputs do not depend on the model's weights; there is nothing to put a posterior on.")
     with torch.enable_grad():
         sums = outputs.sum(0).unbind()
     for column in sums:

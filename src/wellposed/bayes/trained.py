@@ -19,7 +19,7 @@ from wellposed.core.errors import DataError, InputError, ProblemError, described
 from wellposed.data.arrays import split_batch, tensors, to_device
 from wellposed.data.target_columns import TargetColumns
 from wellposed.optim.charges import ChargedParameter, Charges
-from wellposed.optim.regularize import Regularized
+from wellposed.optim.regularize import Regularized, checked_terms
 from wellposed.optim.wrapper import find_wrapper
 from wellposed.optimality.objective import all_rows
 from wellposed.penalties.base import Penalty, Term
@@ -151,7 +151,7 @@ def of_problem(problem: Problem, model: nn.Module, terms: Iterable[Term], recipe
 
 def _on_device(rows: Iterable[tuple[Any, Any]], device: torch.device) -> tuple[tuple[Any, Any], ...]:
     found = tuple((to_device(x, device), to_device(y, device)) for x, y in rows)
-    if not found or not all(isinstance(y, Tensor) for _, y in found):
+    if not sum(len(y) for _, y in found if isinstance(y, Tensor)) or not all(isinstance(y, Tensor) for _, y in found):
         raise DataError("A posterior needs training rows with targets in tensors; there are none.")
     return found
 
@@ -163,10 +163,7 @@ def _of_terms(terms: Any) -> tuple[Term, ...]:
         if wrapper is None:
             raise InputError("terms= is a list of terms or a regularized optimizer; this optimizer has no terms.")
         terms = wrapper.terms
-    given = [terms] if isinstance(terms, Term) else list(terms)
-    for term in given:
-        if not isinstance(term, Term):
-            raise Term.refused("A posterior", [term])
+    given = checked_terms(terms)
     return tuple(replace(term, how="loss") if isinstance(term.charge, Penalty) else term for term in given)
 
 
