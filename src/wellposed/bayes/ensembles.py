@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from wellposed.bayes.laplace import shares
+from wellposed.bayes.laplace import class_shares
 from wellposed.bayes.likelihood import Likelihood
 from wellposed.bayes.predictive import Predictive, PredictiveClasses, PredictiveNumbers
 from wellposed.bayes.trained import Trained
@@ -102,7 +102,7 @@ def mixed(outputs: Tensor, likelihood: Likelihood, noise: Sequence[float], of: T
     """The mixture of components with outputs ``(components, rows, outputs)``."""
     if likelihood.numbers:
         return of.in_own_units(PredictiveNumbers.mixture(outputs, torch.tensor(noise)))
-    return PredictiveClasses(shares(outputs, likelihood))
+    return PredictiveClasses(class_shares(outputs, likelihood))
 
 
 @checked

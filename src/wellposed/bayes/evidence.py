@@ -24,7 +24,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from wellposed.bayes.laplace import FULL_UP_TO, log_evidence, measured
+from wellposed.bayes.laplace import FULL_UP_TO, log_evidence, measured_curvature
 from wellposed.bayes.likelihood import Likelihood
 from wellposed.bayes.linearized import Curvature, Full, Linearized, Posterior, kronecker_fits
 from wellposed.bayes.trained import Trained, of_problem, strengths_of
@@ -158,17 +158,17 @@ def evidence(
 
     of = trained(chosen)
     net = Linearized(of.net, of.forward)
-    groups = Groups.of(of.net, net, chosen, by)
+    groups = WeightGroups.of(of.net, net, chosen, by)
     kind = curvature
     if kind == "auto":
         fits = all(map(kronecker_fits, net.leaves)) and by not in ("input", "unit")
         kind = "full" if net.size <= FULL_UP_TO else "kronecker" if fits else "diagonal"
     likelihood = of.likelihood(net.outputs(of.batches[0][0][:1]).shape[1]).with_noise(1.0)
-    state = State.start(groups, net, of, likelihood, chosen, hyperprior)
+    state = FixedPoint.start(groups, net, of, likelihood, chosen, hyperprior)
     if kind == "full":
         state.climb(net, of)
     for last in range(rounds) if kind != "full" else ():
-        found, _, misfit = measured(net, of, likelihood, kind)
+        found, _, misfit = measured_curvature(net, of, likelihood, kind)
         state.settle_at(net.weights, Quadratic(net.weights, found, None, misfit), move=False)
         if last < rounds - 1:
             of = trained(groups.terms(state.strengths()))
@@ -194,7 +194,7 @@ def evidence(
 
 
 @dataclass(frozen=True)
-class Groups:
+class WeightGroups:
     """Which weights share a strength.
 
     Attributes:
@@ -210,7 +210,7 @@ class Groups:
     places: tuple[tuple[Term, Leaf, Tensor], ...]
 
     @classmethod
-    def of(cls, model: nn.Module, net: Linearized, terms: Sequence[Term], by: By) -> Groups:
+    def of(cls, model: nn.Module, net: Linearized, terms: Sequence[Term], by: By) -> WeightGroups:
         names: dict[str, int] = {}
         index = [torch.full((size,), -1) for size in net.sizes]
         places = []
@@ -309,7 +309,7 @@ class Quadratic:
 
 
 @dataclass
-class State:
+class FixedPoint:
     """Precisions, noise and weights on their way to the fixed point.
 
     Attributes:
@@ -317,7 +317,7 @@ class State:
         decided: ``gamma`` of each group. ``value``: the log evidence. ``updates``: of the precisions so far.
     """
 
-    groups: Groups
+    groups: WeightGroups
     likelihood: Likelihood
     center: Tensor
     precision: Tensor
@@ -331,13 +331,13 @@ class State:
     @classmethod
     def start(
         cls,
-        groups: Groups,
+        groups: WeightGroups,
         net: Linearized,
         of: Trained,
         likelihood: Likelihood,
         terms: Sequence[Term],
         hyperprior: float,
-    ) -> State:
+    ) -> FixedPoint:
         """Precisions by the terms' own strengths, and the noise that the residuals show."""
         prior = strengths_of(of.net, [leaf.name for leaf in net.leaves], of.terms)
         variance = 1.0
@@ -411,7 +411,7 @@ class State:
         """Alternate one update of the strengths with one damped Gauss-Newton step, in place, until the strengths are steady."""
         damping, linear, quiet = 0.0, False, 0
         for _ in range(MOST_STEPS):
-            found, slope, misfit = measured(net, of, self.likelihood, "full")
+            found, slope, misfit = measured_curvature(net, of, self.likelihood, "full")
             assert isinstance(found, Full)
             w = net.weights
             model = Quadratic(w, found, slope, misfit)

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from wellposed.bayes.likelihood import Likelihood
 from wellposed.bayes.linearized import (
     Curvature,
-    Diagonal,
+    DiagonalCurvature,
     Full,
     Linearized,
     Posterior,
@@ -103,12 +103,12 @@ class Laplace:
             noise = math.sqrt(self.likelihood.noise_var)
             return self.trained.in_own_units(PredictiveNumbers.gaussian(mean, variances.sqrt(), noise))
         if not samples:
-            return PredictiveClasses(shares(_moderated(mean, spread, self.likelihood), self.likelihood)[None])
+            return PredictiveClasses(class_shares(_moderated(mean, spread, self.likelihood), self.likelihood)[None])
         # An eigenvalue may be a rounding below zero, where two outputs move together.
         values, vectors = torch.linalg.eigh(spread)
         root = vectors * values.clamp_min(0).sqrt()[:, None, :]
         noise_ = torch.randn(samples, *mean.shape, 1, generator=generator(seed, "laplace"), dtype=torch.float64)
-        return PredictiveClasses(shares(mean + (root @ noise_)[..., 0], self.likelihood))
+        return PredictiveClasses(class_shares(mean + (root @ noise_)[..., 0], self.likelihood))
 
     def __str__(self) -> str:
         cells = [("what", "value"), ("log evidence, nats", f"{self.evidence:.6g}")]
@@ -170,7 +170,7 @@ def laplace(
     likelihood = of.likelihood(net.outputs(of.batches[0][0][:1]).shape[1]).with_noise(1.0)
     prior = strengths_of(of.net, [leaf.name for leaf in net.leaves], of.terms)
     kind = _chosen(curvature, net)
-    found, slope, misfit = measured(net, of, likelihood, kind)
+    found, slope, misfit = measured_curvature(net, of, likelihood, kind)
 
     def precision(at: Likelihood) -> Tensor:
         return prior_precision(prior, at, prior_std)
@@ -203,13 +203,15 @@ def laplace(
     )
 
 
-def measured(net: Linearized, of: Trained, likelihood: Likelihood, kind: str) -> tuple[Curvature, Tensor, float]:
+def measured_curvature(
+    net: Linearized, of: Trained, likelihood: Likelihood, kind: str
+) -> tuple[Curvature, Tensor, float]:
     """The curvature of a kind with gradient and value of `Likelihood.misfit`, at the likelihood's noise."""
     if kind == "kronecker":
         found: tuple[Curvature, Tensor, float] = kronecker(net, lambda: of.batches, likelihood)
     else:
         matrix, slope, misfit = full_parts(net, lambda: of.batches, likelihood, diagonal=kind == "diagonal")
-        found = (Diagonal(matrix) if kind == "diagonal" else Full(matrix)), slope, misfit
+        found = (DiagonalCurvature(matrix) if kind == "diagonal" else Full(matrix)), slope, misfit
     if not math.isfinite(found[2]):
         raise DataError(
             f"-log p of the training rows is {found[2]}: inputs, targets or weights are not finite, or outputs overflow."
@@ -309,7 +311,7 @@ def _moderated(mean: Tensor, spread: Tensor, likelihood: Likelihood) -> Tensor:
     return (mean @ against) / (1 + math.pi / 8 * variances).sqrt()
 
 
-def shares(logits: Tensor, likelihood: Likelihood) -> Tensor:
+def class_shares(logits: Tensor, likelihood: Likelihood) -> Tensor:
     """Probabilities of classes, ``(..., classes)``; one output with labels 0 and 1 is two classes."""
     if likelihood.kind == "classes":
         return logits.softmax(-1)

@@ -31,8 +31,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from wellposed.core.errors import InputError, ProblemError, TargetError, described
 from wellposed.losses.per_example import Loss
 
-Kind = Literal["numbers", "classes", "labels"]
-KINDS: dict[str, Kind] = {
+LikelihoodKind = Literal["numbers", "classes", "labels"]
+KINDS: dict[str, LikelihoodKind] = {
     "squared_error": "numbers",
     "mse": "numbers",
     "cross_entropy": "classes",
@@ -52,7 +52,7 @@ class Likelihood:
         target_var: of the training targets where they are numbers: what a residual is small beside.
     """
 
-    kind: Kind
+    kind: LikelihoodKind
     averaged: bool
     rows: int
     outputs: int

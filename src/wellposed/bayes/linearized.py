@@ -5,9 +5,9 @@ are solved to rounding. Its curvature is the generalized Gauss-Newton matrix ``H
 of ``-log p(y_i|f_i)`` by the outputs: the Fisher information of the likelihoods that are known here, never negative.
 
 Curvature
-├── Full            the whole matrix
-├── Diagonal        its diagonal
-└── Kronecker       ``A (x) B`` for each weight of a linear layer or a convolution (KFAC, in its exact form for the outputs)
+├── Full               the whole matrix
+├── DiagonalCurvature  its diagonal
+└── Kronecker          ``A (x) B`` for each weight of a linear layer or a convolution (KFAC, in its exact form for the outputs)
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ class FullPosterior(Posterior):
 
 
 @dataclass(frozen=True)
-class Diagonal(Curvature):
+class DiagonalCurvature(Curvature):
     """The diagonal alone, ``(P,)``."""
 
     values: Tensor
