@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from wellposed.diagnosis.stopping import EVEN, POWER, evidence
+from wellposed.diagnosis.stopping import EVEN, POWER, stopping_evidence
 
 Array = npt.NDArray[np.float64]
 RISKS = (0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
@@ -62,7 +62,7 @@ def story(family: str, overfit: bool, train: list[float | None], valid: list[flo
     losses = losses if sound.all() else losses[:, : int(np.argmin(sound))]
     if losses.shape[1] < FEWEST:
         return None
-    found = np.array([evidence(losses[1, : end + 1]) for end in range(losses.shape[1])])
+    found = np.array([stopping_evidence(losses[1, : end + 1]) for end in range(losses.shape[1])])
     return Story(family, overfit, losses[0], losses[1], found)
 
 

@@ -16,7 +16,7 @@ from torch import nn
 import wellposed as wp
 from wellposed.core.errors import InputError
 from wellposed.diagnosis import stopping
-from wellposed.diagnosis.stopping import StopWhenSure, evidence, recent_noise, stop_when_sure
+from wellposed.diagnosis.stopping import StopWhenSure, recent_noise, stop_when_sure, stopping_evidence
 from wellposed.training.history import History
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "curves"
@@ -79,15 +79,15 @@ LAWS = (law_by_hand, law_of_units, law_of_noise, law_of_falling, law_of_waiting)
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 def test_evidence(law: Callable[[Evidence], bool]) -> None:
-    assert law(evidence)
+    assert law(stopping_evidence)
 
 
 def without_noise(values: np.ndarray) -> float:
-    return evidence(values) * recent_noise(values)
+    return stopping_evidence(values) * recent_noise(values)
 
 
 def without_wait(values: np.ndarray) -> float:
-    return evidence(values) / max(len(values) - 1 - int(np.argmin(values)), 1)
+    return stopping_evidence(values) / max(len(values) - 1 - int(np.argmin(values)), 1)
 
 
 def last_loss_alone(values: np.ndarray) -> float:
@@ -95,7 +95,7 @@ def last_loss_alone(values: np.ndarray) -> float:
 
 
 def from_the_start(values: np.ndarray) -> float:
-    return evidence(values) + abs(values[0] - values[-1]) / recent_noise(values)
+    return stopping_evidence(values) + abs(values[0] - values[-1]) / recent_noise(values)
 
 
 @pytest.mark.parametrize(
@@ -138,12 +138,12 @@ def test_losses_that_are_no_numbers(bad: float) -> None:
     losses = turning()
     gaps = losses.copy()
     gaps[[3, 50, 51]] = bad
-    assert evidence(gaps) == pytest.approx(evidence(losses), rel=0.3)
-    assert evidence(np.concatenate([losses[:30], np.full(20, bad)])) == math.inf  # it blew up after its best
-    assert evidence(np.full(60, bad)) == math.inf
-    assert evidence(np.full(9, bad)) == 0  # the first validation may come at the tenth epoch
-    assert evidence(np.array([])) == 0
-    assert evidence(np.full(4, bad)) == 0
+    assert stopping_evidence(gaps) == pytest.approx(stopping_evidence(losses), rel=0.3)
+    assert stopping_evidence(np.concatenate([losses[:30], np.full(20, bad)])) == math.inf  # it blew up after its best
+    assert stopping_evidence(np.full(60, bad)) == math.inf
+    assert stopping_evidence(np.full(9, bad)) == 0  # the first validation may come at the tenth epoch
+    assert stopping_evidence(np.array([])) == 0
+    assert stopping_evidence(np.full(4, bad)) == 0
 
 
 def test_epochs_without_validation_count_for_nothing() -> None:
@@ -153,13 +153,13 @@ def test_epochs_without_validation_count_for_nothing() -> None:
     end = stopped(losses, rule)
     assert end is not None
     assert stopped(sparse, rule) == 10 * end + 9
-    assert evidence(sparse[: 10 * end + 9]) == evidence(losses[:end])
+    assert stopping_evidence(sparse[: 10 * end + 9]) == stopping_evidence(losses[:end])
     rows = [{"epoch": float(i)} | ({} if math.isnan(y) else {"valid_loss": float(y)}) for i, y in enumerate(sparse)]
     assert rule.doubt(History(rows=rows)) == rule.doubt(losses)
 
 
 def test_constant_and_rounded_losses() -> None:
-    assert evidence(np.full(100, 0.3)) == 0
+    assert stopping_evidence(np.full(100, 0.3)) == 0
     assert stopped(np.round(turning(noise=0.001), 2), stop_when_sure(0.05)) is not None
 
 
@@ -202,7 +202,7 @@ def test_fit_stops_and_keeps_the_best_epoch() -> None:
     assert len(losses) < 200
     assert run.history.facts["chosen"] == int(np.argmin(losses))
     assert stopped(np.array(losses), wp.stop_when_sure(0.1)) == len(losses) - 1
-    assert stopping.evidence(losses) > 0
+    assert stopping.stopping_evidence(losses) > 0
     assert "undertrained" not in wp.diagnose(run).names
 
 

@@ -55,7 +55,7 @@ class StopWhenSure:
 
     def doubt(self, history: Any) -> float:
         """The risk that a better epoch is still to come, as far as the losses tell: from 1, at the best epoch, towards 0."""
-        found = evidence(self._losses(history))
+        found = stopping_evidence(self._losses(history))
         return 1.0 if found <= EVEN else (EVEN / found) ** POWER
 
     def _losses(self, history: Any) -> Array:
@@ -95,7 +95,7 @@ def stop_when_sure(risk: ConfidenceLevel = 0.05, *, column: str = "valid_loss") 
     return StopWhenSure(risk, column)
 
 
-def evidence(losses: Sequence[float] | Array) -> float:
+def stopping_evidence(losses: Sequence[float] | Array) -> float:
     """Of a turn, at the last epoch: ``wait * (mean of the last quarter of the wait - best) / noise``, at least 0.
 
     Epochs without a number between losses had no validation and count for nothing. More of them at the end than ever before in
