@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from wellposed.bayes.heads import crps_of_samples, distribution_of
     from wellposed.bayes.ivon import IVON
     from wellposed.bayes.laplace import Laplace, laplace
-    from wellposed.bayes.predictive import Predictive
     from wellposed.bayes.predictive import Predictive, PredictiveClasses, PredictiveNumbers
     from wellposed.bayes.selective import risk_coverage
     from wellposed.bayes.variational import bayesian, kl, mc_dropout, predictive
@@ -103,7 +102,6 @@ if TYPE_CHECKING:
     from wellposed.penalties.conventions import translate_decay
     from wellposed.penalties.coupled import TiedGroups
     from wellposed.penalties.divergence import KL, GaussianPrior, KLToStandardNormal, LaplacePrior, ScaleMixturePrior
-    from wellposed.penalties.elementwise import L1, L2, ElasticNet, WeightedL1
     from wellposed.penalties.elementwise import L1, L2, ElasticNet, WeightedL1, WeightedL2
     from wellposed.penalties.functional import ActivationL1, ActivationL2, Confidence, Consistency, Jacobian, LogitL2
     from wellposed.penalties.group import GroupL2, GroupMCP, SparseGroup
@@ -145,8 +143,8 @@ _PLACES = {
     "core.reading": ("reading_up_to",),
     "core.selectors": ("biases", "convs", "embeddings", "outputs", "inputs", "named", "norms", "weights"),
     "penalties.base": ("Constraint", "Context", "CoupledPenalty", "FunctionalPenalty", "Penalty", "Searched", "Term", "Traits"),
-    "KL", "L1", "L2", "ElasticNet", "GaussianPrior", "KLToStandardNormal", "LaplacePrior", "ScaleMixturePrior",
-    "WeightedL1", "WeightedL2", "penalties.divergence", "penalties.elementwise",
+    "penalties.divergence": ("KL", "GaussianPrior", "KLToStandardNormal", "LaplacePrior", "ScaleMixturePrior"),
+    "penalties.elementwise": ("L1", "L2", "ElasticNet", "WeightedL1", "WeightedL2"),
     "penalties.nonconvex": ("L0", "MCP", "SCAD"),
     "penalties.reference": ("L1SP", "L2SP"),
     "penalties.group": ("GroupL2", "GroupMCP", "SparseGroup"),
