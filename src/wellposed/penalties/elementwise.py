@@ -369,7 +369,8 @@ class WeightedL2(Penalty):
 
     def value(self, w: Tensor) -> Tensor:
         x = at_least_float32(w)
-        return (0.5 * (self.rates(x) * x.square()).sum()).to(w.dtype)
+        # The root first: a rate of 0 times a square that overflows would be no number.
+        return (0.5 * (self.rates(x) ** 0.5 * x).square().sum()).to(w.dtype)
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
         """``w_i / (1 + step*strength*c_i)``."""
