@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from wellposed.bayes.laplace import FULL_UP_TO, log_evidence, measured_curvature
 from wellposed.bayes.likelihood import Likelihood
-from wellposed.bayes.linearized import Curvature, Full, Linearized, Posterior, kronecker_fits
+from wellposed.bayes.linearized import Curvature, Full, Linearized, WeightPosterior, kronecker_fits
 from wellposed.bayes.trained import Trained, of_problem, strengths_of
 from wellposed.core.checks import Count, Seed, Within, checked
 from wellposed.core.errors import DataError, InputError, listed
@@ -362,7 +362,7 @@ class FixedPoint:
         """Minus the log posterior up to a constant, of a likelihood that is ``value`` at unit noise."""
         return value / self.variance + 0.5 * float(self._diagonal @ (w - self.center).square())
 
-    def update(self, w: Tensor, value: float, posterior: Posterior) -> float:
+    def update(self, w: Tensor, value: float, posterior: WeightPosterior) -> float:
         """One step of the fixed point at weights ``w``; how far the precisions moved."""
         diagonal = self._diagonal
         targets = self.likelihood.rows * self.likelihood.outputs
@@ -401,7 +401,7 @@ class FixedPoint:
             w = self.minimum(model, model.curvature.at(self._diagonal, 1 / self.variance))
         return w
 
-    def minimum(self, model: Quadratic, posterior: Posterior) -> Tensor:
+    def minimum(self, model: Quadratic, posterior: WeightPosterior) -> Tensor:
         """Where the quadratic cost is least."""
         assert model.slope is not None
         gradient = model.slope / self.variance + self._diagonal * (model.around - self.center)

@@ -23,7 +23,7 @@ from wellposed.bayes.linearized import (
     DiagonalCurvature,
     Full,
     Linearized,
-    Posterior,
+    WeightPosterior,
     full_parts,
     kronecker,
     kronecker_fits,
@@ -71,7 +71,7 @@ class Laplace:
     weights: int
     notes: tuple[str, ...]
     likelihood: Likelihood = field(repr=False)
-    posterior: Posterior = field(repr=False)
+    posterior: WeightPosterior = field(repr=False)
     net: Linearized = field(repr=False)
     trained: Trained = field(repr=False)
 
@@ -231,7 +231,7 @@ def with_estimated_noise(
     misfit: float,
     precision: Callable[[Likelihood], Tensor],
     noise_std: float | None,
-) -> tuple[Likelihood, Posterior]:
+) -> tuple[Likelihood, WeightPosterior]:
     """The likelihood with its noise variance ``v = RSS/(m k - gamma)``, and the posterior there.
 
     Args:

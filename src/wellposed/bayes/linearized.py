@@ -155,7 +155,7 @@ class Curvature(ABC):
     """``H`` in nats at unit noise; `at` adds a diagonal of prior precisions."""
 
     @abstractmethod
-    def at(self, precision: Tensor, factor: float = 1.0) -> Posterior:
+    def at(self, precision: Tensor, factor: float = 1.0) -> WeightPosterior:
         """The Gaussian of precision matrix ``factor*H + diag(precision)``.
 
         Args:
@@ -165,7 +165,7 @@ class Curvature(ABC):
         """
 
 
-class Posterior(ABC):
+class WeightPosterior(ABC):
     """A Gaussian of weights by its precision matrix ``M = factor*H + diag(precision)``.
 
     Attributes:
@@ -190,7 +190,7 @@ class Full(Curvature):
 
     matrix: Tensor
 
-    def at(self, precision: Tensor, factor: float = 1.0) -> Posterior:
+    def at(self, precision: Tensor, factor: float = 1.0) -> WeightPosterior:
         whole = factor * self.matrix + precision.diag()
         lower, bad = torch.linalg.cholesky_ex(whole)
         if bad or bool((lower.diagonal().square() <= _lost(whole.diagonal())).any()):
@@ -198,7 +198,7 @@ class Full(Curvature):
         return FullPosterior(lower)
 
 
-class FullPosterior(Posterior):
+class FullPosterior(WeightPosterior):
     """By the Cholesky factor of its precision matrix."""
 
     def __init__(self, lower: Tensor) -> None:
@@ -226,11 +226,11 @@ class DiagonalCurvature(Curvature):
 
     values: Tensor
 
-    def at(self, precision: Tensor, factor: float = 1.0) -> Posterior:
+    def at(self, precision: Tensor, factor: float = 1.0) -> WeightPosterior:
         return DiagonalPosterior(factor * self.values + precision)
 
 
-class DiagonalPosterior(Posterior):
+class DiagonalPosterior(WeightPosterior):
     """Independent weights."""
 
     def __init__(self, precision: Tensor) -> None:
@@ -261,11 +261,11 @@ class Kronecker(Curvature):
         """Eigenvalues and eigenvectors of the two factors of each block."""
         return [tuple(torch.linalg.eigh(factor) for factor in block) for block in self.blocks]
 
-    def at(self, precision: Tensor, factor: float = 1.0) -> Posterior:
+    def at(self, precision: Tensor, factor: float = 1.0) -> WeightPosterior:
         return KroneckerPosterior(self.frames, precision, factor)
 
 
-class KroneckerPosterior(Posterior):
+class KroneckerPosterior(WeightPosterior):
     """Diagonal in the eigenvectors of the factors, since each parameter has one prior precision."""
 
     def __init__(self, frames: Sequence[tuple[tuple[Tensor, Tensor], ...]], precision: Tensor, factor: float) -> None:
