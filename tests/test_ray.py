@@ -184,6 +184,15 @@ def test_cull_and_deadline_hold_there(nodes: Any) -> None:
     assert time.monotonic() - began < 30
 
 
+def test_print_stays_what_it_was(nodes: Any) -> None:
+    """Ray puts its own in Python's place as soon as it hears of a worker's output; what holds ``print`` is not pickled then."""
+    from ray.experimental import tqdm_ray
+
+    cluster.connect(ray)
+    tqdm_ray.instance()
+    assert print.__module__ == "builtins"
+
+
 def test_a_gpu_that_no_node_has_is_refused(nodes: Any) -> None:
     with pytest.raises(InputError, match="No node of the Ray cluster has a GPU"):
         train_jobs(problem(), jobs(1), engine="ray", device="cuda")

@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import math
+import os
 import signal
 import sys
 import threading
@@ -80,9 +81,10 @@ def ray_resource(device: str | torch.device) -> str:
 
 
 def connect(ray: ModuleType) -> None:
-    """Connect to Ray where that has not happened, without a word of its own, and with SIGTERM answered as before."""
+    """Connect to Ray where that has not happened, without a word of its own; ``print`` and SIGTERM stay whose they were."""
     if ray.is_initialized():
         return
+    os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")  # Ray would put a print of its own in place of Python's
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
