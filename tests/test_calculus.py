@@ -15,7 +15,7 @@ from sklearn.linear_model import Lasso, MultiTaskLasso, Ridge
 from torch import Tensor, nn
 
 import wellposed as wp
-from charges import constraints, elementwise, groups, matrix
+from charges import constraints, divergence, elementwise, groups, matrix
 from charges.elementwise import L1TwiceTheThreshold
 from charges.groups import GroupScaledByEachStep
 from wellposed.core.errors import CompositionError, InputError, ShapeError
@@ -27,7 +27,7 @@ from wellposed.recipe.recipe import chargeables
 from wellposed.testing import LawBroken, check_constraint, check_penalty
 from wellposed.testing.laws import SHAPES, Case, cases, minimizes, minimizes_in_metric
 
-ROOMS = (elementwise, groups, matrix, constraints)
+ROOMS = (elementwise, divergence, groups, matrix, constraints)
 GIVEN: dict[str, list[dict[str, Any]]] = {name: given for room in ROOMS for name, given in room.GIVEN.items()}
 """What the laws are tried with. A class found by introspection and absent here fails `test_every_class_is_tried`."""
 CLOSED_FORMS = {name: form for room in ROOMS for name, form in room.CLOSED_FORMS.items()}

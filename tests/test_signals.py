@@ -28,6 +28,7 @@ from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.diagnose import rules
 from wellposed.diagnosis.rules import (
     batch_norm,
+    codes,
     decayed_norms,
     gradient_flow,
     input_scales,
@@ -334,6 +335,50 @@ def case(
     return functools.cache(lambda seed: looped(make, rows, loss, seed=seed, **how))
 
 
+class Coder(nn.Module):
+    """A small variational autoencoder; ``deaf`` is one whose decoder has no way to listen to its code."""
+
+    def __init__(self, code: int, deaf: bool = False) -> None:
+        super().__init__()
+        self.see, self.code = nn.Sequential(nn.Linear(12, 32), nn.ReLU()), nn.Linear(32, 2 * code)
+        self.draw = nn.Sequential(nn.Linear(code, 32), nn.ReLU(), nn.Linear(32, 12))
+        self.deaf = deaf
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, log_variance = self.code(self.see(x)).chunk(2, dim=1)
+        drawn = mean + torch.randn_like(mean) * (log_variance / 2).exp()
+        return self.draw(0 * drawn if self.deaf else drawn)  # type: ignore[no-any-return]
+
+
+def misses(out: Tensor, x: Tensor) -> Tensor:
+    """The negative log-likelihood of Gaussians with a standard deviation of 0.3, but for a constant."""
+    return (out - x).square().sum(1) / (2 * 0.3**2)
+
+
+def coded(
+    beta: float = 1.0, code: int = 4, epochs: int = 12, schedule: Any = None, free: float = 0.0, deaf: bool = False
+) -> Case:
+    """An autoencoder of 12 numbers that three hidden ones make."""
+
+    def train(seed: int) -> wp.Watch:
+        torch.manual_seed(seed)
+        x = torch.randn(500, 3) @ torch.randn(3, 12) + 0.3 * torch.randn(500, 12)
+        net = Coder(code, deaf)
+        term = wp.KLToStandardNormal(beta, free=free).on("code", schedule=schedule)
+        stepper = wp.regularize(torch.optim.Adam(net.parameters(), 5e-3), net, [term])
+        watch = wp.watch(net, misses, train=(x[:400], x[:400]), valid=(x[400:], x[400:]), optimizer=stepper)
+        for _ in range(epochs):
+            net.train()
+            for batch in x[:400][torch.randperm(400)].split(25):
+                stepper.zero_grad()
+                (misses(net(batch), batch).mean() + stepper.penalty()).backward()
+                stepper.step()
+            watch.epoch()
+        return watch
+
+    return functools.cache(train)
+
+
 def sgd(lr: float, **settings: Any) -> Callable[[nn.Module], torch.optim.Optimizer]:
     return lambda net: torch.optim.SGD(net.parameters(), lr, **settings)
 
@@ -424,9 +469,18 @@ PLANTED: dict[str, list[Case]] = {
         case(functools.partial(mlp, norm=nn.LayerNorm), optimizer=sgd(0.1, momentum=0.9, weight_decay=1e-2)),
         case(NORMED, optimizer=lambda net: torch.optim.Adam(net.parameters(), 1e-2, weight_decay=1e-2)),
     ],
+    "posterior_collapse": [coded(beta=300.0), coded(deaf=True), coded(beta=300.0, code=12, schedule=wp.ramp(50))],
 }  # fmt: skip
 
 NEAR_MISSES: dict[str, list[Case]] = {
+    "posterior_collapse": [
+        coded(),
+        coded(beta=20.0, code=16),  # some of it stays empty, and the rest is listened to
+        coded(beta=300.0, free=1.0),
+        coded(deaf=True, schedule=wp.ramp(10_000)),  # the warm-up has just begun
+        coded(epochs=3),
+        case(mlp),
+    ],
     "vanishing_gradients": [
         case(functools.partial(SIGMOID, depth=2), lr=1e-2),  # a sigmoid or two pass enough on
         case(Residual),  # the first gradient of a head that begins at zero is zero
@@ -590,6 +644,14 @@ class GrowthIsUsual(gradient_flow.ExplodingGradients):
 
 class AnyGrowth(gradient_flow.ExplodingGradients):
     RATIO = 0.01
+
+
+class WarmUpIsOver(codes.PosteriorCollapse):
+    WARM = 0.0
+
+
+class NothingIsEmpty(codes.PosteriorCollapse):
+    EMPTY = -1.0
 
 
 class AFewDead(units.DyingUnits):

@@ -17,7 +17,7 @@ CAUSES = (
     "noisy_evidence", "not_enough_evidence", "oscillates", "slow", "rate_too_high", "rate_too_low",
     "vanishing_gradients", "exploding_gradients", "dying_units", "dead_layers", "wrong_output", "wrong_loss",
     "unscaled_inputs", "unshuffled", "leakage", "label_noise", "forgotten_mode", "batch_too_small", "decayed_norms",
-    "healthy",
+    "posterior_collapse", "healthy",
 )  # fmt: skip
 """Every name that a finding may have."""
 GROUPS = ("healthy", "near_miss", "fault", "several")

@@ -7,6 +7,7 @@ wp.embeddings                    tables of tokens and positions, tied heads too
 wp.convs                         kernels of convolutions
 wp.inputs                        the first weight that the model registers
 wp.outputs                       the last weight that the model registers
+"distributions"                  what wp.bayesian has made a distribution of
 "encoder.*"                      a glob over parameter and module names, among wp.weights
 wp.named("encoder.norm.*")       a glob over any parameter
 nn.Linear                        a module type, among wp.weights
@@ -35,7 +36,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from wellposed.core.checks import checked
 from wellposed.core.errors import RENAMED, InputError, SelectorError, described, did_you_mean, listed
 
-Role = Literal["weight", "bias", "norm", "embedding"]
+Role = Literal["weight", "bias", "norm", "embedding", "spread"]
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
@@ -89,11 +90,16 @@ def is_vector(tensor: Tensor) -> bool:
 def role_of(name: str, parameter: nn.Parameter, module: nn.Module) -> Role:
     """What a parameter does: a norm's gain and shift, an embedding's table, a bias, or a weight.
 
+    A module may say it of all its parameters, by an attribute ``role`` of its class: how widely weights spread that are
+    distributions. No selector but a name chooses those.
+
     A module that is no layer of torch's is judged by the shapes that it holds: one with vectors only scales and
     shifts (a norm, a layer scale), but for a lone ``bias``, and one beside matrices of modules inside (a graph layer's); a vector
     beside a matrix is added (a bias); ``(1, n, features)``, the same rows for
     every example, is a table of positions or tokens (an embedding).
     """
+    if getattr(type(module), "role", None) == "spread":
+        return "spread"
     if isinstance(module, NORMS):
         return "norm"
     if isinstance(module, EMBEDDINGS):
@@ -233,7 +239,22 @@ inputs = _role("inputs", "weight", slice(1))
 outputs = _role("outputs", "weight", slice(-1, None))
 convs = _role("convs", "weight", kinds=_ConvNd)
 
-ROLES: dict[str, Selector] = {s.text: s for s in (weights, biases, norms, embeddings, inputs, outputs, convs)}
+distributions = Selector(
+    "distributions",
+    lambda found: [leaf for leaf in found if leaf.name.rpartition(".")[2] in _drawn_by(leaf.module)],
+    "distributions",
+)
+"""Weights that are distributions (`wellposed.bayesian`), whatever their role: those that their layer's posterior names."""
+
+
+def _drawn_by(module: nn.Module) -> Iterable[str]:
+    posterior = getattr(module, "posterior", None)
+    return posterior.sites if getattr(type(posterior), "role", None) == "spread" else ()  # type: ignore[union-attr, no-any-return]
+
+
+ROLES: dict[str, Selector] = {
+    s.text: s for s in (weights, biases, norms, embeddings, inputs, outputs, convs, distributions)
+}
 
 
 @checked

@@ -9,7 +9,7 @@ seen it is None, and `Signals.missing` says why.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -22,11 +22,13 @@ from wellposed.core.random import generator, seeded
 from wellposed.core.selectors import leaves, unwrap_model
 from wellposed.data.arrays import Source, to_device
 from wellposed.diagnosis import row_checks as measure
+from wellposed.diagnosis.codes import Code, codes_of
 from wellposed.diagnosis.row_checks import Copies, Giveaway, Order, Wrong
 from wellposed.losses.per_example import Loss
 from wellposed.optim.audit import COUPLED
 from wellposed.optim.regularize import Regularized, regularize
 from wellposed.optim.wrapper import find_wrapper
+from wellposed.penalties.base import Term
 from wellposed.training.evaluate import batches_of, evaluating
 from wellposed.training.inspection import (
     FEWEST_ROWS,
@@ -137,6 +139,7 @@ class Signals:
         disagreement: of the loss between batch norms in training and evaluation mode: difference, its standard error, loss.
         leftover: how surely what is left of the targets is shared by rows that lie close, see `row_checks.leftover`.
         toll: what regularization adds to the loss; None where the pass failed.
+        codes: of variational autoencoders, what each dimension holds and whether the decoder listens.
         missing: what could not be seen, a sentence each.
     """
 
@@ -163,6 +166,7 @@ class Signals:
     charges: NormDecay | None = None
     leftover: float | None = None
     toll: Toll | None = None
+    codes: tuple[Code, ...] = ()
     missing: tuple[str, ...] = ()
 
     @staticmethod
@@ -214,6 +218,7 @@ def _of_run(run: Run) -> Signals:
         found,
         charges=_charges_of(run.model, _optimizer_of(run), [steps * lr for lr in run.history["lr"]], {}),
         toll=seen.toll(run.model, kept, last, run.recipe.optimizer.settings.get("weight_decay") or 0.0),
+        codes=seen.codes(run.model, run.recipe.build_terms(steps * run.recipe.epochs), steps * len(run.history), kept),
         missing=tuple(seen.missing),
     )
 
@@ -257,10 +262,12 @@ def _of_watch(watch: Watch) -> Signals:
     found = _with_network(found, watch.model, seen, kept, size)
     found = _with_rows(found, loader, watch.given["valid"], seen, kept, watch)
     taken = [n * lr for n, lr in zip(steps, rates, strict=False)]
+    wrapper = find_wrapper(watch.optimizer, Regularized)
     return replace(
         found,
         charges=_charges_of(watch.model, watch.optimizer, taken, left),
         toll=seen.toll(watch.model, kept, last, watch.optimizer),
+        codes=() if wrapper is None else seen.codes(watch.model, wrapper.terms, wrapper.steps, kept),
         missing=tuple(seen.missing),
     )
 
@@ -331,6 +338,11 @@ class _Seen:
             self._miss(unseen)
             return None
         return Toll(noise, error, _decay_of(model, last, decay), loss)
+
+    def codes(
+        self, model: nn.Module, terms: Sequence[Term], steps: int, batches: list[RowsWithTargets]
+    ) -> tuple[Code, ...]:
+        return codes_of(model, terms, steps, self.predict, self.loss, batches)
 
     def answers(self, model: nn.Module, batches: Iterator[RowsWithTargets]) -> Answers | None:
         """Outputs, targets and inputs of rows; None for losses that are neither of classes nor of numbers, and for other shapes."""

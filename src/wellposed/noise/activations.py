@@ -1,9 +1,9 @@
-"""Dropout whose masks are functions of (seed, step, site), for any module that has dropout layers."""
+"""Noise that is a function of (seed, step, site): of dropout layers, and of layers that draw of themselves."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +86,67 @@ class Streams:
         return self.at(stream, f"{site}#{count}" if count else site)
 
 
+class Draws:
+    """Where a network that draws of itself has its noise from: all its layers share one of these, as do those of a copy.
+
+    In a loop of ours it is the run's streams; elsewhere streams of its own, on which every forward in training mode is a step.
+
+    Attributes:
+        sampling: draw in evaluation mode too.
+    """
+
+    def __init__(self, seed: int, sampling: bool = False) -> None:
+        self._own = Streams(seed)
+        self._lent: Streams | None = None
+        self.step = 0
+        """How many forwards of its own there were; set it to resume or to draw the same again."""
+        self.sampling = sampling
+
+    def begin(self, model: nn.Module, args: object = ()) -> None:
+        """Before each forward of the whole network."""
+        if self._lent is None and (model.training or self.sampling):
+            self._own.step = self.step
+            self.step += 1
+
+    def source(self, stream: str, site: str) -> torch.Generator:
+        """The generator of this call of a site."""
+        if torch._C._current_graph_task_id() != -1:
+            raise InputError(
+                f"{site!r} is computed again in the backward pass (activation checkpointing), where its noise would be "
+                "another. Leave it out of the checkpoint."
+            )
+        return (self._lent or self._own).next(stream, site)
+
+    @contextmanager
+    def lent(self, streams: Streams) -> Iterator[None]:
+        """Inside, these streams are drawn from, and whoever owns them counts the steps."""
+        before, self._lent = self._lent, streams
+        try:
+            yield
+        finally:
+            self._lent = before
+
+    @contextmanager
+    def apart(self, seed: int, sampling: bool) -> Iterator[None]:
+        """Inside, another seed is drawn from, and each forward is another draw; afterwards all is as it was before.
+
+        Args:
+            sampling: draw in evaluation mode too.
+        """
+        kept = self._own, self._lent, self.step, self.sampling
+        self._own, self._lent, self.step, self.sampling = Streams(seed), None, 0, sampling
+        try:
+            yield
+        finally:
+            self._own, self._lent, self.step, self.sampling = kept
+
+
+def draws_of(model: nn.Module) -> list[Draws]:
+    """What the layers of a network draw from, each once; empty where none draws of itself."""
+    found = (getattr(module, "draws", None) for module in model.modules())
+    return list({id(draws): draws for draws in found if isinstance(draws, Draws)}.values())
+
+
 def dropouts(model: nn.Module) -> dict[str, _DropoutNd]:
     return {name: module for name, module in model.named_modules() if isinstance(module, _DropoutNd)}
 
@@ -111,9 +172,17 @@ def set_dropout(model: nn.Module, rate: float) -> int:
     return len(layers) + len(attentions)
 
 
+def dropped(layer: _DropoutNd, x: Tensor, source: torch.Generator) -> Tensor:
+    """What a dropout layer makes of ``x``: of spatial ones whole channels are dropped."""
+    spatial = isinstance(layer, (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)) and x.ndim > 2
+    shape = (*x.shape[:2], *[1] * (x.ndim - 2)) if spatial else x.shape
+    return x * move_noise(x, dropout_mask(shape, layer.p, source))
+
+
 @contextmanager
 def dropout_from_streams(model: nn.Module, streams: Streams) -> Iterator[None]:
-    """Let every plain and spatial dropout layer of ``model`` draw its masks from ``streams`` inside the block.
+    """Let every plain and spatial dropout layer of ``model`` draw its masks from ``streams`` inside the block, and every layer
+    that draws of itself (`Draws`).
 
     A layer that is called several times in one step gets another mask each time. Alpha dropout keeps torch's own
     formula and draws from the global generator, which the training loop seeds at each step.
@@ -123,18 +192,17 @@ def dropout_from_streams(model: nn.Module, streams: Streams) -> Iterator[None]:
 
     def drawing(name: str, module: _DropoutNd) -> object:
         def forward(x: Tensor) -> Tensor:
-            if not module.training or module.p == 0:
-                return x
-            spatial = isinstance(module, (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)) and x.ndim > 2  # whole channels
-            shape = (*x.shape[:2], *[1] * (x.ndim - 2)) if spatial else x.shape
-            return x * move_noise(x, dropout_mask(shape, module.p, streams.next("dropout", name)))
+            return dropped(module, x, streams.next("dropout", name)) if module.training and module.p else x
 
         return forward
 
     for name, module in patched:
         module.forward = drawing(name, module)  # type: ignore[assignment]
     try:
-        yield
+        with ExitStack() as stack:
+            for draws in draws_of(model):
+                stack.enter_context(draws.lent(streams))
+            yield
     finally:
         for _, module in patched:
             del module.forward

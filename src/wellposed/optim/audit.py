@@ -76,6 +76,10 @@ class Audit:
         for coupled in binding.coupled:
             for leaf in coupled.leaves:
                 bounds.setdefault(leaf.name, []).append(coupled.bound)
+        for bound in [bound for one in binding.charged for bound in one.bounds]:
+            for leaf in found:
+                if any(leaf.tensor is w for w in bound.charge.beside):
+                    bounds.setdefault(leaf.name, []).append(bound)
         rows = [row for leaf in found for row in _rows(leaf, optimizer, groups, bounds.get(leaf.name, []))]
         for term in binding.functional:
             objective = f"loss + {term.charge}"
@@ -108,7 +112,7 @@ def _rows(leaf: Leaf, optimizer: Optimizer, groups: Mapping[int, Any], bounds: S
     if group is None or not leaf.tensor.requires_grad:
         waiting: list[tuple[str, str]] = [(str(b.charge), b.how) for b in bounds] or [("-", "-")]
         return [AuditRow(name, shape, leaf.role, term, how, None, "not trained") for term, how in waiting]
-    gone = bool(bounds) and leaf.tensor.numel() > 0 and not bool(leaf.tensor.any())
+    gone = bool(bounds) and leaf.role != "spread" and leaf.tensor.numel() > 0 and not bool(leaf.tensor.any())
     own = float(group.get("weight_decay", 0.0) or 0.0)
     rows = [AuditRow(name, shape, leaf.role, *_own_decay(optimizer, group, own))] if own else []
     averaged = float(group.get("lambd", 0.0)) if isinstance(optimizer, torch.optim.ASGD) else 0.0

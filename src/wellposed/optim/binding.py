@@ -28,6 +28,7 @@ from wellposed.penalties.base import (
     Penalty,
     Term,
 )
+from wellposed.penalties.divergence import KL
 from wellposed.penalties.elementwise import L2
 from wellposed.penalties.reference import Towards
 
@@ -286,7 +287,7 @@ def _check_decay(charged: Charged, own_decay: float) -> None:
     decaying = [
         bound.term
         for bound in charged.bounds
-        if isinstance(bound.charge, NormBound)
+        if isinstance(bound.charge, (NormBound, KL))
         or (
             isinstance(bound.charge, Penalty) and any(l2 > 0 and c is None for l2, c in bound.charge.summands().squares)
         )
@@ -301,7 +302,7 @@ def _check_decay(charged: Charged, own_decay: float) -> None:
 def _check_together(charged: Charged) -> None:
     """Refuse what would be enforced twice, and what has no joint step."""
     name = charged.leaf.name
-    squares = [bound.term for bound in charged.bounds if isinstance(bound.charge, (L2, NormBound))]
+    squares = [bound.term for bound in charged.bounds if isinstance(bound.charge, (L2, NormBound, KL))]
     if len(squares) > 1:
         raise CompositionError(
             f"{name!r} is charged by two terms that decay it, like two L2 terms: {squares[0]} and {squares[1]}. "

@@ -153,6 +153,7 @@ class Regularized(Wrapper):
     def _add_penalty(self) -> None:
         """Add the gradient of the terms by loss to those at hand."""
         held: list[Tensor] = [one.leaf.tensor for one in self._trained()]
+        held += [w for one in self._trained() for bound in one.bounds for w in bound.charge.beside]
         held += [w for several in self.binding.coupled for w in several.tensors]
         held = [w for w in {id(w): w for w in held}.values() if w.grad is not None]
         with torch.enable_grad():

@@ -92,7 +92,7 @@ class Chargeable(ABC):
 
     def __init_subclass__(cls) -> None:
         """Refuse a field that would hide a method, such as ``at: float``."""
-        methods = ("on", "at", "check", "times", "name", "everywhere", "placed", "default_how")
+        methods = ("on", "at", "beside", "check", "times", "name", "everywhere", "placed", "default_how")
         if taken := [name for name in methods if name in vars(cls).get("__annotations__", {})]:
             raise InputError(
                 f"{cls.__name__} has a field {taken[0]!r}, which hides a method of {cls.__mro__[1].__name__}."
@@ -147,6 +147,11 @@ class Chargeable(ABC):
     @property
     def default_how(self) -> How:
         return self.hows[0]
+
+    @property
+    def beside(self) -> tuple[Tensor, ...]:
+        """Other parameters that its value depends on, once it is bound: how widely a weight spreads."""
+        return ()
 
     def check(self, name: str, w: Tensor) -> None:
         """Refuse a parameter whose shape this cannot charge; by default every shape can be charged."""

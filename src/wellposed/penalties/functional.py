@@ -94,6 +94,10 @@ class OfActivations(FunctionalPenalty):
     def of(self, activation: Tensor) -> Tensor:
         """The charge of each coordinate at strength 1."""
 
+    def mean(self, activation: Tensor) -> Tensor:
+        """The charge of one module's outputs at strength 1: a mean over examples, 0-d."""
+        return self.of(activation).sum() / activation.shape[0]
+
     def value(self, context: Context) -> Tensor:
         """The charge of this batch, 0-d, carries gradient.
 
@@ -108,7 +112,7 @@ class OfActivations(FunctionalPenalty):
                     f"{type(self).__name__} charges tensors of examples; the module {name!r} gave "
                     f"{type(a).__name__ if not isinstance(a, Tensor) else 'a single number'}. Choose a module inside or after it."
                 )
-            charges.append(self.of(_wide(a)).sum() / a.shape[0])
+            charges.append(self.mean(_wide(a)))
         total = charges[0].new_zeros(())
         for charge in charges if self.strength else ():
             total = total + self.strength * charge.to(total.device)

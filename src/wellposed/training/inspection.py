@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from wellposed.core.preserve import modes_kept, reach_kept
 from wellposed.core.random import seeded
 from wellposed.core.selectors import Leaf, leaves, unwrap_model
 from wellposed.losses.per_example import Loss
+from wellposed.noise.activations import draws_of
 from wellposed.training.loop_activity import real
 
 MOST_ROWS = (
@@ -272,7 +273,11 @@ def channels(module: nn.Module, x: Tensor) -> int:
 @contextmanager
 def as_training(model: nn.Module, *code: object) -> Iterator[None]:
     """Training mode and random state of our own; all that model and code reach comes back."""
-    with reach_kept(model, *code), modes_kept(model, training=True), seeded(0, "look"):
+    with ExitStack() as stack:
+        for draws in draws_of(model):
+            stack.enter_context(draws.apart(0, sampling=draws.sampling))
+        for kept in (reach_kept(model, *code), modes_kept(model, training=True), seeded(0, "look")):
+            stack.enter_context(kept)
         yield
 
 

@@ -125,8 +125,8 @@ def rise_since(best: Tensor | None, now: MeanLoss) -> tuple[float, float]:
 
 @torch.no_grad()
 def weight_facts(model: nn.Module) -> dict[str, float]:
-    """Norm of all parameters, and the share of exact zeros among weight matrices."""
-    found = leaves(model)
+    """Norm of all parameters (not of what says how widely they spread), and the share of exact zeros among weight matrices."""
+    found = [leaf for leaf in leaves(model) if leaf.role != "spread"]
     norm = math.sqrt(math.fsum(float(real(leaf.tensor).square().sum()) for leaf in found))
     weights = [leaf.tensor for leaf in found if leaf.role == "weight"]
     count = sum(w.numel() for w in weights)

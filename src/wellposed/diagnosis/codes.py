@@ -1,0 +1,111 @@
+"""What an autoencoder's code says: how many nats each dimension holds, and whether the decoder listens.
+
+A code is what a term `wellposed.KLToStandardNormal` charges. The loss is compared with that of the same rows when every row is
+drawn from the code of another one: a decoder that uses its code cannot bear that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wellposed.core.random import seeded
+from wellposed.core.selectors import modules, unwrap_model
+from wellposed.losses.per_example import Loss
+from wellposed.optim.schedules import factor_at
+from wellposed.penalties.base import Term
+from wellposed.penalties.divergence import KLToStandardNormal
+from wellposed.training.evaluate import evaluating
+from wellposed.training.inspection import Predict, RowsWithTargets
+
+AHEAD = (1, 2, 5, 10, 100)
+"""Multiples of the steps taken at which a schedule is asked what it will come to."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """One code, as it was seen on some training rows in evaluation mode.
+
+    Attributes:
+        place: the module's name.
+        nats: of each dimension, a mean over rows.
+        rise: of the loss when codes are exchanged between rows, with its standard ``error``, and the ``loss`` before.
+        charged: the share of the strength that the schedule will come to which is charged now, in [0, 1].
+    """
+
+    place: str
+    nats: Tensor
+    rise: float
+    error: float
+    loss: float
+    charged: float
+
+
+def codes_of(
+    model: nn.Module,
+    terms: Sequence[Term],
+    steps: int,
+    predict: Predict,
+    loss: Loss,
+    batches: Sequence[RowsWithTargets],
+) -> tuple[Code, ...]:
+    """The codes that terms charge; none where there is no such term.
+
+    Args:
+        steps: of the optimizer so far, by which schedules go.
+    """
+    charged = [term for term in terms if isinstance(term.charge, KLToStandardNormal) and term.charge.strength > 0]
+    found = []
+    for term in charged:
+        assert isinstance(term.charge, KLToStandardNormal)
+        for name, module in modules(unwrap_model(model), term.where).items():
+            seen: list[Tensor] = []
+            plain = _losses(model, module, _keeping(seen), predict, loss, batches)
+            mixed = _losses(model, module, _exchanged, predict, loss, batches)
+            if not seen or len(plain) < 2:
+                continue
+            rises = (mixed - plain).double()
+            nats = torch.cat([term.charge.of(a.float()).flatten(1) for a in seen]).mean(0)
+            error = float(rises.std()) / math.sqrt(len(rises))
+            share = _share(term, steps)
+            found.append(Code(name, nats, float(rises.mean()), error, float(plain.mean()), share))
+    return tuple(found)
+
+
+def _losses(
+    model: nn.Module,
+    module: nn.Module,
+    hook: Callable[..., Any],
+    predict: Predict,
+    loss: Loss,
+    batches: Sequence[RowsWithTargets],
+) -> Tensor:
+    """The mean loss of each batch, under the same draws, with a hook behind a module."""
+    handle = module.register_forward_hook(hook)
+    try:
+        with seeded(0, "codes"), evaluating(model, predict, loss.given):
+            return torch.tensor([float(loss.mean(predict(model, batch), target)) for batch, target in batches])
+    finally:
+        handle.remove()
+
+
+def _keeping(seen: list[Tensor]) -> Callable[..., None]:
+    return lambda module, args, output: seen.append(output.detach())
+
+
+def _exchanged(module: nn.Module, args: object, output: Tensor) -> Tensor:
+    return output.roll(1, dims=0)
+
+
+def _share(term: Term, steps: int) -> float:
+    """Of a warm-up, how far it is: the factor now over the largest that is to come."""
+    if term.schedule is None:
+        return 1.0
+    now = factor_at(term.schedule, steps)
+    most = max(now, *(factor_at(term.schedule, ahead * max(steps, 1)) for ahead in AHEAD))
+    return now / most if most else 0.0
