@@ -90,22 +90,22 @@ def point(x: Tensor, y: Tensor, x_test: Tensor) -> PredictiveNumbers:
 
 
 def variational(x: Tensor, y: Tensor, x_test: Tensor) -> PredictiveNumbers:
-    """IVON on the Gaussian likelihood whose noise is measured on validation rows as training goes on."""
+    """Mean-field Gaussian weights by the evidence lower bound of a Gaussian likelihood, whose noise is trained too."""
     of = Standard(x, y)
     torch.manual_seed(0)
-    net, rows = of.problem.model(), len(of.train[0])
-    optimizer = wp.IVON(net.parameters(), lr=0.1, prior=wp.GaussianPrior(1.0), rows=rows)
-    noise = 1.0
-    for epoch in range(of.recipe.epochs):
+    net, rows = wp.bayesian(of.problem.model(), prior=wp.GaussianPrior(0.3)), len(of.train[0])
+    log_noise = torch.zeros((), requires_grad=True)
+    optimizer = torch.optim.Adam([*net.parameters(), log_noise], lr=of.recipe.optimizer.lr)
+    batches = of.recipe.epochs * -(-rows // of.recipe.batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, of.recipe.optimizer.lr, batches)
+    for _ in range(of.recipe.epochs):
         for batch in torch.randperm(rows).split(of.recipe.batch_size):
-            with optimizer.sampled():
-                (F.mse_loss(net(of.train[0][batch]), of.train[1][batch]) / (2 * noise**2)).backward()
-            optimizer.step()
             optimizer.zero_grad()
-        if 5 * epoch > of.recipe.epochs:
-            with torch.no_grad():
-                noise = of.noise(net(of.valid[0]))
-    return of.back(wp.predictive(net, x_test, noise_std=noise, drawn_by=optimizer))
+            error = F.mse_loss(net(of.train[0][batch]), of.train[1][batch])
+            (error / (2 * (2 * log_noise).exp()) + log_noise + wp.kl(net) / rows).backward()
+            optimizer.step()
+            schedule.step()
+    return of.back(wp.predictive(net.eval(), x_test, noise_std=float(log_noise.exp())))
 
 
 def laplace(x: Tensor, y: Tensor, x_test: Tensor) -> PredictiveNumbers:
@@ -125,7 +125,7 @@ def cross_fit(x: Tensor, y: Tensor, x_test: Tensor, near: slice) -> PredictiveNu
     """`wp.cross_fit` of two recipes: with layer norm, and without at another rate."""
     makers = {norm: network(x.shape[1], norm) for norm in (True, False)}
     recipes = [recipe(len(x), lr).replace(model={"norm": norm}) for norm, lr in ((True, 5e-3), (False, 5e-3))]
-    found = wp.cross_fit(lambda norm: makers[norm](), x, y, recipes, folds=10, near=near)
+    found = wp.cross_fit(lambda norm: makers[norm](), x, y, recipes, folds=5, near=near)
     return found.predict(x_test)
 
 
