@@ -56,6 +56,12 @@ def numbers() -> wp.Problem:
     return wp.Problem(lambda: nn.Linear(3, 1), "squared_error", (X, X[:, :1]))
 
 
+def noisy() -> wp.Problem:
+    return wp.Problem(
+        lambda: nn.Linear(3, 1), "squared_error", (X, X[:, :1] + torch.randn(ROWS, 1, generator=source()))
+    )
+
+
 RECIPE = wp.Recipe(epochs=1, batch_size=12)
 
 
@@ -123,7 +129,7 @@ CALLS: dict[str, Call] = {
     ),
     **dict.fromkeys(("TotalVariation", "Nuclear", "Orthogonality", "RowL21", "Spectral"), charge(strength=0.1)),
     **dict.fromkeys(("L1SP", "L2SP"), charge(strength=0.1, reference=0.0)),
-    "WeightedL1": charge(strength=0.1, weights=1.0),
+    **dict.fromkeys(("WeightedL1", "WeightedL2"), charge(strength=0.1, weights=1.0)),
     "ActivationL1": activations(strength=0.1),
     "ActivationL2": activations(strength=0.1),
     **dict.fromkeys(
@@ -247,6 +253,17 @@ CALLS: dict[str, Call] = {
     "diagnose": Call(lambda: {"source": {"loss": [1.0, 0.5, 0.3], "val_loss": [1.0, 0.6, 0.5]}}),
     "diagnose_many": Call(lambda: {"sources": [{"loss": [1.0, 0.5, 0.3], "val_loss": [1.0, 0.6, 0.5]}]}),
     "stop_when_sure": Call(lambda: {}, lambda made: made(wp.History(rows=[{"epoch": 0, "valid_loss": 1.0}]))),
+    "laplace": Call(
+        lambda: {"trained": nn.Linear(3, 1), "data": (X, X[:, :1]), "loss": "squared_error", "terms": wp.L2(0.1).on()},
+        lambda made: made.predict(X),
+    ),
+    "evidence": Call(lambda: {"problem": noisy(), "recipe": RECIPE, "terms": wp.L2(0.1).on(), "rounds": 1}),
+    "ensemble": Call(lambda: {"runs": runs(2)}, lambda made: made.predict(X)),
+    "SWAG": Call(lambda: {"net": net()}, lambda made: made.update()),
+    "PredictiveNumbers": Call(
+        lambda: {"means": torch.zeros(2, 3, 1), "stds": torch.ones(2, 3, 1)}, lambda made: made.std
+    ),
+    "PredictiveClasses": Call(lambda: {"components": torch.full((1, 3, 2), 0.5)}, lambda made: made.probabilities),
     "compress": Call(lambda: {"source": net(), "example": X}),
     "verify": Call(lambda: {"folder": compressed()}),
     "report": Call(lambda: {"study_or_folder": "nowhere"}),
@@ -389,8 +406,8 @@ SLOW = {
 }
 """Calls that train several times: of the values that their annotations allow, none is tried."""
 GIVEN_BACK = {
-    "BiasVariance", "Certificate", "Compressed", "Context", "ErrorBudget", "Finding", "Fork", "GapSplit", "LearningCurve", "Path",
-    "Predictive", "Price", "RangeTest", "Run", "Selection", "Study", "Term", "Verification",
+    "BiasVariance", "Certificate", "Compressed", "Context", "Ensemble", "ErrorBudget", "Evidence", "Finding", "Fork", "GapSplit",
+    "Laplace", "LearningCurve", "Path", "Predictive", "Price", "RangeTest", "Run", "Selection", "Study", "Term", "Verification",
     *(name for name in wp.__all__ if name.endswith("Error")),
     "Noise", "Constraint", "CoupledPenalty", "FunctionalPenalty", "Penalty", "Rule",  # to be written
     "Diagonal", "Log", "OptimizerMetric", "Searched", "Traits",  # what these give and declare
@@ -566,6 +583,7 @@ ARRAYS = {
 BIAS = leaves(nn.Linear(1, 3))[1]
 TAKES: dict[str, Callable[[Any], Any]] = {
     "WeightedL1": lambda v: wp.WeightedL1(0.1, v).weights,
+    "WeightedL2": lambda v: wp.WeightedL2(0.1, v).weights,
     "L1SP": lambda v: wp.L1SP(0.1, v).reference,
     "L2SP": lambda v: wp.L2SP(0.1, v).reference,
     "L2SP by name": lambda v: wp.L2SP(0.1, {"bias": v}).at(BIAS).reference,

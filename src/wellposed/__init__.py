@@ -19,8 +19,11 @@ from wellposed._version import __version__
 
 if TYPE_CHECKING:
     from wellposed.bayes.cross_fit import CrossFitted, cross_fit
+    from wellposed.bayes.ensembles import SWAG, Ensemble, ensemble
+    from wellposed.bayes.evidence import Evidence, evidence
     from wellposed.bayes.ivon import IVON
-    from wellposed.bayes.predictive import Predictive
+    from wellposed.bayes.laplace import Laplace, laplace
+    from wellposed.bayes.predictive import Predictive, PredictiveClasses, PredictiveNumbers
     from wellposed.bayes.variational import bayesian, kl, mc_dropout, predictive
     from wellposed.constraints.balls import L1Ball, L2Ball, LInfBall, MaxNorm, UnitNorm
     from wellposed.constraints.multiplier import NormBound
@@ -98,7 +101,7 @@ if TYPE_CHECKING:
     from wellposed.penalties.conventions import translate_decay
     from wellposed.penalties.coupled import TiedGroups
     from wellposed.penalties.divergence import KL, GaussianPrior, KLToStandardNormal, LaplacePrior, ScaleMixturePrior
-    from wellposed.penalties.elementwise import L1, L2, ElasticNet, WeightedL1
+    from wellposed.penalties.elementwise import L1, L2, ElasticNet, WeightedL1, WeightedL2
     from wellposed.penalties.functional import ActivationL1, ActivationL2, Confidence, Consistency, Jacobian, LogitL2
     from wellposed.penalties.group import GroupL2, GroupMCP, SparseGroup
     from wellposed.penalties.hierarchical import Hierarchical
@@ -125,7 +128,10 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "bayes.cross_fit": ("CrossFitted", "cross_fit"),
-    "bayes.predictive": ("Predictive",),
+    "bayes.ensembles": ("SWAG", "Ensemble", "ensemble"),
+    "bayes.evidence": ("Evidence", "evidence"),
+    "bayes.laplace": ("Laplace", "laplace"),
+    "bayes.predictive": ("Predictive", "PredictiveClasses", "PredictiveNumbers"),
     "integrations.keras": ("KerasWatch",),
     "integrations.lightning": ("LightningWatch",),
     "integrations.skorch": ("SkorchWatch",),
@@ -138,7 +144,7 @@ _PLACES = {
     "core.selectors": ("biases", "convs", "embeddings", "outputs", "inputs", "named", "norms", "weights"),
     "penalties.base": ("Constraint", "Context", "CoupledPenalty", "FunctionalPenalty", "Penalty", "Searched", "Term", "Traits"),
     "penalties.divergence": ("GaussianPrior", "KL", "KLToStandardNormal", "LaplacePrior", "ScaleMixturePrior"),
-    "penalties.elementwise": ("L1", "L2", "ElasticNet", "WeightedL1"),
+    "penalties.elementwise": ("L1", "L2", "ElasticNet", "WeightedL1", "WeightedL2"),
     "penalties.nonconvex": ("L0", "MCP", "SCAD"),
     "penalties.reference": ("L1SP", "L2SP"),
     "penalties.group": ("GroupL2", "GroupMCP", "SparseGroup"),
@@ -208,26 +214,27 @@ _RENAMED = {"LogitNorm": "LogitL2", "heads": "outputs", "mixed": "mixed_targets"
 _WHERE = {name: place for place, names in _PLACES.items() for name in names}
 
 __all__ = [
-    "IVON", "KL", "L0", "L1", "L1SP", "L2", "L2SP", "MCP", "SAM", "SCAD", "ActivationL1", "ActivationL2", "Average",
-    "BiasVariance", "Box", "Certificate", "CompositionError", "Compressed", "Confidence", "Consistency", "Constraint",
-    "Context", "CoupledPenalty", "CrossFitted", "Data", "DataError", "Diagonal", "DropConnect", "Dropout",
-    "ElasticNet", "ErrorBudget", "FeatureSelector", "Finding", "Fork", "FunctionalPenalty", "GapSplit",
-    "GaussianDropout", "GaussianMixture", "GaussianPrior", "GradientNoise", "GroupL2", "GroupMCP", "HalfSpace",
-    "Hierarchical", "History", "Huber", "InputError", "Jacobian", "KLToStandardNormal", "KerasWatch", "L1Ball",
-    "L2Ball", "LInfBall", "LaplacePrior", "LearningCurve", "LightningWatch", "Log", "LogitL2", "Lookahead",
-    "ManifoldMixup", "MaxNorm", "Metric", "Noise", "NonNegative", "NormBound", "Nuclear", "OptimizerMetric",
-    "Orthogonal", "Orthogonality", "Path", "Penalty", "PiecewiseLinear", "Poisson", "Predictive", "Price", "Problem",
-    "ProblemError", "Quantile", "Quantiles", "RangeTest", "Recipe", "RecipeError", "RowL21", "Rule", "Run",
-    "ScaleMixturePrior", "Searched", "Selection", "SelectorError", "ShapeError", "Simplex", "SkorchWatch",
-    "SparseGroup", "SpatialDropout", "Spectral", "SpectralBall", "StochasticDepth", "StudentT", "Study", "Term",
-    "TiedGroups", "TopK", "TotalVariation", "TrainingError", "Traits", "TransformersWatch", "UnitNorm",
-    "Verification", "Watch", "WeightNoise", "WeightedL1", "WellposedError", "__version__", "audit", "bayesian",
-    "bias_variance", "bias_variance_path", "biases", "certify", "compare", "compress", "convs", "cross_fit",
-    "crps_of_samples", "cutmix", "cutout", "decay_to", "diagnose", "diagnose_many", "embeddings", "error_budget",
-    "fit", "fit_many", "fork", "gap_split", "improve", "inputs", "kl", "learning_curve", "lr_range_test",
-    "mc_dropout", "mixed_targets", "mixup", "mixup_or_cutmix", "named", "named_schedule", "norms", "outputs",
-    "perturb", "predictive", "price", "ramp", "reading_up_to", "regularize", "report", "select", "settle",
-    "staircase", "stop_when_sure", "strength_path", "translate_decay", "verify", "watch", "weights",
+    "IVON", "KL", "L0", "L1", "L1SP", "L2", "L2SP", "MCP", "SAM", "SCAD", "SWAG", "ActivationL1", "ActivationL2",
+    "Average", "BiasVariance", "Box", "Certificate", "CompositionError", "Compressed", "Confidence", "Consistency",
+    "Constraint", "Context", "CoupledPenalty", "CrossFitted", "Data", "DataError", "Diagonal", "DropConnect",
+    "Dropout", "ElasticNet", "Ensemble", "ErrorBudget", "Evidence", "FeatureSelector", "Finding", "Fork",
+    "FunctionalPenalty", "GapSplit", "GaussianDropout", "GaussianMixture", "GaussianPrior", "GradientNoise",
+    "GroupL2", "GroupMCP", "HalfSpace", "Hierarchical", "History", "Huber", "InputError", "Jacobian",
+    "KLToStandardNormal", "KerasWatch", "L1Ball", "L2Ball", "LInfBall", "Laplace", "LaplacePrior", "LearningCurve",
+    "LightningWatch", "Log", "LogitL2", "Lookahead", "ManifoldMixup", "MaxNorm", "Metric", "Noise", "NonNegative",
+    "NormBound", "Nuclear", "OptimizerMetric", "Orthogonal", "Orthogonality", "Path", "Penalty", "PiecewiseLinear",
+    "Poisson", "Predictive", "PredictiveClasses", "PredictiveNumbers", "Price", "Problem", "ProblemError", "Quantile",
+    "Quantiles", "RangeTest", "Recipe", "RecipeError", "RowL21", "Rule", "Run", "ScaleMixturePrior", "Searched",
+    "Selection", "SelectorError", "ShapeError", "Simplex", "SkorchWatch", "SparseGroup", "SpatialDropout", "Spectral",
+    "SpectralBall", "StochasticDepth", "StudentT", "Study", "Term", "TiedGroups", "TopK", "TotalVariation",
+    "TrainingError", "Traits", "TransformersWatch", "UnitNorm", "Verification", "Watch", "WeightNoise", "WeightedL1",
+    "WeightedL2", "WellposedError", "__version__", "audit", "bayesian", "bias_variance", "bias_variance_path",
+    "biases", "certify", "compare", "compress", "convs", "cross_fit", "crps_of_samples", "cutmix", "cutout",
+    "decay_to", "diagnose", "diagnose_many", "embeddings", "ensemble", "error_budget", "evidence", "fit", "fit_many",
+    "fork", "gap_split", "improve", "inputs", "kl", "laplace", "learning_curve", "lr_range_test", "mc_dropout",
+    "mixed_targets", "mixup", "mixup_or_cutmix", "named", "named_schedule", "norms", "outputs", "perturb",
+    "predictive", "price", "ramp", "reading_up_to", "regularize", "report", "select", "settle", "staircase",
+    "stop_when_sure", "strength_path", "translate_decay", "verify", "watch", "weights",
 ]  # fmt: skip
 
 

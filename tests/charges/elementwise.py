@@ -15,7 +15,7 @@ from charges import equal
 from wellposed.core.selectors import Leaf, leaves
 from wellposed.ops.nonconvex_prox import hard_threshold
 from wellposed.ops.prox import soft_threshold
-from wellposed.penalties.elementwise import WeightedL1
+from wellposed.penalties.elementwise import WeightedL1, WeightedL2
 from wellposed.penalties.nonconvex import L0, MCP, SCAD
 from wellposed.penalties.reference import L1SP, L2SP
 
@@ -24,6 +24,10 @@ GIVEN: dict[str, list[dict[str, Any]]] = {
     "l2": [{"strength": 0.4}],
     "elastic_net": [{"strength": 0.5, "mix": 0.3}, {"strength": 0.3, "mix": 1.0}, {"strength": 0.3, "mix": 0.0}],
     "weighted_l1": [
+        {"strength": 0.6, "weights": 0.5},
+        {"strength": 0.3, "weights": torch.tensor([0.5, 0.0, 2.0], dtype=torch.float64)},
+    ],
+    "weighted_l2": [
         {"strength": 0.6, "weights": 0.5},
         {"strength": 0.3, "weights": torch.tensor([0.5, 0.0, 2.0], dtype=torch.float64)},
     ],
@@ -96,6 +100,20 @@ def weighted_l1_form(cls: Callable[..., Any]) -> None:
     low = penalty.at(leaf_of(torch.zeros(2, 3)))
     assert low.weights.dtype == torch.float32
     equal(low.weights, [2.0, 0.0, 4.0])
+
+
+def weighted_l2_form(cls: Callable[..., Any]) -> None:
+    """Strength 0.5 and rates (2, 0, 4): divided by (1 + t, 1, 1 + 2t); gradient (1, 0, 2) * w."""
+    rates = torch.tensor([2.0, 0.0, 4.0], dtype=torch.float64)
+    w = torch.tensor([[3.0, -0.5, 1.0], [-1.0, 0.0, -6.0]], dtype=torch.float64)
+    penalty = cls(0.5, rates)
+    equal(penalty.value(w), 0.5 * (9.0 + 1.0) + 1.0 * (1.0 + 36.0))
+    equal(penalty.prox(w, 1.0), [[1.5, -0.5, 1 / 3], [-0.5, 0.0, -2.0]])
+    # |-1 + 1|, |0.3| and |1 + 2|.
+    at, grad = torch.ones(3, dtype=torch.float64), torch.tensor([-1.0, 0.3, 1.0], dtype=torch.float64)
+    equal(penalty.violation(at, grad), math.sqrt(0.09 + 9.0))
+    low = penalty.at(leaf_of(torch.zeros(2, 3)))
+    assert low.weights.dtype == torch.float32
 
 
 def mcp_form(cls: Callable[..., Any]) -> None:
@@ -216,6 +234,7 @@ CLOSED_FORMS: dict[str, Callable[[Callable[..., Any]], None]] = {
     "l2": l2_form,
     "elastic_net": elastic_net_form,
     "weighted_l1": weighted_l1_form,
+    "weighted_l2": weighted_l2_form,
     "mcp": mcp_form,
     "scad": scad_form,
     "l0": l0_form,
@@ -453,6 +472,16 @@ class WeightedL1ForgetsTheStrength(WeightedL1):
     @property
     def l1(self) -> Any:
         return self.weights
+
+
+class WeightedL2ForgetsTheRates(WeightedL2):
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        return w / (1 + step * self.strength)
+
+
+class WeightedL2WithoutTheHalf(WeightedL2):
+    def value(self, w: Tensor) -> Tensor:
+        return (self.rates(w) * w.square()).sum()
 
 
 class WeightedL1MeanRate(WeightedL1):

@@ -190,11 +190,11 @@ class PredictiveNumbers(Predictive):
         """
         return float((self._targets(y) - self.means.mean(0)).square().mean().sqrt())
 
-    def rescaled(self, scale: float, shift: float = 0.0) -> Self:
+    def rescaled(self, scale: float | Tensor, shift: float | Tensor = 0.0) -> Self:
         """The distribution of ``scale*y + shift``: back in the units of targets that were standardized.
 
         Args:
-            scale: > 0.
+            scale: > 0; a number, or one for each output, as ``shift``.
         """
         var = None if self.epistemic_var is None else self.epistemic_var * scale**2
         return replace(self, means=self.means * scale + shift, stds=self.stds * scale, epistemic_var=var)

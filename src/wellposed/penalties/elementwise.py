@@ -159,14 +159,7 @@ class WeightedL1(Separable):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        weights = self.weights if isinstance(self.weights, Tensor) else array(self, "weights", masks=True)
-        if not isinstance(weights, Tensor):
-            at_least_zero(self, weights=weights)
-        elif weights.is_complex() or not bool((torch.isfinite(weights) & (weights >= 0)).all()):
-            raise InputError(
-                f"WeightedL1 needs finite weights >= 0; the tensor {setting_text(weights)} that it was given holds others. "
-                "Clamp what they are computed from away from 0."
-            )
+        checked_rates(self)
 
     @property
     def traits(self) -> Traits:
@@ -174,11 +167,7 @@ class WeightedL1(Separable):
         return Traits(homogeneous=1, symmetric=not isinstance(self.weights, Tensor))
 
     def check(self, name: str, w: Tensor) -> None:
-        if isinstance(self.weights, Tensor) and not broadcasts(self.weights, w):
-            raise ShapeError(
-                f"WeightedL1 needs weights that broadcast to the parameter; {name!r} has shape {tuple(w.shape)}, "
-                f"the weights have {tuple(self.weights.shape)}. Give one term for each shape."
-            )
+        check_rates_fit(self, name, w)
 
     def at(self, leaf: Leaf) -> Self:
         """This penalty at one parameter, with its rates in the parameter's type and on its device."""
@@ -189,6 +178,27 @@ class WeightedL1(Separable):
     @property
     def l1(self) -> float | Tensor:
         return self.strength * (self.weights.detach() if isinstance(self.weights, Tensor) else self.weights)
+
+
+def checked_rates(owner: WeightedL1 | WeightedL2) -> None:
+    """Refuse rates of single weights that are negative or not finite; those of lists become a tensor."""
+    weights = owner.weights if isinstance(owner.weights, Tensor) else array(owner, "weights", masks=True)
+    if not isinstance(weights, Tensor):
+        at_least_zero(owner, weights=weights)
+    elif weights.is_complex() or not bool((torch.isfinite(weights) & (weights >= 0)).all()):
+        raise InputError(
+            f"{type(owner).__name__} needs finite weights >= 0; the tensor {setting_text(weights)} that it was given holds others. "
+            "Clamp what they are computed from away from 0."
+        )
+
+
+def check_rates_fit(owner: WeightedL1 | WeightedL2, name: str, w: Tensor) -> None:
+    """Refuse rates that do not broadcast to the parameter."""
+    if isinstance(owner.weights, Tensor) and not broadcasts(owner.weights, w):
+        raise ShapeError(
+            f"{type(owner).__name__} needs weights that broadcast to the parameter; {name!r} has shape {tuple(w.shape)}, "
+            f"the weights have {tuple(owner.weights.shape)}. Give one term for each shape."
+        )
 
 
 def broadcasts(value: Tensor, w: Tensor) -> bool:
@@ -314,6 +324,59 @@ class L2(Separable):
                 f"it was given {amount!r}. An amount that is multiplied by the learning rate is scaling='torch'."
             )
         return cls(amount, scaling=scaling)
+
+
+@checked
+@dataclass(frozen=True, repr=False)
+class WeightedL2(Penalty):
+    """``strength/2 * sum_i c_i w_i^2``: an L2 that charges each weight by a rate of its own.
+
+    What automatic relevance determination leads to (`wellposed.bayes.evidence.evidence`): a Gaussian prior of an own width for
+    every input or unit.
+
+    Args:
+        strength: >= 0, per mean loss. 0 charges nothing.
+        weights: the rates ``c``, finite and >= 0, as of `WeightedL1`.
+    Raises:
+        InputError: a rate is negative or not finite.
+        ShapeError: the rates do not broadcast to a parameter.
+    Source:
+        MacKay (1994), ASHRAE Transactions 100(2).
+    Example:
+        >>> import torch
+        >>> WeightedL2(1.0, torch.tensor([1.0, 3.0])).prox(torch.tensor([2.0, 2.0]), step=1.0)
+        tensor([1.0000, 0.5000])
+    """
+
+    strength: float
+    weights: float | Tensor = field(default=1.0, compare=False)
+    traits: ClassVar[Traits] = Traits(homogeneous=2, sparse=False, symmetric=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checked_rates(self)
+
+    def check(self, name: str, w: Tensor) -> None:
+        check_rates_fit(self, name, w)
+
+    def at(self, leaf: Leaf) -> Self:
+        """This penalty at one parameter, with its rates in the parameter's type and on its device."""
+        return replace(self, weights=self.weights.to(leaf.tensor)) if isinstance(self.weights, Tensor) else self
+
+    def rates(self, w: Tensor) -> float | Tensor:
+        """``strength * c``, as it multiplies ``w``."""
+        return self.strength * as_weights(self.weights, w)
+
+    def value(self, w: Tensor) -> Tensor:
+        x = at_least_float32(w)
+        return (0.5 * (self.rates(x) * x.square()).sum()).to(w.dtype)
+
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        """``w_i / (1 + step*strength*c_i)``."""
+        return shrink(w, step * self.rates(w))
+
+    def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
+        return length(grad + self.rates(w) * w)
 
 
 @checked
