@@ -25,7 +25,7 @@ def test_the_bins_of_a_column_add_up_to_it_also_beyond_the_rows_it_was_fitted_on
     far = 3 * rows(50, 4, 1)
     given = code(far).double()
     assert given.shape == (50, 4 + 5 + 5 + 3)  # nothing goes through a constant, and three bins are between four values
-    torch.testing.assert_close(given[:, code.plain] * code.scale + code.mean, far, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(given[:, : code.columns] * code.scale + code.mean, far, rtol=1e-5, atol=1e-5)
     for column, start, bins in ((0, 4, 5), (1, 9, 5), (3, 14, 3)):
         edges = code.edges[column]
         back = edges[0] + given[:, start : start + bins] @ edges.diff()
@@ -125,3 +125,9 @@ def test_rows_are_answered_by_networks_that_have_not_seen_them_and_intervals_cov
 def test_rows_that_cannot_be_cross_fitted_are_refused(x: Tensor, y: Tensor) -> None:
     with pytest.raises(wp.DataError, match="10 rows or more of finite numbers"):
         wp.cross_fit(network, x, y, RECIPE)
+
+
+def test_nothing_to_train_is_refused() -> None:
+    for given in ({"recipes": []}, {"recipes": RECIPE, "seeds": []}, {"recipes": RECIPE, "folds": 21}):
+        with pytest.raises(wp.InputError, match="needs a recipe, a seed and no more folds than rows"):
+            wp.cross_fit(network, rows(20, 1), rows(20, 1), **given)

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from wellposed.bayes.nearby import Nearby
 from wellposed.bayes.predictive import PredictiveNumbers
 from wellposed.bayes.spread import Spread
-from wellposed.core.checks import Seed, Within, checked
-from wellposed.core.errors import DataError
+from wellposed.core.checks import Count, Seed, Within, checked
+from wellposed.core.errors import DataError, InputError
 from wellposed.core.random import generator
 from wellposed.data.arrays import real_numbers
 from wellposed.data.data import Data
@@ -79,7 +79,7 @@ def cross_fit(
     folds: Annotated[int, Within(2)] = 10,
     seeds: Sequence[Seed] = (0,),
     seed: Seed = 0,
-    near: Any = None,
+    near: Count | None = None,
 ) -> CrossFitted:
     """Networks by ``folds`` parts of the rows, weighed by errors on the parts left out, and a spread learned of these errors.
 
@@ -92,9 +92,10 @@ def cross_fit(
             be kept (``stopping={"patience": 0, "keep": "last"}``): the folds are not there to stop a training.
         seeds: of each recipe; their mean is the member.
         seed: of the folds.
-        near: columns of X in which rows are near each other, as an index; by default all of them.
+        near: how many of X's first columns say which rows are near each other; by default all of them.
     Raises:
         DataError: fewer than 10 rows, or X and y that are no finite numbers of as many rows.
+        InputError: no recipe, no seed, or more folds than rows.
     Source:
         Stacking: Wolpert (1992), Neural Networks 5; the greedy choice: Caruana et al. (2004), ICML; residuals and a Gaussian
         process: Qiu, Meyerson & Miikkulainen (2020), ICLR.
@@ -119,6 +120,11 @@ def cross_fit(
             f"{tuple(x.shape)} and {tuple(target.shape)}."
         )
     several = [recipes] if isinstance(recipes, Recipe) else list(recipes)
+    if not several or not seeds or folds > len(x):
+        raise InputError(
+            f"wp.cross_fit needs a recipe, a seed and no more folds than rows; it was given {len(several)} recipes, {len(seeds)} "
+            f"seeds and {folds} folds of {len(x)} rows."
+        )
     logs = (False, True) if bool((target > 0).all()) else (False,)
     fold = torch.randperm(len(x), generator=generator(seed, "folds")) % folds
     trained, outputs = [], target.new_zeros(len(logs) * len(several), len(x))
@@ -129,7 +135,7 @@ def cross_fit(
         trained.append(tuple(members))
     weights = _greedy(outputs, target)
     mean, apart = _combined(outputs, weights)
-    standard = Standardized.of(x if near is None else x[:, near], slice(None) if near is None else near)
+    standard = Standardized.of(x[:, :near])
     nearby = Nearby.fit(standard(x), target - mean)
     correction = nearby()
     features = _features(mean, apart, standard(x), correction)
@@ -159,19 +165,18 @@ class Member:
 
 @dataclass(frozen=True)
 class Standardized:
-    """Inputs with mean 0 and deviation 1 on the training rows, in some of their columns."""
+    """The first columns of inputs with mean 0 and deviation 1 on the training rows."""
 
-    columns: Any
     shift: Tensor
     scale: Tensor
 
     @classmethod
-    def of(cls, chosen: Tensor, columns: Any) -> Standardized:
-        scale = chosen.double().std(0, correction=0)
-        return cls(columns, chosen.double().mean(0), torch.where(scale > 0, scale, 1.0))
+    def of(cls, x: Tensor) -> Standardized:
+        scale = x.double().std(0, correction=0)
+        return cls(x.double().mean(0), torch.where(scale > 0, scale, 1.0))
 
     def __call__(self, x: Tensor) -> Tensor:
-        return (x[:, self.columns].double() - self.shift) / self.scale
+        return (x[:, : len(self.shift)].double() - self.shift) / self.scale
 
 
 def _members(

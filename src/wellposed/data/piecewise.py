@@ -43,9 +43,9 @@ class PiecewiseLinear:
             self.edges.append(column.quantile(levels).unique() if many else values)
 
     @property
-    def plain(self) -> slice:
-        """The columns of the encoded rows that are the standardized ones."""
-        return slice(0, len(self.mean))
+    def columns(self) -> int:
+        """How many columns there were; so many of the encoded rows' first columns are the standardized ones."""
+        return len(self.mean)
 
     def __call__(self, X: Any) -> Tensor:
         """``(rows, columns + bins of all)``, float32."""
