@@ -105,7 +105,7 @@ def variational(x: Tensor, y: Tensor, x_test: Tensor) -> PredictiveNumbers:
             (error / (2 * (2 * log_noise).exp()) + log_noise + wp.kl(net) / rows).backward()
             optimizer.step()
             schedule.step()
-    return of.back(wp.predictive(net.eval(), x_test, noise_std=float(log_noise.exp())))
+    return of.back(wp.predictive(net.eval(), x_test, noise_std=float(log_noise.detach().exp())))
 
 
 def laplace(x: Tensor, y: Tensor, x_test: Tensor) -> PredictiveNumbers:

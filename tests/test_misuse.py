@@ -413,8 +413,8 @@ SLOW = {
 """Calls that train several times: of the values that their annotations allow, none is tried."""
 GIVEN_BACK = {
     "BiasVariance", "Certificate", "Compressed", "Context", "CrossFitted", "Ensemble", "ErrorBudget", "Evidence", "Finding", "Fork",
-    "GapSplit", "Laplace", "LearningCurve", "Path", "Predictive", "Price", "RangeTest", "Run", "Selection", "Study", "Term", "Verification",
-    *(name for name in wp.__all__ if name.endswith("Error")),
+    "GapSplit", "Laplace", "LearningCurve", "Path", "Predictive", "RangeTest", "Run", "Selection", "Study", "Term", "Verification",
+    "Price", *(name for name in wp.__all__ if name.endswith("Error")),
     "Noise", "Constraint", "CoupledPenalty", "FunctionalPenalty", "Penalty", "Rule",  # to be written
     "Diagonal", "Log", "OptimizerMetric", "Searched", "Traits",  # what these give and declare
 }  # fmt: skip

@@ -136,7 +136,7 @@ def cross_fit(
     weights = _greedy(outputs, target)
     mean, apart = _combined(outputs, weights)
     standard = Standardized.of(x[:, :near])
-    nearby = Nearby.fit(standard(x), target - mean)
+    nearby = Nearby.fit(standard(x), target - mean, seed)
     correction = nearby()
     features = _features(mean, apart, standard(x), correction)
     spread = Spread.fit(features, target - mean - correction[0], seed)
