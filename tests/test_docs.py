@@ -35,6 +35,16 @@ def test_the_page_of_populations_does_what_it_says(capsys: pytest.CaptureFixture
     )
 
 
+def test_the_page_of_posteriors_shows_which_claims_fail(capsys: pytest.CaptureFixture[str]) -> None:
+    for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "bayes.md").read_text(), re.DOTALL):
+        exec(code, {})
+    answer, narrow, independent, copied = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"(8[0-9]|9[0-9])% covered; NLL -?[\d.]+ nats", answer)
+    assert narrow == "each weight's spread is 29% of what it should be"
+    assert independent.endswith("off by 1.1 times the spread that the posterior gives them")
+    assert copied.endswith("off by 2.2 times the spread that the posterior gives them")
+
+
 @pytest.mark.usefixtures("own_clock")
 def test_the_page_of_proofs_does_what_it_says(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

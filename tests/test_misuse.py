@@ -292,6 +292,11 @@ CALLS: dict[str, Call] = {
     ),
     "evidence": Call(lambda: {"problem": noisy(), "recipe": RECIPE, "terms": wp.L2(0.1).on(), "rounds": 1}),
     "ensemble": Call(lambda: {"runs": runs(2)}, lambda made: made.predict(X)),
+    "PiecewiseLinear": Call(lambda: {"X": X}, lambda made: made(X)),
+    "cross_fit": Call(
+        lambda: {"model": lambda: nn.Linear(3, 1), "X": X, "y": X.sum(1).exp(), "recipes": RECIPE, "folds": 2},
+        lambda made: made.predict(X),
+    ),
     "SWAG": Call(lambda: {"net": net()}, lambda made: made.update()),
     "PredictiveNumbers": Call(
         lambda: {"means": torch.zeros(2, 3, 1), "stds": torch.ones(2, 3, 1)}, lambda made: made.std
@@ -436,12 +441,13 @@ SLOW = {
     "fit_many",
     "gap_split",
     "compare",
+    "cross_fit",
 }
 """Calls that train several times: of the values that their annotations allow, none is tried."""
 GIVEN_BACK = {
-    "BiasVariance", "Calibration", "Certificate", "Compressed", "Context", "Ensemble", "ErrorBudget", "Evidence", "Finding",
-    "Fork", "GapSplit", "Laplace", "LearningCurve", "Path", "Predictive", "Price", "RangeTest", "Run", "Selection", "Study",
-    "Term", "Verification",
+    "BiasVariance", "Calibration", "Certificate", "Compressed", "Context", "CrossFitted", "Ensemble", "ErrorBudget",
+    "Evidence", "Finding", "Fork", "GapSplit", "Laplace", "LearningCurve", "Path", "Predictive", "Price", "RangeTest", "Run",
+    "Selection", "Study", "Term", "Verification",
     *(name for name in wp.__all__ if name.endswith("Error")),
     "Noise", "Constraint", "CoupledPenalty", "FunctionalPenalty", "Penalty", "Rule",  # to be written
     "Diagonal", "Log", "OptimizerMetric", "Searched", "Traits",  # what these give and declare

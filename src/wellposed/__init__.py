@@ -20,6 +20,7 @@ from wellposed._version import __version__
 if TYPE_CHECKING:
     from wellposed.bayes.calibration import Calibration, calibration
     from wellposed.bayes.calibrators import calibrate, conformal
+    from wellposed.bayes.cross_fit import CrossFitted, cross_fit
     from wellposed.bayes.ensembles import SWAG, Ensemble, ensemble
     from wellposed.bayes.evidence import Evidence, evidence
     from wellposed.bayes.heads import crps_of_samples, distribution_of
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from wellposed.core.reading import reading_up_to
     from wellposed.core.selectors import biases, convs, embeddings, inputs, named, norms, outputs, weights
     from wellposed.data.data import Data
+    from wellposed.data.piecewise import PiecewiseLinear
     from wellposed.decomposition.bias_variance import BiasVariance, bias_variance, bias_variance_path
     from wellposed.decomposition.error_budget import error_budget
     from wellposed.decomposition.gap_split import GapSplit, gap_split
@@ -128,6 +130,7 @@ if TYPE_CHECKING:
     from wellposed.training.watch import Watch, watch
 
 _PLACES = {
+    "bayes.cross_fit": ("CrossFitted", "cross_fit"),
     "bayes.ensembles": ("SWAG", "Ensemble", "ensemble"),
     "bayes.evidence": ("Evidence", "evidence"),
     "bayes.laplace": ("Laplace", "laplace"),
@@ -171,6 +174,7 @@ _PLACES = {
     "noise.noise": ("Noise",),
     "noise.perturb": ("DropConnect", "Dropout", "GaussianDropout", "SpatialDropout", "StochasticDepth", "WeightNoise", "perturb"),
     "data.data": ("Data",),
+    "data.piecewise": ("PiecewiseLinear",),
     "optim.averaging": ("Average",),
     "optim.lookahead": ("Lookahead",),
     "optim.optimizer_metrics": ("Diagonal", "OptimizerMetric"),
@@ -218,26 +222,25 @@ _WHERE = {name: place for place, names in _PLACES.items() for name in names}
 __all__ = [
     "IVON", "KL", "L0", "L1", "L1SP", "L2", "L2SP", "MCP", "SAM", "SCAD", "SWAG", "ActivationL1", "ActivationL2",
     "Average", "BiasVariance", "Box", "Calibration", "Certificate", "CompositionError", "Compressed", "Confidence",
-    "Consistency", "Constraint", "Context", "CoupledPenalty", "Data", "DataError", "Diagonal", "DropConnect", "Dropout",
-    "ElasticNet", "Ensemble", "ErrorBudget", "Evidence", "FeatureSelector", "Finding", "Fork", "FunctionalPenalty",
-    "GapSplit", "GaussianDropout", "GaussianMixture", "GaussianPrior", "GradientNoise", "GroupL2", "GroupMCP",
-    "HalfSpace", "Hierarchical", "History", "Huber", "InputError", "Jacobian", "KLToStandardNormal", "KerasWatch",
-    "L1Ball", "L2Ball", "LInfBall", "Laplace", "LaplacePrior", "LearningCurve", "LightningWatch", "Log", "LogitL2",
-    "Lookahead", "ManifoldMixup", "MaxNorm", "Metric", "Noise", "NonNegative", "NormBound", "Nuclear", "OptimizerMetric",
-    "Orthogonal", "Orthogonality", "Path", "Penalty", "Poisson", "Predictive", "PredictiveClasses", "PredictiveNumbers",
-    "Price", "Problem", "ProblemError", "Quantile", "Quantiles", "RangeTest", "Recipe", "RecipeError", "RowL21", "Rule",
-    "Run", "ScaleMixturePrior", "Searched", "Selection", "SelectorError", "ShapeError", "Simplex", "SkorchWatch",
-    "SparseGroup", "SpatialDropout", "Spectral", "SpectralBall", "StochasticDepth", "StudentT", "Study", "Term",
-    "TiedGroups", "TopK", "TotalVariation", "TrainingError", "Traits", "TransformersWatch", "UnitNorm", "Verification",
-    "Watch", "WeightNoise", "WeightedL1", "WeightedL2", "WellposedError", "__version__", "audit", "bayesian",
-    "bias_variance", "bias_variance_path", "biases", "calibrate", "calibration", "certify", "compare", "compress",
-    "conformal", "convs", "crps_of_samples", "cutmix", "cutout", "decay_to", "diagnose", "diagnose_many",
-    "distribution_of", "embeddings", "ensemble", "error_budget", "evidence", "fit", "fit_many", "fork", "gap_split",
-    "improve", "inputs", "kl", "laplace", "learning_curve", "lr_range_test", "mc_dropout", "mixed_targets", "mixup",
-    "mixup_or_cutmix", "named", "named_schedule", "norms", "outputs", "perturb", "predictive", "price", "ramp",
-    "reading_up_to", "regularize", "report", "risk_coverage", "select", "settle", "staircase", "stop_when_sure",
-    "strength_path", "translate_decay",
-    "verify", "watch", "weights",
+    "Consistency", "Constraint", "Context", "CoupledPenalty", "CrossFitted", "Data", "DataError", "Diagonal",
+    "DropConnect", "Dropout", "ElasticNet", "Ensemble", "ErrorBudget", "Evidence", "FeatureSelector", "Finding", "Fork",
+    "FunctionalPenalty", "GapSplit", "GaussianDropout", "GaussianMixture", "GaussianPrior", "GradientNoise", "GroupL2",
+    "GroupMCP", "HalfSpace", "Hierarchical", "History", "Huber", "InputError", "Jacobian", "KLToStandardNormal",
+    "KerasWatch", "L1Ball", "L2Ball", "LInfBall", "Laplace", "LaplacePrior", "LearningCurve", "LightningWatch", "Log",
+    "LogitL2", "Lookahead", "ManifoldMixup", "MaxNorm", "Metric", "Noise", "NonNegative", "NormBound", "Nuclear",
+    "OptimizerMetric", "Orthogonal", "Orthogonality", "Path", "Penalty", "PiecewiseLinear", "Poisson", "Predictive",
+    "PredictiveClasses", "PredictiveNumbers", "Price", "Problem", "ProblemError", "Quantile", "Quantiles", "RangeTest",
+    "Recipe", "RecipeError", "RowL21", "Rule", "Run", "ScaleMixturePrior", "Searched", "Selection", "SelectorError",
+    "ShapeError", "Simplex", "SkorchWatch", "SparseGroup", "SpatialDropout", "Spectral", "SpectralBall",
+    "StochasticDepth", "StudentT", "Study", "Term", "TiedGroups", "TopK", "TotalVariation", "TrainingError", "Traits",
+    "TransformersWatch", "UnitNorm", "Verification", "Watch", "WeightNoise", "WeightedL1", "WeightedL2", "WellposedError",
+    "__version__", "audit", "bayesian", "bias_variance", "bias_variance_path", "biases", "calibrate", "calibration",
+    "certify", "compare", "compress", "conformal", "convs", "cross_fit", "crps_of_samples", "cutmix", "cutout",
+    "decay_to", "diagnose", "diagnose_many", "distribution_of", "embeddings", "ensemble", "error_budget", "evidence",
+    "fit", "fit_many", "fork", "gap_split", "improve", "inputs", "kl", "laplace", "learning_curve", "lr_range_test",
+    "mc_dropout", "mixed_targets", "mixup", "mixup_or_cutmix", "named", "named_schedule", "norms", "outputs", "perturb",
+    "predictive", "price", "ramp", "reading_up_to", "regularize", "report", "risk_coverage", "select", "settle",
+    "staircase", "stop_when_sure", "strength_path", "translate_decay", "verify", "watch", "weights",
 ]  # fmt: skip
 
 

@@ -1,0 +1,132 @@
+"""`Spread`: how far targets are from a prediction, learned of residuals that the prediction was not fitted to.
+
+A likelihood that has its mean and its variance to learn at once weighs rows by the variance it has so far, and its mean suffers.
+Here the mean is there already, and what is left is a convex-like problem of few numbers: a spread that is log-linear in features.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wellposed.core.checks import Seed, checked
+from wellposed.core.errors import DataError
+from wellposed.core.random import generator
+from wellposed.data.piecewise import PiecewiseLinear
+
+TAILS = 9
+"""Gaussians of a mixture: enough for its tails to be smooth as far as one row in a thousand."""
+RIDGES = (1.0, 10.0, 100.0, 1000.0)
+"""Precisions of the Gaussian prior of the coefficients, of which held-out residuals choose."""
+FOLDS = 5
+BINS = 6
+"""Of each feature."""
+LEAST = 1e-6
+"""Of the residuals' own spread: below it, a spread would be of the targets' rounding."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """``r ~ 1/C sum_c N(0, s(x)^2 exp(2 tail z_c))``, ``log s(x) = a + b . code(x)``: Gaussians whose spread is itself uncertain.
+
+    ``code`` is `wellposed.PiecewiseLinear` with few bins, so that ``log s`` is a sum of piecewise linear functions of single
+    features; beyond the rows that it was fitted on they stay what they are at the last of them.
+
+    ``z_c`` are the ``C = 9`` quantiles of the standard normal in the middle of equal parts, so that ``tail`` 0 is a Gaussian, and
+    a larger one has the heavier tails of a normal with lognormal scale.
+
+    Attributes:
+        coefficients: ``a``, then ``b``.
+        tail: >= 0, the standard deviation of the logarithm of the spread.
+        ridge: the precision of the prior of ``b`` that held-out residuals chose.
+        low, high: the range of each feature.
+    """
+
+    coefficients: Tensor
+    tail: float
+    ridge: float
+    code: PiecewiseLinear
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    @checked
+    def fit(cls, features: Tensor, residuals: Tensor, seed: Seed = 0) -> Spread:
+        """The spread of least ``-sum_i log p(r_i) + ridge/2 |b|^2``; the ridge has the least held-out value in 5 folds.
+
+        Args:
+            features: ``(rows, features)``, finite.
+            residuals: ``(rows,)``, target less prediction, of a prediction that was not fitted to these rows.
+        Raises:
+            DataError: fewer than 10 rows, or residuals that are all 0.
+        Example:
+            >>> x = torch.linspace(-1, 1, 2000)[:, None]
+            >>> r = x[:, 0].exp() * torch.randn(2000, generator=torch.Generator().manual_seed(0))
+            >>> [round(float(s), 1) for s in Spread.fit(x, r)(torch.tensor([[-1.0], [0.0], [1.0]]))]
+            [0.4, 1.0, 2.7]
+        """
+        x, r = features.double(), residuals.double()
+        typical = float(r.square().mean().sqrt())
+        if len(r) < 2 * FOLDS or not typical > 0:
+            raise DataError(
+                f"A spread is learned of {2 * FOLDS} residuals or more that are not all 0; it was given {len(r)}, whose root mean "
+                f"square is {typical:g}."
+            )
+        r, code = r / typical, PiecewiseLinear(x, BINS)
+        z = _with_constant(code(x))
+        fold = torch.randperm(len(r), generator=generator(seed, "spread")) % FOLDS
+        held_out = []
+        for ridge in RIDGES:
+            total = 0.0
+            for number in range(FOLDS):
+                inside, outside = fold != number, fold == number
+                total += float(_nll(_minimum(z[inside], r[inside], ridge), z[outside], r[outside]))
+            held_out.append(total)
+        ridge = RIDGES[held_out.index(min(held_out))]
+        found = _minimum(z, r, ridge)
+        found[0] += math.log(typical)
+        return cls(found[:-1], float(found[-1].abs()), ridge, code, x.amin(0), x.amax(0))
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """The spread ``s(x)`` of the middle component, ``(rows,)``."""
+        inside = features.double().clamp(self.low, self.high)
+        return (_with_constant(self.code(inside)) @ self.coefficients).exp()
+
+    def components(self, features: Tensor) -> Tensor:
+        """The standard deviation of each component, ``(C, rows)``."""
+        return self(features) * (self.tail * _places())[:, None].exp()
+
+
+def _with_constant(z: Tensor) -> Tensor:
+    return torch.cat([z.new_ones(len(z), 1), z], 1).double()
+
+
+def _places() -> Tensor:
+    return torch.special.ndtri((torch.arange(TAILS, dtype=torch.float64) + 0.5) / TAILS)  # type: ignore[no-any-return]
+
+
+def _nll(found: Tensor, z: Tensor, r: Tensor) -> Tensor:
+    """The sum over rows of ``-log p(r)``, less its constant."""
+    log_std = (z @ found[:-1]).clamp(min=math.log(LEAST))[:, None] + found[-1] * _places()
+    density = -0.5 * (r[:, None] * (-log_std).exp()).square() - log_std
+    return math.log(TAILS) * len(r) - density.logsumexp(1).sum()
+
+
+def _minimum(z: Tensor, r: Tensor, ridge: float) -> Tensor:
+    """Coefficients and tail, from a constant spread on."""
+    found = torch.zeros(z.shape[1] + 1, dtype=z.dtype)
+    found[-1] = 0.3
+    found.requires_grad_()
+    optimizer = torch.optim.LBFGS([found], max_iter=60, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        cost = (_nll(found, z, r) + ridge / 2 * found[1:-1].square().sum()) / len(r)
+        cost.backward()  # type: ignore[no-untyped-call]
+        return cost
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return found.detach()
