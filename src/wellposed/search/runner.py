@@ -200,7 +200,7 @@ class Bench:
                 runs[place] = self._ended(kind, lot[place], outcome, rows, (time.monotonic() - began) / len(lot), note)
             elif time.monotonic() > deadline and getattr(outcome, "run", None) is None:
                 self.short(kind)  # it had not begun, which says nothing of it
-            elif kind in ("search", "finalist", "ablation"):
+            elif kind in ("search", "finalist", "ablation", "small"):
                 self._not_trained(kind, lot[place], outcome)
             else:
                 errors.append(outcome)

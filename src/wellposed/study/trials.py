@@ -28,7 +28,7 @@ class Trial:
 
     Attributes:
         index: its number in the study, given when it was planned.
-        kind: ``baseline``, ``search``, ``finalist``, ``confirmation`` or ``ablation``.
+        kind: ``baseline``, ``search``, ``finalist``, ``confirmation``, ``ablation`` or ``small``.
         recipe: as it was proposed; in the confirmation with its epochs.
         params: its point in the space; empty for a recipe that did not come from there.
         rungs: how it stood at each rung: the epoch, and its rank there.
