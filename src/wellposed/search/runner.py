@@ -161,7 +161,7 @@ class Bench:
     def waits(self, kind: str, lot: Sequence[PlannedTrial], rows: int | None) -> None:
         """Write down a lot before it is trained, so that it keeps its numbers; the search has done so when it planned it."""
         if kind != "search":
-            self.state.pending = [pending for pending in self.state.pending if pending.kind == "search"]
+            self.state.pending = [pending for pending in self.state.pending if pending.kind != kind]
             for one in lot:
                 kept = (one.run if kind == "confirmation" else one.recipe).to_dict()
                 self.state.pending.append(Pending(one.index, kept, one.point, one.run.epochs, rows, kind, one.seed))

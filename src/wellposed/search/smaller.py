@@ -17,7 +17,6 @@ from wellposed.core.errors import CompositionError, InputError, listed
 from wellposed.core.progress import emit
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
-from wellposed.search.ablation import gain, standard_error
 from wellposed.search.confirmation import Confirmed
 from wellposed.search.runner import Bench
 from wellposed.search.timing import with_epochs
@@ -87,8 +86,9 @@ def _judged(ended: list[tuple[float, Run, np.ndarray, Compressed]]) -> dict[str,
     means = [float(np.mean(scores)) for _, _, scores, _ in ended]
     sizes = [small.after.parameters for _, _, _, small in ended]
     best = ended[int(np.argmax(means))][2]
-    behind = [gain([best], [scores]) for _, _, scores, _ in ended]
-    close = [i for i, lost in enumerate(behind) if ended[i][2] is best or lost.estimate <= standard_error(lost)]
+    behind = [float(np.mean(best - scores)) for _, _, scores, _ in ended]
+    errors = [standard_error(best - scores) for _, _, scores, _ in ended]
+    close = [i for i, lost in enumerate(behind) if lost <= errors[i]]
     picked = min(close, key=lambda i: (sizes[i], -means[i]))
     points = [
         {
@@ -96,9 +96,9 @@ def _judged(ended: list[tuple[float, Run, np.ndarray, Compressed]]) -> dict[str,
             "parameters": sizes[i],
             "before": small.before.parameters,
             "valid": run.score("valid"),
-            "valid_se": standard_error(gain([scores], [np.zeros_like(scores)])),
-            "behind": behind[i].estimate,
-            "behind_se": standard_error(behind[i]),
+            "valid_se": standard_error(scores),
+            "behind": behind[i],
+            "behind_se": errors[i],
             "front": not any(
                 (size, -mean) != (sizes[i], -means[i]) and size <= sizes[i] and mean >= means[i]
                 for size, mean in zip(sizes, means, strict=True)
@@ -109,6 +109,11 @@ def _judged(ended: list[tuple[float, Run, np.ndarray, Compressed]]) -> dict[str,
     ]
     run = ended[picked][1]
     return {"points": points, "test": run.score("test"), "recipe": run.recipe.to_toml()}
+
+
+def standard_error(values: np.ndarray) -> float:
+    """Of the mean over rows."""
+    return float(values.std(ddof=min(1, len(values) - 1)) / np.sqrt(len(values)))
 
 
 def _without(bench: Bench, said: str) -> dict[str, Any]:

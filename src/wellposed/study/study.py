@@ -155,7 +155,9 @@ def summary(record: dict[str, Any]) -> str:
     for one in verdict.against(record):
         lines.append(f"{one.key + ':':<9} {metric} {formats.score(one.score)} on the same rows: {one.says}")
     picked = next((point for point in rows(part(record, "small", "points")) if point.get("picked") is True), None)
-    if picked is not None:
+    if picked is not None and picked.get("strength") == 0:
+        lines.append("small:    no smaller network is within one standard error of the best validation score")
+    elif picked is not None:
         test, left, before = part(record, "small", "test"), picked.get("parameters"), picked.get("before")
         lines.append(
             f"small:    {metric} {formats.score(test)} on the same rows, with {formats.count(left)} of {formats.count(before)} "
