@@ -67,10 +67,12 @@ class Branching(nn.Module):
         return out
 
 
-def traded(model: Any, best: wp.Recipe = BEST, epochs: int = 25) -> tuple[dict[str, Any], Bench, wp.Problem]:
+def traded(
+    model: Any, best: wp.Recipe = BEST, epochs: int = 25, budget: str = "4 recipes", gone: float = 0.0
+) -> tuple[dict[str, Any], Bench, wp.Problem]:
     """What a study with this best recipe finds after its confirmation."""
     problem = with_test(wp.Problem(model, "cross_entropy", wp.Data(train=rows())))
-    account = Account(Budget.parse("4 recipes"), time.monotonic())
+    account = Account(Budget.parse(budget), time.monotonic() - gone)
     bench = Bench(problem, account, State("d", "accuracy", 0, False), None, torch.device("cpu"), "inprocess")
     run = wp.fit(problem, best.replace(epochs=2), seed=1000)
     return smaller(bench, Confirmed(best, best, [(run, run)], looks=1, epochs=epochs)), bench, problem
@@ -147,3 +149,12 @@ def test_a_study_shows_it_and_has_nothing_of_it_where_nobody_asks(
     assert f'<td class="n">{left}</td>' in section
     assert "picked" in section
     assert '<section id="small">' not in wp.report(studies[1], tmp_path / "other.html").read_text()
+
+
+def test_under_a_clock_it_has_the_epochs_that_fit_or_says_that_there_is_no_time() -> None:
+    found, bench, _ = traded(make_net, budget="1000s", epochs=12)
+    assert {trial.epochs for trial in bench.state.trials} == {12}
+    assert found
+    found, bench, _ = traded(make_net, budget="1000s", gone=900.0)
+    assert "no time" in found["said"]
+    assert not bench.state.trials

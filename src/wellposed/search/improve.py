@@ -99,7 +99,7 @@ def improve(
             raise InputError("resume= needs the folder of the study: give out=.")
         account = Account(spent, time.monotonic() if began is None else began)
         search = Search(problem, account, seed, folder, resolve_device(device), resume, engine, own_rules(rules))
-        search.small = small
+        search.small, search.bench.kept_free = small, budget_split.SMALL if small else 0.0
         if recipe is not None:
             search.own = as_recipe(recipe)
             search.own.to_dict()  # refuses what a study could not write down

@@ -62,6 +62,7 @@ class Bench:
         runs: those whose models are kept, by the number of their trial.
         notes: what the study has to say.
         interrupted: whether Ctrl-C ended it; ``cut`` is then the run that was being trained.
+        kept_free: share of the budget that the confirmation leaves to smaller networks.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Bench:
         self.notes: list[str] = []
         self.interrupted = False
         self.cut: Run | None = None
+        self.kept_free = 0.0
         self.before, self.start = state.seconds, 0.0
         self.slower, self.seen = 1.0, (time.monotonic(), busy_seconds())
         self.cut_short: dict[str, int] = {}

@@ -52,14 +52,16 @@ def smaller(bench: Bench, shown: Confirmed) -> dict[str, Any]:
 
 def _traded(bench: Bench, shown: Confirmed) -> dict[str, Any]:
     compress(shown.pairs[0][1])  # a network that cannot be traced is refused before any of this is trained
-    recipes = [shown.best, *charged(bench, shown.best)]
-    epochs, rows = shown.epochs, shown.rows or bench.total
+    epochs = shown.epochs
     if bench.account.timed:
-        left = bench.until(budget_split.ABLATION) - bench.account.spent
+        left = bench.until(budget_split.CONFIRMATION) - bench.account.spent
         seconds = budget_split.HASTE * left * bench.account.budget.amount
-        epochs = min(epochs, int(seconds / max(bench.pace.seconds("small", recipes, 1, rows), 1e-9)))
+        alike = [shown.best] * (1 + len(STRENGTHS))
+        each = bench.pace.seconds("small", alike, 1, shown.rows or bench.total)
+        epochs = min(epochs, int(seconds / max(each, 1e-9)))
         if epochs < min(FEWEST_EPOCHS, shown.epochs):
             return _without(bench, "There was no time for smaller networks. Give more time.")
+    recipes = [shown.best, *charged(bench, shown.best)]
     lot = [bench.planned("small", one, with_epochs(one, epochs), SEEDS + bench.seed) for one in recipes]
     runs = bench.train("small", lot, shown.rows, ends=bench.until(budget_split.ABLATION))
     ended: list[tuple[float, Run, np.ndarray, Compressed]] = []
