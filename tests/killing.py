@@ -117,11 +117,12 @@ def attempt(
     way: str = "kill",
     also: Change | None = None,
     engine: str = "auto",
+    more: tuple[str, ...] = (),
 ) -> int:
     """The command in a fork, cut before its ``at``-th write; its exit status, less the signal that ended it."""
     child = os.fork()
     if not child:
-        _command(folder, out, resume, at, way, also, engine)
+        _command(folder, out, resume, at, way, also, [*more, "--engine", engine])
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -129,7 +130,7 @@ Change = Callable[[], object]
 """What is changed in a fork before it begins, such as its clock."""
 
 
-def _command(folder: Path, out: Path, resume: bool, at: float, way: str, also: Change | None, engine: str) -> None:
+def _command(folder: Path, out: Path, resume: bool, at: float, way: str, also: Change | None, more: list[str]) -> None:
     try:
         from wellposed.cli import main
         from wellposed.search import timing
@@ -147,8 +148,7 @@ def _command(folder: Path, out: Path, resume: bool, at: float, way: str, also: C
             str(RECIPES),
             "--out",
             str(out),
-            "--engine",
-            engine,
+            *more,
         ]
         sys.argv = ["wellposed", *words, *(["--resume"] if resume else [])]
         trap = Trap(out, at, way)

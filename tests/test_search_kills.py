@@ -9,6 +9,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
 import killing
+from wellposed.search import smaller
+from wellposed.search.runner import Bench
+from wellposed.sparsity.compress import compress
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="forks"),
@@ -104,6 +108,44 @@ def test_a_study_trained_by_several_processes_ends_as_if_nothing_had_been(
     wanted, writes = killing.undisturbed(folder, engine="processes")
     places = [("kill", at) for at in random.Random(0).sample(range(1, writes), 2)]
     assert killing.cut_everywhere(folder, wanted, writes, places, engine="processes").wrong == []
+
+
+def in_training() -> None:
+    """Die when a smaller network has been trained, and before the others."""
+    keep = Bench.keep
+
+    def kept(bench: Bench) -> None:
+        keep(bench)
+        if bench.state.of("small"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Bench.keep = kept  # type: ignore[method-assign]
+
+
+def in_compressing() -> None:
+    """Die when all smaller networks have been trained, and the first was compressed."""
+    left = iter(range(2))
+
+    def compressed(run: Any) -> Any:
+        if next(left, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return compress(run)
+
+    smaller.compress = compressed  # type: ignore[assignment]
+
+
+@pytest.mark.slow
+def test_a_study_of_sizes_that_was_cut_ends_as_if_nothing_had_been(whole: tuple[Path, dict[str, Any], int]) -> None:
+    folder, more = whole[0], ("--small",)
+    assert killing.attempt(folder, folder / "sizes", False, more=more) == 0
+    wanted = killing.content_of(folder / "sizes")
+    assert [one for one in wanted["study.json"]["trials"] if one["kind"] == "small"]
+    for number, dies in enumerate((in_training, in_compressing)):
+        out = folder / f"sizes {number}"
+        assert killing.attempt(folder, out, False, also=dies, more=more) == -signal.SIGKILL
+        assert killing.attempt(folder, out, True, more=more) == 0
+        assert list(killing.different(wanted, killing.content_of(out))) == []
+        assert killing.wrong_with(out) == []
 
 
 def test_a_page_that_was_not_written_is_written_by_resume(whole: tuple[Path, dict[str, Any], int]) -> None:

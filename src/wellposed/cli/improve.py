@@ -98,6 +98,12 @@ def improve(
             "--resume", help="Go on with the study in --out. The budget is then the total, with what was spent before."
         ),
     ] = False,
+    small: Annotated[
+        bool,
+        typer.Option(
+            "--small", help="Train smaller networks too, and show score against size. Takes time of the budget."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print study.json, and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     max_memory: MaxMemory = None,
@@ -135,10 +141,10 @@ def improve(
             class_weight, decode_argument(levels), target_transform, kinds_by_column(kind),
         )  # fmt: skip
         problem, table, found = problem_of(data, metric, asked)
-        if folds is not None and (table is None or asked.test or resume):
+        if folds is not None and (table is None or asked.test or resume or small):
             raise InputError(
-                "--folds holds out each part of one table in turn. Leave out --resume and --test, and give a table, not a problem "
-                "file or images."
+                "--folds holds out each part of one table in turn. Leave out --resume, --small and --test, and give a table, not a "
+                "problem file or images."
             )
         name = re.sub(r"[^\w.-]+", "-", fitting(problem.name, sys.getfilesystemencoding())).strip("-.") or "study"
         folder = out or free_folder(Path("runs") / name)
@@ -152,7 +158,7 @@ def improve(
                 options |= {"metric": metric, "class_weight": asked.class_weight, "warnings": found}
                 study = improve_in_folds(table, folds, spent, seed, folder, **options)
             else:
-                study = search(problem, spent, seed, folder, resume=resume, **options)
+                study = search(problem, spent, seed, folder, resume=resume, small=small, **options)
         except KeyboardInterrupt:
             kept = f"; go on with --out {shlex.quote(str(folder))} --resume" if folder.exists() else ""
             complain(f"Interrupted{kept}.")

@@ -196,6 +196,26 @@ def draw_trials(
     return drawing.render_svg(name, label, 250, paint, bottom=40)
 
 
+def score_against_size(
+    name: str, label: str, points: Sequence[tuple[float, float]], front: Sequence[tuple[float, float]]
+) -> str:
+    """The validation score of models against their parameters; a line through those that no smaller one equals."""
+    frame = drawing.axis_limits([y for _, y in points], [y for _, y in points])
+
+    def paint(axes: Any) -> None:
+        axes.plot(*zip(*sorted(front), strict=True) if front else ([], []), color=drawing.BEST, linewidth=1.5, zorder=2)
+        drawing.draw_markers(axes, [dot for dot in points if dot not in front], drawing.MUTED, "o")
+        drawing.draw_markers(axes, front, drawing.BEST, "o")
+        drawing.ticks(axes.yaxis, *frame)
+        axes.set_ylim(*frame)
+        wide = drawing.axis_limits([0.0, *(x for x, _ in points)], [0.0, *(x for x, _ in points)])
+        drawing.ticks(axes.xaxis, *wide, most=4)
+        axes.set_xlim(*wide)
+        axes.set_xlabel("parameters that are left")
+
+    return drawing.render_svg(name, label, 250, paint, bottom=40)
+
+
 def outside(scores: Sequence[float], higher: bool) -> int:
     """How many scores `draw_trials` draws at the edge of its frame."""
     low, high = drawing.axis_limits(scores, _running_best(scores, higher)[-1:])

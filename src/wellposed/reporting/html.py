@@ -128,6 +128,7 @@ def _view(record: dict[str, Any]) -> dict[str, Any]:
         "advice": [told for one in rows(record.get("advice"))[:MOST_FINDINGS] if (told := text(one.get("told"), 600))],
         "changes": _changes(record),
         "ablation": _ablation(record),
+        "small": _small(record),
         "recipes": _recipes(record),
         "audits": _audits(record),
         "evidence": _evidence(record),
@@ -370,10 +371,38 @@ def _signed(estimate: float, low: float, high: float) -> tuple[str, str]:
     return formats.with_sign(estimate, decimals), interval
 
 
+def _small(record: dict[str, Any]) -> dict[str, Any] | None:
+    """Score against size, the largest model first, or why it was not measured; None where nobody asked."""
+    points = [
+        point
+        for point in rows(part(record, "small", "points"))[:MOST_FINDINGS]
+        if all(math.isfinite(number_or_nan(point.get(key))) for key in ("strength", "valid", "valid_se", "parameters"))
+    ]
+    said = text(part(record, "small", "said"), 600)
+    if not points:
+        return {"said": said} if said else None
+    metric = verdict.metric_name(record)
+    label = f"validation {metric} against parameters: " + ", ".join(
+        f"{formats.score(point['valid'])} of {formats.count(point['parameters'])}" for point in points
+    )
+    front = [point for point in points if point.get("front") is True]
+    places = [[(float(one["parameters"]), float(one["valid"])) for one in some] for some in (points, front)]
+    return {
+        "said": "",
+        "svg": figures.score_against_size("small", label, *places),
+        "points": points,
+        "picked": next((point for point in points if point.get("picked") is True), None),
+        "test": number_or_nan(part(record, "small", "test")),
+        "toml": text(part(record, "small", "recipe"), TOML_LENGTH),
+    }
+
+
 def _recipes(record: dict[str, Any]) -> dict[str, Any] | None:
     """The recipes that were tried: a figure in their order and a table by their score."""
     higher = verdict.higher_is_better(record)
-    everything = [trial for trial in rows(record.get("trials")) if trial.get("kind") != "ablation"][:MOST_RECIPES]
+    everything = [trial for trial in rows(record.get("trials")) if trial.get("kind") not in ("ablation", "small")][
+        :MOST_RECIPES
+    ]
     searched = [trial for trial in everything if trial.get("kind") != "confirmation"]
     table = [_trial(trial, place) for place, trial in enumerate(everything)]
     ranked = [row for row in table if not row["again"]]

@@ -15,6 +15,8 @@ SEARCH, SEARCH_LATEST = 0.48, 0.68
 FINALISTS = 0.12
 """Of the finalists, from where the search ended."""
 CONFIRMATION = 0.84
+SMALL = 0.12
+"""Of these, what smaller networks have where they are asked for: so much earlier the confirmation ends."""
 ABLATION = 0.92
 """The error budgets have what is left then."""
 LATEST, ENDS = 1.0, 1.2

@@ -190,7 +190,8 @@ def further_pairs(bench: Bench, pair: list[Recipe], how: ConfirmationPlan) -> in
 
 def seconds_left(bench: Bench, pair: Sequence[Recipe]) -> float:
     """What the confirmation may still take; where there is nothing to take apart, the ablation's share too."""
-    ends = bench.until(budget_split.ABLATION if len(pair) == 1 else budget_split.CONFIRMATION)
+    share = budget_split.ABLATION if len(pair) == 1 and not bench.kept_free else budget_split.CONFIRMATION
+    ends = bench.until(share - bench.kept_free)
     return budget_split.HASTE * max(0.0, ends - bench.account.spent) * bench.account.budget.amount
 
 

@@ -31,6 +31,7 @@ from wellposed.search.lots import Rounds
 from wellposed.search.playbook import edge_note
 from wellposed.search.references import References, references
 from wellposed.search.runner import Bench
+from wellposed.search.smaller import smaller
 from wellposed.search.space import Space
 from wellposed.search.timing import FEWEST_RECIPES
 from wellposed.search.timing_probes import measure_pace
@@ -59,6 +60,7 @@ def improve(
     device: str = "auto",
     engine: str = "auto",
     resume: bool = False,
+    small: bool = False,
     rules: Sequence[Rule | type[Rule]] = (),
     command: str = "wp.improve",
     began: float | None = None,
@@ -75,6 +77,7 @@ def improve(
         out: a folder for the study; None keeps it in memory.
         recipe: one of your own, tried first. Of penalties and constraints in it that you wrote, other sizes are tried too.
         engine: where recipes are trained: ``auto``, ``inprocess``, ``processes`` or ``ray``.
+        small: train the best recipe with a group penalty of growing strength too, and keep score against size in ``study.json``.
         rules: of your own, asked beside ours what holds a run back; what they advise is tried first too.
         began: value of ``time.monotonic()`` when the clock of the budget started; None is now.
         resume: go on with the study in ``out``, with a larger budget than it has spent: its trials are kept, and the
@@ -96,6 +99,7 @@ def improve(
             raise InputError("resume= needs the folder of the study: give out=.")
         account = Account(spent, time.monotonic() if began is None else began)
         search = Search(problem, account, seed, folder, resolve_device(device), resume, engine, own_rules(rules))
+        search.small, search.bench.kept_free = small, budget_split.SMALL if small else 0.0
         if recipe is not None:
             search.own = as_recipe(recipe)
             search.own.to_dict()  # refuses what a study could not write down
@@ -132,6 +136,7 @@ class Search:
             state, account = resume_study(folder, state, account, problem, budget_split.SEARCH)
         self.problem, self.account, self.folder = problem, account, folder
         self.own: Recipe | None = None
+        self.small = False
         self.bench = Bench(problem, account, state, folder, device, engine, rules)
         self.space: Space | None = None
 
@@ -155,12 +160,13 @@ class Search:
             best = best_of_finalists(bench, baseline, epochs)
         with bench.pace.calm():
             shown = confirm(bench, baseline, best, epochs)
+        parts = {"small": smaller(bench, shown)} if self.small else {}
         taken = Ablation()
         if shown.looks and not self.account.budget.none:
             taken = ablation(bench, shown.baseline, shown.best, shown.epochs, shown.rows)
-        budgets = error_budgets(bench, shown)
+        parts["error_budget"] = error_budgets(bench, shown)
         with bench.pace.calm():
-            return self.study(shown, taken, found, budgets, command)
+            return self.study(shown, taken, found, parts, command)
 
     def close(self) -> None:
         """The study is written: what its budget was is spent, and its look is over."""
@@ -205,16 +211,14 @@ class Search:
 
     # --- the study
 
-    def study(
-        self, shown: Confirmed, taken: Ablation, found: References, budgets: dict[str, Any], command: str
-    ) -> Study:
+    def study(self, shown: Confirmed, taken: Ablation, found: References, parts: dict[str, Any], command: str) -> Study:
         """Put the results of all stages together."""
         bench = self.bench
         pairs = shown.pairs or [(self.stand_in(shown.baseline), self.stand_in(shown.best))]
         picked = [min((pair[side] for pair in pairs), key=best_loss) for side in (0, 1)]
         bench.keep()
         self._say_shortfall()
-        facts = self.facts(pairs, shown, command) | {"error_budget": budgets, "calibration": {}}
+        facts = self.facts(pairs, shown, command) | parts | {"calibration": {}}
         if shown.looks:
             told = {name: reliability(run) for name, run in zip(("baseline", "best"), picked, strict=True)}
             facts["calibration"] = {name: one for name, one in told.items() if one is not None}
@@ -242,8 +246,8 @@ class Search:
                 f"The time was enough for {tried} recipes; with fewer than {FEWEST_RECIPES} a search says little. Give more time."
             )
         if cut := self.bench.cut_short:
-            stages = {kind: "finalists" if kind == "finalist" else kind for kind in cut}
-            told = ", ".join(f"{count} of the {stages[kind]}" for kind, count in cut.items())
+            stages = {"finalist": "finalists", "small": "smaller networks"}
+            told = ", ".join(f"{count} of the {stages.get(kind, kind)}" for kind, count in cut.items())
             notes.append(f"The time ran out before some runs had ended: {told}.")
         if failed:
             count = "A recipe" if len(failed) == 1 else f"{len(failed)} recipes, such as this one,"

@@ -62,6 +62,7 @@ class Bench:
         runs: those whose models are kept, by the number of their trial.
         notes: what the study has to say.
         interrupted: whether Ctrl-C ended it; ``cut`` is then the run that was being trained.
+        kept_free: share of the budget that the confirmation leaves to smaller networks.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Bench:
         self.notes: list[str] = []
         self.interrupted = False
         self.cut: Run | None = None
+        self.kept_free = 0.0
         self.before, self.start = state.seconds, 0.0
         self.slower, self.seen = 1.0, (time.monotonic(), busy_seconds())
         self.cut_short: dict[str, int] = {}
@@ -161,7 +163,7 @@ class Bench:
     def waits(self, kind: str, lot: Sequence[PlannedTrial], rows: int | None) -> None:
         """Write down a lot before it is trained, so that it keeps its numbers; the search has done so when it planned it."""
         if kind != "search":
-            self.state.pending = [pending for pending in self.state.pending if pending.kind == "search"]
+            self.state.pending = [pending for pending in self.state.pending if pending.kind != kind]
             for one in lot:
                 kept = (one.run if kind == "confirmation" else one.recipe).to_dict()
                 self.state.pending.append(Pending(one.index, kept, one.point, one.run.epochs, rows, kind, one.seed))
@@ -200,7 +202,7 @@ class Bench:
                 runs[place] = self._ended(kind, lot[place], outcome, rows, (time.monotonic() - began) / len(lot), note)
             elif time.monotonic() > deadline and getattr(outcome, "run", None) is None:
                 self.short(kind)  # it had not begun, which says nothing of it
-            elif kind in ("search", "finalist", "ablation"):
+            elif kind in ("search", "finalist", "ablation", "small"):
                 self._not_trained(kind, lot[place], outcome)
             else:
                 errors.append(outcome)

@@ -13,7 +13,7 @@ import torch
 from wellposed._version import __version__
 from wellposed.core import formats
 from wellposed.core.files import write_atomically, write_json
-from wellposed.core.records import part, text
+from wellposed.core.records import part, rows, text
 from wellposed.diagnosis.diagnose import Diagnosis
 from wellposed.statistics.intervals import ALPHA, Interval, look_level
 from wellposed.study import verdict
@@ -121,6 +121,7 @@ class Study:
             **{key: self.facts[key] for key in ("advice", "error_budget", "calibration")},
             "ablation": self.ablation,
             "simplest": self.simplest,
+            **{key: self.facts[key] for key in ("small",) if key in self.facts},
             **{key: self.facts[key] for key in ("engine", "space", "warnings")},
             "notes": self.notes,
             "versions": {"python": platform.python_version(), "numpy": np.__version__, "platform": platform.system()},
@@ -153,6 +154,15 @@ def summary(record: dict[str, Any]) -> str:
         lines.append(f"{name + ':':<9} {metric} {score} on untouched rows{verdict.beside_constant(record)} ({recipe})")
     for one in verdict.against(record):
         lines.append(f"{one.key + ':':<9} {metric} {formats.score(one.score)} on the same rows: {one.says}")
+    picked = next((point for point in rows(part(record, "small", "points")) if point.get("picked") is True), None)
+    if picked is not None and picked.get("strength") == 0:
+        lines.append("small:    no smaller network is within one standard error of the best validation score")
+    elif picked is not None:
+        test, left, before = part(record, "small", "test"), picked.get("parameters"), picked.get("before")
+        lines.append(
+            f"small:    {metric} {formats.score(test)} on the same rows, with {formats.count(left)} of {formats.count(before)} "
+            "parameters"
+        )
     return "\n".join(lines)
 
 

@@ -28,7 +28,7 @@ class Trial:
 
     Attributes:
         index: its number in the study, given when it was planned.
-        kind: ``baseline``, ``search``, ``finalist``, ``confirmation`` or ``ablation``.
+        kind: ``baseline``, ``search``, ``finalist``, ``confirmation``, ``ablation`` or ``small``.
         recipe: as it was proposed; in the confirmation with its epochs.
         params: its point in the space; empty for a recipe that did not come from there.
         rungs: how it stood at each rung: the epoch, and its rank there.
@@ -190,6 +190,7 @@ class State:
         """The results are written: what their budget was is spent, and the look at the confirmation rows is over."""
         self.finished[unit] = max(self.finished.get(unit, 0.0), amount)
         self.looking, self.confirmed, self.seconds = None, len(self.trials), 0.0
+        self.pending = [pending for pending in self.pending if pending.kind == "search"]
 
     def add(self, trial: Trial) -> None:
         """Take a trial in, in the place of one with its number."""

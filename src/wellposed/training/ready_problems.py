@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -34,9 +34,11 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {"mlp": MLP, "convnet": ConvNet}
 
 
 class TableMLP:
-    """Factory of an `MLP` for encoded rows. ``architecture`` says how a saved one is built again."""
+    """Factory of an `MLP` for encoded rows. ``architecture`` says how a saved one is built again; with ``separable`` settings no
+    norm reads all units of a layer, so that each can leave alone."""
 
     name = "mlp"
+    separable: ClassVar[dict[str, Any]] = {"norm": False}
 
     def __call__(self, data: Prepared, width: int = 128, depth: int = 2, norm: bool = True) -> MLP:
         """A perceptron with as many inputs and outputs as the data need."""
