@@ -89,7 +89,7 @@ def _judged(ended: list[tuple[float, Run, np.ndarray, Compressed]]) -> dict[str,
     sizes = [small.after.parameters for _, _, _, small in ended]
     best = ended[int(np.argmax(means))][2]
     behind = [float(np.mean(best - scores)) for _, _, scores, _ in ended]
-    errors = [standard_error(best - scores) for _, _, scores, _ in ended]
+    errors = [_error_of_mean(best - scores) for _, _, scores, _ in ended]
     close = [i for i, lost in enumerate(behind) if lost <= errors[i]]
     picked = min(close, key=lambda i: (sizes[i], -means[i]))
     points = [
@@ -98,7 +98,7 @@ def _judged(ended: list[tuple[float, Run, np.ndarray, Compressed]]) -> dict[str,
             "parameters": sizes[i],
             "before": small.before.parameters,
             "valid": run.score("valid"),
-            "valid_se": standard_error(scores),
+            "valid_se": _error_of_mean(scores),
             "behind": behind[i],
             "behind_se": errors[i],
             "front": not any(
@@ -113,7 +113,7 @@ def _judged(ended: list[tuple[float, Run, np.ndarray, Compressed]]) -> dict[str,
     return {"points": points, "test": run.score("test"), "recipe": run.recipe.to_toml()}
 
 
-def standard_error(values: np.ndarray) -> float:
+def _error_of_mean(values: np.ndarray) -> float:
     """Of the mean over rows."""
     return float(values.std(ddof=min(1, len(values) - 1)) / np.sqrt(len(values)))
 
