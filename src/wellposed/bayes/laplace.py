@@ -300,7 +300,11 @@ def _notes(
         )
     if len(uncharged):
         far = float(uncharged.abs().max())
-        pulled = f" One is {far:.3g}, which that prior pulls: give a larger prior_std=." if far > prior_std else ""
+        pulled = (
+            f" The largest is {far:.3g}, which that prior pulls to 0: give a larger prior_std=."
+            if far > prior_std
+            else ""
+        )
         notes.append(
             f"no term charges {len(uncharged)} of {size} weights; their prior is N(0, {prior_std:g}^2).{pulled}"
         )

@@ -60,7 +60,7 @@ class PredictiveNumbers(Predictive):
     Example:
         >>> two = PredictiveNumbers.mixture([[0.0], [2.0]], noise_std=1.0)
         >>> two.mean.tolist(), two.epistemic.tolist(), [round(float(end), 3) for end in two.interval(0.9)]
-        ([1.0], [1.0], [-1.246, 3.246])
+        ([1.0], [1.0], [-1.284, 3.284])
     """
 
     means: Tensor

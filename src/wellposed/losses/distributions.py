@@ -237,7 +237,7 @@ class StudentT(_LocationScale):
     Example:
         >>> import torch, wellposed as wp
         >>> wp.StudentT(4).units(torch.tensor([[0.0, 0.0], [0.0, 2.0]]), torch.tensor([1.0, 1.0]))[0]
-        tensor([1.5387, 2.2027])
+        tensor([1.5387, 2.0640])
     """
 
     dof: Annotated[float, Within(2, 1e30, open="low")] = 4.0
