@@ -210,6 +210,8 @@ def test_conformal_refuses_too_few_rows() -> None:
         wp.conformal([0.0] * 8, [0.0] * 8, [1.0] * 8)
     assert wp.conformal([0.0] * 9, [0.0] * 9, range(9)).margin == 8.0
     assert wp.conformal([-5.0] * 99, [5.0] * 99, [0.0] * 99).margin == -5.0  # too wide ones are narrowed
+    low, high = wp.conformal([-5.0] * 99, [5.0] * 99, [0.0] * 99).predict([0.0, 0.0], [2.0, 20.0])
+    assert (low.tolist(), high.tolist()) == ([1.0, 5.0], [1.0, 15.0])  # but not beyond their middle
     with pytest.raises(DataError, match=r"one shape \(rows,\); they have \(2,\), \(2,\), \(3,\)"):
         wp.conformal([0.0] * 2, [0.0] * 2, [0.0] * 3)
 

@@ -134,6 +134,16 @@ def test_student_of_many_degrees_of_freedom_is_gaussian_and_a_mixture_of_equals_
     outputs, y = case("gaussian", draw)
     wanted = Loss("gaussian").per_example(outputs, y).total
     torch.testing.assert_close(Loss("student_t:1e9").per_example(outputs, y).total, wanted, rtol=1e-6, atol=1e-6)
+    outputs, y = outputs.double(), y.double()
+    wanted = Loss("gaussian").per_example(outputs, y).total
+    for many in (2e6, 1e15, 1e17, 1e30):
+        student = wp.StudentT(many)
+        torch.testing.assert_close(student.nll(outputs, y), wanted, rtol=1e-5, atol=1e-5)
+        score = wp.distribution_of("gaussian", outputs).crps(y)
+        assert wp.distribution_of(student, outputs).crps(y) == pytest.approx(score, rel=1e-6)
+        torch.testing.assert_close(student.nll(outputs.float(), y.float()).double(), wanted, rtol=1e-5, atol=1e-5)
+    outputs, y = outputs.float(), y.float()
+    wanted = wanted.float()
     same = torch.cat(
         [torch.randn(N, 2, generator=draw), outputs[:, :1], outputs[:, :1], outputs[:, 1:], outputs[:, 1:]], 1
     )
@@ -303,8 +313,14 @@ def test_other_misfits_are_said() -> None:
         wp.Problem(lambda: nn.Linear(2, 1), "squared_error", (x, x[:, 0]), metric="crps")
     with pytest.raises(TargetError, match=r"needs training targets that differ.*all 24 rows"):
         wp.fit(wp.Problem(lambda: nn.Linear(2, 2), "gaussian", (x, torch.ones(30))), wp.Recipe(epochs=1))
-    with pytest.raises(InputError, match=r"dof=.*> 2"):
-        wp.StudentT(2)
+    for dof in (2, 1e31):
+        with pytest.raises(InputError, match=r"dof=.*\(2, 1e\+30\]"):
+            wp.StudentT(dof)
+    with pytest.raises(InputError, match="several labels at once"):
+        wp.distribution_of("binary_cross_entropy", torch.zeros(4, 3))
+    with pytest.raises(InputError, match="several labels at once"):
+        wp.distribution_of(nn.BCEWithLogitsLoss(), torch.zeros(4, 3))
+    assert wp.distribution_of("binary_cross_entropy", torch.zeros(4, 1)).mean.tolist() == [[0.5, 0.5]] * 4
     with pytest.raises(InputError, match=r"its levels, such as quantiles:0\.05"):
         Loss("quantiles:0.1,x")
 

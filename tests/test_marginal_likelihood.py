@@ -110,7 +110,7 @@ def test_units_and_inputs_that_say_nothing_are_switched_off_in_a_network() -> No
     X = torch.randn(120, 4)
     y = torch.sin(2 * X[:, :1]) + 0.1 * torch.randn(120, 1)
     problem = wp.Problem(lambda: nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1)), "squared_error", (X, y))
-    recipe = wp.Recipe(epochs=60, optimizer={"lr": 0.02})
+    recipe = wp.Recipe(epochs=120, optimizer={"lr": 0.02})
     found = wp.evidence(problem, recipe, wp.L2(1e-3).on(wp.inputs), by="input")
     rank = sorted(found.strengths, key=lambda name: found.strengths[name])
     assert rank[0] == "0.weight[:, 0]"
@@ -138,6 +138,35 @@ def test_classes_settle_where_the_fixed_point_is() -> None:
         weights = float(found.model.weight.detach().square().sum()) * len(X) * found.strengths["weights"]
         assert weights == pytest.approx(found.decided["weights"], rel=0.1)
         assert post.predict(X).accuracy(labels) > 0.7
+
+
+@pytest.mark.parametrize("curvature", ["full", "kronecker"])
+def test_validation_rows_play_no_part_and_laplace_agrees(curvature: Any) -> None:
+    X, y = SETS["friedman"]()
+    recipe = wp.Recipe(epochs=8, optimizer={"lr": 0.05}, stopping={"patience": 1})
+
+    def problem(valid: torch.Tensor) -> wp.Problem:
+        return wp.Problem(
+            lambda: nn.Sequential(nn.Linear(10, 4), nn.Tanh(), nn.Linear(4, 1)),
+            "squared_error",
+            wp.Data((X, y), valid=(X[:20], valid)),
+        )
+
+    found, other = (
+        wp.evidence(problem(valid), recipe, wp.L2(1e-2).on(), curvature=curvature, rounds=1)
+        for valid in (y[:20], -5 * y[:20])
+    )
+    assert found.strengths == other.strengths
+    again = {"curvature": curvature, "noise_std": found.noise_std}
+    post = wp.laplace(found.model, (X, y), "squared_error", found.terms, **again)
+    assert post.evidence == pytest.approx(found.log_evidence, abs=1e-4)
+    assert post.effective == pytest.approx(sum(found.decided.values()) + 5, abs=1e-2)  # and the five biases
+    if curvature == "kronecker":
+        last = {"patience": 0, "keep": "last"}
+        run = wp.fit(problem(y[:20]), recipe.replace(terms=list(found.terms), stopping=last), seed=0)
+        torch.testing.assert_close(found.model[0].weight, run.model[0].weight)
+    with pytest.raises(ProblemError, match="looks at no validation row"):
+        wp.evidence(problem(y[:20]), recipe.replace(schedule={"name": "plateau"}), wp.L2(1e-2).on())
 
 
 def test_two_terms_have_two_strengths() -> None:
@@ -202,6 +231,8 @@ def test_swag_has_the_moments_of_its_iterates() -> None:
     torch.testing.assert_close(swag.mean, path.mean(0))
     expected = (torch.cov(path.T) + path.var(0).diag()) / 2
     torch.testing.assert_close(torch.cov(drawn.T), expected, rtol=0.2, atol=0.1)
+    few = [set(swag.predict(torch.eye(3), "squared_error", 9, 0.1, seed=s).means[:, 0, 0].tolist()) for s in (0, 1)]
+    assert not few[0] & few[1]
     answer = swag.predict(torch.eye(3), "squared_error", 50, 0.1)
     assert answer.mean[:2].tolist() == pytest.approx([2, 2], abs=0.5)
     with pytest.raises(InputError, match="needs noise_std="):

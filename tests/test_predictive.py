@@ -76,6 +76,26 @@ def test_total_variance_is_epistemic_plus_aleatoric() -> None:
     assert mixture(2).epistemic is mixture(2).aleatoric is None
 
 
+def test_spreads_broadcast_by_their_last_axes_however_many_there_are() -> None:
+    """Of two outputs two spreads are one for each output, whether there are two components, two rows, or three."""
+    for count in (2, 3):
+        many = PredictiveNumbers.mixture(torch.zeros(count, count, 2), [0.1, 5.0])
+        assert many.std.tolist() == [pytest.approx([0.1, 5.0])] * count
+        one = PredictiveNumbers.gaussian(torch.zeros(count, 2), 0.0, [0.1, 5.0])
+        assert one.std.tolist() == [pytest.approx([0.1, 5.0])] * count
+    each = PredictiveNumbers.mixture(torch.zeros(2, 3, 2), torch.tensor([3.0, 4.0])[:, None, None])
+    assert each.std[0].tolist() == pytest.approx([12.5**0.5] * 2)
+    by_row = PredictiveNumbers.mixture(torch.zeros(2, 3), [1.0, 2.0, 3.0])
+    assert by_row.std.tolist() == pytest.approx([1.0, 2.0, 3.0])
+    assert PredictiveNumbers.mixture(torch.zeros(3, 4, 2), [[1.0, 2.0]]).std[0].tolist() == pytest.approx([1.0, 2.0])
+    for wrong in (
+        lambda: PredictiveNumbers.gaussian(torch.zeros(4, 2), 0.0, [1.0, 2.0, 3.0]),
+        lambda: PredictiveNumbers.mixture(torch.zeros(3, 4, 2), [1.0, 2.0, 3.0]),
+    ):
+        with pytest.raises(InputError, match="does not broadcast to the means"):
+            wrong()
+
+
 def test_classes_are_the_mean_of_probabilities_and_their_entropies() -> None:
     each = torch.softmax(torch.randn(4, 7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), -1)
     given, known = PredictiveClasses(each), Categorical(each.mean(0))

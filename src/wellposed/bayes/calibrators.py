@@ -244,12 +244,16 @@ class Conformal:
     rows: int
 
     def predict(self, low: Any, high: Any) -> tuple[Tensor, Tensor]:
-        """The intervals of new rows, moved apart by the margin: ``(low - margin, high + margin)``."""
+        """The intervals of new rows, ``(low - margin, high + margin)``.
+
+        Where a margin below 0 would narrow an interval to less than nothing, both ends are its middle ``(low + high)/2``.
+        """
         ends = [
             real_numbers(end, name, "Give an array of numbers.").cpu().double()
             for end, name in ((low, "low="), (high, "high="))
         ]
-        return ends[0] - self.margin, ends[1] + self.margin
+        middle = (ends[0] + ends[1]) / 2
+        return torch.minimum(ends[0] - self.margin, middle), torch.maximum(ends[1] + self.margin, middle)
 
     def __str__(self) -> str:
         most = self.level + 1.0 / (self.rows + 1.0)

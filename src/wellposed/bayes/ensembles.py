@@ -21,7 +21,7 @@ from wellposed.bayes.predictive import Predictive, PredictiveClasses, Predictive
 from wellposed.bayes.trained import Trained
 from wellposed.core.checks import Count, Positive, Seed, Within, checked
 from wellposed.core.errors import DataError, InputError
-from wellposed.core.random import generator
+from wellposed.core.random import generator, stream_seed
 from wellposed.optim.averaging import redo_batch_norm
 from wellposed.training.evaluate import batches_of, call
 from wellposed.training.run import Run
@@ -101,7 +101,7 @@ def _asks(run: Run) -> tuple[str, list[float]]:
 def mixed(outputs: Tensor, likelihood: Likelihood, noise: Sequence[float], of: Trained) -> Predictive:
     """The mixture of components with outputs ``(components, rows, outputs)``."""
     if likelihood.numbers:
-        return of.in_own_units(PredictiveNumbers.mixture(outputs, torch.tensor(noise)))
+        return of.in_own_units(PredictiveNumbers.mixture(outputs, torch.tensor(noise)[:, None, None]))
     return PredictiveClasses(class_shares(outputs, likelihood))
 
 
@@ -195,7 +195,7 @@ class SWAG:
         Raises:
             InputError: numbers without ``noise_std``.
         """
-        drawn = [self.sample(seed + number, batches) for number in range(samples)]
+        drawn = [self.sample(stream_seed(seed, number), batches) for number in range(samples)]
         members = [Trained(model, loss, (), (), forward) for model in drawn]
         outputs = torch.stack([member.outputs(X) for member in members])
         likelihood = Likelihood.of(loss, 1, outputs.shape[2])

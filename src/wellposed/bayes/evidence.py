@@ -24,12 +24,12 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from wellposed.bayes.laplace import FULL_UP_TO, log_evidence, measured_curvature
+from wellposed.bayes.laplace import FULL_UP_TO, UNCHARGED_STD, log_evidence, measured_curvature
 from wellposed.bayes.likelihood import Likelihood
 from wellposed.bayes.linearized import Curvature, Full, Linearized, WeightPosterior, kronecker_fits
-from wellposed.bayes.trained import Trained, of_problem, strengths_of
+from wellposed.bayes.trained import Trained, of_problem, refuse_unlike, strengths_of
 from wellposed.core.checks import Count, Seed, Within, checked
-from wellposed.core.errors import DataError, InputError, listed
+from wellposed.core.errors import DataError, InputError, ProblemError, listed
 from wellposed.core.formats import table
 from wellposed.core.selectors import Leaf, named
 from wellposed.penalties.base import Term
@@ -37,12 +37,11 @@ from wellposed.penalties.elementwise import L2, WeightedL2
 from wellposed.penalties.reference import L2SP
 from wellposed.recipe.presets import as_recipe
 from wellposed.recipe.recipe import Recipe
+from wellposed.training.early_stopping import monitored_values
 from wellposed.training.loop import fit
 from wellposed.training.problem import Problem
 
 By = Literal["term", "layer", "parameter", "input", "unit"]
-UNCHARGED_STD = 1e3
-"""Standard deviation of weights that no term charges: too wide to be a prior, and a dead unit has a finite curvature still."""
 OFF = 0.01
 """A group is called switched off where the data decide less than this share of its weights."""
 LARGEST = 1e12
@@ -63,9 +62,10 @@ class Evidence:
         strengths: of each group by its name, in the convention of the terms; ``inf`` where it was switched off for good.
         decided: how many weights of each group the data decide, ``gamma_g``; ``sizes`` how many there are.
         terms: with these strengths, ready for `regularize` or a recipe.
-        log_evidence: in nats, of all training targets as the loss saw them.
+        log_evidence: in nats, of all training targets as the loss saw them: `Laplace.evidence` of ``model`` with ``terms``.
         noise_std: of the targets as the loss saw them; None of classes.
-        model: the network at the end, where its cost with these strengths is least.
+        model: the network with these strengths. A linear one is at the minimum of its cost if the curvature is ``full``; other
+            networks are as near to it as the last step or training (by the recipe, with these strengths) came: see `laplace`.
         curvature: ``full``, ``kronecker`` or ``diagonal``.
         updates: of the strengths; ``settled`` says whether they had stopped moving.
     """
@@ -111,22 +111,26 @@ def evidence(
     rounds: Count = 3,
     seed: Seed = 0,
 ) -> Evidence:
-    """Choose the strengths of L2 terms by the marginal likelihood of the training rows; no validation row is looked at.
+    """Choose the strengths of L2 terms by the marginal likelihood of the training rows; no validation row plays a part.
 
     Args:
         problem: its loss must be squared_error, mse, cross_entropy or binary_cross_entropy.
-        recipe: trains the network that the evidence starts from, with the terms; linear models do not depend on it.
+        recipe: trains the network that the evidence starts from, with the terms; linear models do not depend on it. Every epoch is
+            trained and the last one counts, whatever it says of stopping.
         terms: L2 (or L2SP) terms; their strengths, above 0, are where it starts. By default the recipe's own. Weights that no
-            term charges (biases, say) have a flat prior.
+            term charges (biases, say) have the prior ``N(0, 1000^2)``, as in `laplace`.
         by: what has a strength of its own: each ``"term"``, ``"layer"`` (module), ``"parameter"``, ``"input"`` (a column of each
             weight) or ``"unit"`` (a row). Where units may be scaled without a change of the function (ReLU between two layers),
             the strengths of the two layers are known up to that scale: their product is what the evidence decides.
-        curvature: as in `laplace`. ``"full"`` takes steps of its own to the minimum; the others train ``rounds`` times anew.
+        curvature: as in `laplace`. ``"full"`` takes steps of its own to the minimum; the others train anew after each of
+            ``rounds`` updates.
         hyperprior: shape and rate of the Gamma priors of all precisions, and of the noise's; 0 is none, scikit-learn has 1e-6.
-        rounds: >= 1, trainings where the curvature is not ``"full"``.
-        seed: of the training.
+        rounds: >= 1, updates, each with a training, where the curvature is not ``"full"``.
+        seed: of the training. The strengths of a network are one fixed point of several; of some seeds the one with the largest
+            ``log_evidence`` is the best.
     Raises:
-        ProblemError: the loss is no likelihood, or rows are weighted.
+        ProblemError: the loss is no likelihood, rows are weighted, labels are smoothed or mixed, or the recipe's learning rate
+            follows validation rows.
         InputError: a term that is no L2, one of strength 0, or two terms on one weight.
         DataError: one row, constant targets, or targets that the weights fit without residual.
     Source:
@@ -152,6 +156,14 @@ def evidence(
     if not chosen:
         raise InputError("wp.evidence needs L2 terms to choose the strengths of: [wp.L2(1e-3).on()].")
 
+    refuse_unlike(recipe)
+    if monitored_values(recipe).get("schedule", "").startswith("valid"):
+        raise ProblemError(
+            "wp.evidence looks at no validation row, and the recipe's learning rate falls by them. Let the plateau monitor "
+            "train_loss or cost."
+        )
+    recipe = recipe.replace(stopping={"patience": 0, "keep": "last"})
+
     def trained(now: Iterable[Term]) -> Trained:
         run = fit(problem, recipe.replace(terms=list(now)), seed=seed)
         return of_problem(problem, run.model, now, run.recipe)
@@ -166,13 +178,14 @@ def evidence(
     likelihood = of.likelihood(net.outputs(of.batches[0][0][:1]).shape[1]).with_noise(1.0)
     state = FixedPoint.start(groups, net, of, likelihood, chosen, hyperprior)
     if kind == "full":
-        state.climb(net, of)
-    for last in range(rounds) if kind != "full" else ():
-        found, _, misfit = measured_curvature(net, of, likelihood, kind)
+        state.climb(net, of)  # which moves the weights of net
+    found, _, misfit = measured_curvature(net, of, likelihood, kind)
+    for _ in range(rounds) if kind != "full" else ():
         state.settle_at(net.weights, Quadratic(net.weights, found, None, misfit), move=False)
-        if last < rounds - 1:
-            of = trained(groups.terms(state.strengths()))
-            net = Linearized(of.net, of.forward)
+        of = trained(groups.terms(state.strengths()))
+        net = Linearized(of.net, of.forward)
+        found, _, misfit = measured_curvature(net, of, likelihood, kind)
+    state.measure(net.weights, misfit, state.posterior(found))
     strengths = state.strengths()
     model = copy.deepcopy(of.net)
     moved = dict(model.named_parameters())
@@ -362,14 +375,23 @@ class FixedPoint:
         """Minus the log posterior up to a constant, of a likelihood that is ``value`` at unit noise."""
         return value / self.variance + 0.5 * float(self._diagonal @ (w - self.center).square())
 
-    def update(self, w: Tensor, value: float, posterior: WeightPosterior) -> float:
-        """One step of the fixed point at weights ``w``; how far the precisions moved."""
+    def posterior(self, curvature: Curvature) -> WeightPosterior:
+        """With these precisions and this noise."""
+        return curvature.at(self._diagonal, 1 / self.variance)
+
+    def measure(self, w: Tensor, value: float, posterior: WeightPosterior) -> Tensor:
+        """Set `value` and `decided` at weights ``w``; of each weight the share that the data decide, ``(P,)``."""
         diagonal = self._diagonal
-        targets = self.likelihood.rows * self.likelihood.outputs
         nll = value / self.variance + self.likelihood.with_noise(self.variance).constant
         self.value = log_evidence(nll, diagonal, w - self.center, posterior.log_det)
         share = 1 - diagonal * posterior.variances
         self.decided = self.groups.sum(share).clamp_min(0)
+        return share
+
+    def update(self, w: Tensor, value: float, posterior: WeightPosterior) -> float:
+        """One step of the fixed point at weights ``w``; how far the precisions moved."""
+        share = self.measure(w, value, posterior)
+        targets = self.likelihood.rows * self.likelihood.outputs
         squares = self.groups.sum((w - self.center).square())
         before = self.precision
         grown = (self.decided + 2 * self.hyperprior) / (squares + 2 * self.hyperprior).clamp_min(1e-300)
@@ -391,14 +413,14 @@ class FixedPoint:
     def settle_at(self, w: Tensor, model: Quadratic, move: bool) -> Tensor:
         """The fixed point of a quadratic likelihood; where ``move``, the weights follow to each minimum."""
         for _ in range(MOST_UPDATES):
-            posterior = model.curvature.at(self._diagonal, 1 / self.variance)
+            posterior = self.posterior(model.curvature)
             if move:
                 w = self.minimum(model, posterior)
             self.settled = self.update(w, model(w), posterior) <= SETTLED
             if self.settled:
                 break
         if move:
-            w = self.minimum(model, model.curvature.at(self._diagonal, 1 / self.variance))
+            w = self.minimum(model, self.posterior(model.curvature))
         return w
 
     def minimum(self, model: Quadratic, posterior: WeightPosterior) -> Tensor:
@@ -418,7 +440,7 @@ class FixedPoint:
             if linear:
                 net.weights = self.settle_at(w, model, move=True)
                 return
-            moved = self.update(w, model.value, found.at(self._diagonal, 1 / self.variance))
+            moved = self.update(w, model.value, self.posterior(found))
             quiet = quiet + 1 if moved <= STEADY else 0
             self.settled = quiet >= 3
             damping, linear = self._step(net, of, model, damping)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wellposed.bayes.predictive import Predictive, PredictiveClasses
+from wellposed.bayes.predictive import SEVERAL_LABELS, Predictive, PredictiveClasses
 from wellposed.core.checks import ConfidenceLevel, checked
 from wellposed.core.errors import DataError, InputError
 from wellposed.data.arrays import real_numbers
@@ -84,7 +84,7 @@ def distribution_of(loss: Any, outputs: Any) -> Predictive:
         `PredictiveHead` of numbers: ``.mean .std .quantile(p) .interval(level) .nll(y) .crps(y) .rescaled(scale, shift)``; of
         classes (also in an order) `PredictiveClasses`.
     Raises:
-        InputError: the loss gives one number and no distribution.
+        InputError: the loss gives one number and no distribution, or several labels at once.
         DataError: the outputs are not finite, or not as many as the loss has for each number.
     Example:
         >>> told = distribution_of("gaussian", [[1.0, 0.0], [5.0, 2.0]])
@@ -106,6 +106,8 @@ def distribution_of(loss: Any, outputs: Any) -> Predictive:
             f"The loss {str(known)!r} gives one number for each target, and no distribution. Train with gaussian, student_t, "
             "gaussian_mixture, quantiles or poisson, or add a posterior to the network."
         )
+    if known.labels == "shares" and scores.ndim > 1 and scores.shape[1] > 1:
+        raise InputError(SEVERAL_LABELS)
     if scores.ndim == 1 or scores.shape[1] == 1:
         scores = torch.stack([torch.zeros_like(scores.reshape(-1)), scores.reshape(-1)], 1)
     return PredictiveClasses(scores.softmax(1)[None])

@@ -28,8 +28,14 @@ from wellposed.bayes.linearized import (
     kronecker,
     kronecker_fits,
 )
-from wellposed.bayes.predictive import Predictive, PredictiveClasses, PredictiveNumbers
-from wellposed.bayes.trained import Strengths, Trained, strengths_of
+from wellposed.bayes.predictive import (
+    SEVERAL_LABELS,
+    Predictive,
+    PredictiveClasses,
+    PredictiveNumbers,
+    refuse_not_finite,
+)
+from wellposed.bayes.trained import Trained, strengths_of
 from wellposed.core.checks import Positive, Seed, Within, checked
 from wellposed.core.errors import DataError, InputError
 from wellposed.core.formats import table
@@ -40,8 +46,12 @@ from wellposed.training.run import Run
 
 FULL_UP_TO = 2048
 """Weights whose whole matrix is taken by default: 32 MB, and about a second to factor."""
-NEAR = 0.5
-"""Nats that a Newton step may gain at what counts as a minimum: one standard deviation of the posterior."""
+UNCHARGED_STD = 1e3
+"""Standard deviation of the prior of weights that no term charges: it says nearly nothing, and weights that change no output have a
+distribution still."""
+NEAR, FAR = 0.5, 10.0
+"""Nats that a Newton step may gain at what counts as a minimum, one standard deviation of the posterior; and beyond which it is
+none however small the violation."""
 STATIONARY = 1e-4
 """A violation up to which single precision cannot tell a gradient from none; in nearly flat directions it is many nats."""
 CurvatureName = Literal["auto", "full", "kronecker", "diagonal"]
@@ -52,8 +62,9 @@ class Laplace:
     """The posterior that `laplace` found. ``str()`` for people.
 
     Attributes:
-        evidence: ``log p(data)`` in nats: of all training targets, as the loss saw them (standardized where the data were). With
-            weights that no term charges, whose prior is flat with density 1, it compares strengths but not numbers of weights.
+        evidence: ``log p(data)`` in nats: of all training targets, as the loss saw them (standardized where the data were). A
+            weight that no term charges costs about ``log(prior_std/std_i)`` of it, with ``std_i`` its spread in the posterior:
+            7 nats by default for a ``std_i`` of 1, as in `wellposed.evidence`.
         noise_std: of the targets, as the loss saw them; None of classes.
         effective: how many weights the data decide, ``sum_i 1 - D_i Var(w_i)``, in [0, P].
         certificate: `wellposed.certify` of the cost at these weights.
@@ -97,7 +108,7 @@ class Laplace:
             for _, f, jacobian in self.net.jacobian(batch):
                 means.append(f.cpu())
                 spreads.append(self.posterior.covariance(jacobian).cpu())
-        mean, spread = torch.cat(means), torch.cat(spreads)
+        mean, spread = refuse_not_finite(torch.cat(means)), torch.cat(spreads)
         variances = spread.diagonal(dim1=1, dim2=2)
         if self.likelihood.numbers:
             noise = math.sqrt(self.likelihood.noise_var)
@@ -130,7 +141,7 @@ def laplace(
     layers: Literal["all", "last"] = "all",
     curvature: CurvatureName = "auto",
     noise_std: Positive | None = None,
-    prior_std: Positive | None = None,
+    prior_std: Positive = UNCHARGED_STD,
     forward: Callable[[nn.Module, Any], Any] | None = None,
 ) -> Laplace:
     """The Gaussian posterior around trained weights: ``N(w0, (H + D)^-1)``, and the evidence of the terms.
@@ -147,8 +158,9 @@ def laplace(
         layers: ``"last"`` puts a posterior on the layer of the last weight alone; all others are taken as known.
         curvature: ``"full"``, ``"kronecker"`` or ``"diagonal"``; ``"auto"`` takes the whole matrix up to 2,048 weights, then
             Kronecker factors, and the diagonal where a layer has none.
-        noise_std: of the targets as the loss sees them, where it is known; else it is estimated.
-        prior_std: > 0, of weights that no term charges; None is a flat prior.
+        noise_std: > 0, of the targets as the loss sees them, where it is known; else it is estimated.
+        prior_std: > 0, of the weights that no term charges: ``N(0, prior_std^2)``. The default says nearly nothing of them, and
+            keeps the posterior a distribution where they change no output (a shift of all logits of a softmax, or a dead unit).
         forward: ``forward(model, inputs)``, where a plain call is not right.
     Raises:
         ProblemError: the loss is no likelihood, or rows are weighted.
@@ -169,11 +181,12 @@ def laplace(
     net = Linearized(of.net, of.forward, layers == "last")
     likelihood = of.likelihood(net.outputs(of.batches[0][0][:1]).shape[1]).with_noise(1.0)
     prior = strengths_of(of.net, [leaf.name for leaf in net.leaves], of.terms)
+    uncharged = prior.strength == 0
     kind = _chosen(curvature, net)
     found, slope, misfit = measured_curvature(net, of, likelihood, kind)
 
     def precision(at: Likelihood) -> Tensor:
-        return prior_precision(prior, at, prior_std)
+        return torch.where(uncharged, prior_std**-2, at.scale * prior.strength)
 
     likelihood, posterior = with_estimated_noise(likelihood, found, misfit, precision, noise_std)
     prior_at = precision(likelihood)
@@ -195,7 +208,7 @@ def laplace(
         distance=distance,
         curvature=kind,
         weights=net.size,
-        notes=_notes(distance, certificate, prior.strength, prior_std),
+        notes=_notes(distance, certificate, net.weights[uncharged], net.size, prior_std),
         likelihood=likelihood,
         posterior=posterior,
         net=net,
@@ -217,12 +230,6 @@ def measured_curvature(
             f"-log p of the training rows is {found[2]}: inputs, targets or weights are not finite, or outputs overflow."
         )
     return found
-
-
-def prior_precision(prior: Strengths, at: Likelihood, uncharged_std: float | None) -> Tensor:
-    """``scale*strength`` for each weight; ``1/uncharged_std^2``, or 0, where no term charges it."""
-    flat = 0.0 if uncharged_std is None else uncharged_std**-2
-    return torch.where(prior.strength > 0, at.scale * prior.strength, flat)
 
 
 def with_estimated_noise(
@@ -256,7 +263,7 @@ def with_estimated_noise(
         left = targets - (len(prior) - float(prior @ posterior.variances))
         if noise_std is not None:
             break
-        if left <= 1e-6 * targets:
+        if left < 0.5:  # of a target; a weak prior of uncharged weights alone leaves far less
             raise DataError(
                 f"{len(prior)} weights fit {targets} targets: nothing is left to estimate the noise from. Give noise_std=, a "
                 "larger strength, or more rows."
@@ -270,13 +277,8 @@ def with_estimated_noise(
 
 
 def log_evidence(nll: float, precision: Tensor, away: Tensor, log_det: float) -> float:
-    """``log p(data)`` in nats, by Laplace: ``-nll - 1/2 sum D w^2 + 1/2 sum log D - 1/2 log det(H + D)``.
-
-    A weight with precision 0 has a flat prior of density 1 and adds ``1/2 log 2 pi``.
-    """
-    charged = precision > 0
-    prior = 0.5 * float(precision[charged].log().sum() - (precision * away.square()).sum())
-    return -nll + prior + 0.5 * math.log(2 * math.pi) * int((~charged).sum()) - 0.5 * log_det
+    """``log p(data)`` in nats, by Laplace: ``-nll - 1/2 sum D w^2 + 1/2 sum log D - 1/2 log det(H + D)``, with all ``D > 0``."""
+    return -nll + 0.5 * float(precision.log().sum() - (precision * away.square()).sum()) - 0.5 * log_det
 
 
 def _chosen(curvature: CurvatureName, net: Linearized) -> str:
@@ -287,17 +289,25 @@ def _chosen(curvature: CurvatureName, net: Linearized) -> str:
     return "kronecker" if all(map(kronecker_fits, net.leaves)) else "diagonal"
 
 
-def _notes(distance: float, certificate: Certificate, strength: Tensor, prior_std: float | None) -> tuple[str, ...]:
+def _notes(
+    distance: float, certificate: Certificate, uncharged: Tensor, size: int, prior_std: float
+) -> tuple[str, ...]:
     notes = []
-    if distance > NEAR and certificate.violation > STATIONARY:
+    if distance > NEAR and (certificate.violation > STATIONARY or distance > FAR):
         notes.append(
             f"these weights are no minimum of the cost: certify finds a violation of {certificate.violation:.3g}, and a Newton "
             f"step would gain {distance:.3g} nats. The evidence is too low by about as much; train longer, or call wp.settle first."
         )
-    flat = int((strength == 0).sum())
-    if flat:
-        prior = "flat" if prior_std is None else f"of standard deviation {prior_std:g}"
-        notes.append(f"no term charges {flat} of {len(strength)} weights, whose prior is {prior}.")
+    if len(uncharged):
+        far = float(uncharged.abs().max())
+        pulled = (
+            f" The largest is {far:.3g}, which that prior pulls to 0: give a larger prior_std=."
+            if far > prior_std
+            else ""
+        )
+        notes.append(
+            f"no term charges {len(uncharged)} of {size} weights; their prior is N(0, {prior_std:g}^2).{pulled}"
+        )
     return tuple(notes)
 
 
@@ -316,10 +326,7 @@ def class_shares(logits: Tensor, likelihood: Likelihood) -> Tensor:
     if likelihood.kind == "classes":
         return logits.softmax(-1)
     if logits.shape[-1] > 1:
-        raise InputError(
-            "The predictive distribution of several labels at once is not known here; train a network for each label, or use "
-            "cross_entropy where exactly one is true."
-        )
+        raise InputError(SEVERAL_LABELS)
     return torch.cat([(-logits).sigmoid(), logits.sigmoid()], -1)
 
 

@@ -28,8 +28,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
-from wellposed.core.errors import InputError, ProblemError, TargetError, described
+from wellposed.core.errors import InputError, ProblemError, TargetError, described, listed
 from wellposed.losses.per_example import Loss
+from wellposed.losses.targets import IGNORED
 
 LikelihoodKind = Literal["numbers", "classes", "labels"]
 KINDS: dict[str, LikelihoodKind] = {
@@ -64,7 +65,8 @@ class Likelihood:
         """The likelihood that a loss is.
 
         Raises:
-            ProblemError: the loss is none, or one with class weights or smoothed labels.
+            ProblemError: the loss is none, or one with weights, ignored classes, smoothed labels or another reduction than the
+                mean.
         """
         found = Loss(loss)
         name = found.name if found.criterion is not None or found.same is None else found.same.name
@@ -74,9 +76,16 @@ class Likelihood:
                 "(Gaussian noise), cross_entropy or binary_cross_entropy."
             )
         given = found.module
-        if found.weighted or getattr(given, "label_smoothing", False):
+        changed = (
+            *(key for key in ("weight", "pos_weight") if getattr(given, key, None) is not None),
+            *(("label_smoothing",) if getattr(given, "label_smoothing", 0.0) else ()),
+            *(("ignore_index",) if found.ignored_index != IGNORED else ()),
+            *(("reduction",) if getattr(given, "reduction", "mean") != "mean" else ()),
+        )
+        if changed:
             raise ProblemError(
-                f"A loss with class weights or label smoothing is no mean of the rows' -log p. Use the plain {name}."
+                f"The loss sets {listed(f'{key}={getattr(given, key)}' for key in changed)}: it is no mean of -log p over all "
+                f"rows. Use the plain {name}."
             )
         averaged = name == "mse" or isinstance(given, nn.BCEWithLogitsLoss)
         return cls(KINDS[name], averaged, rows, outputs)

@@ -314,7 +314,7 @@ def _singular(flat: Tensor, size: int) -> InputError:
     some = f" {int(flat.sum())} of {size} weights change no output." if bool(flat.any()) else ""
     return InputError(
         f"The curvature is singular: the data and the terms leave some of the {size} weights undecided.{some} Charge every weight "
-        "with wp.L2, give prior_std= for those that no term charges, or use layers='last'."
+        "with wp.L2, or give a smaller prior_std= for those that no term charges."
     )
 
 

@@ -8,6 +8,7 @@ network of an ensemble, one for each sample of weights. Classes are the mean of 
 from __future__ import annotations
 
 import math
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -16,13 +17,18 @@ import torch
 from torch import Tensor
 
 from wellposed.core.checks import ConfidenceLevel, checked
-from wellposed.core.errors import DataError, InputError
+from wellposed.core.errors import DataError, InputError, listed
+from wellposed.core.numbers import to_python
 from wellposed.data.arrays import real_numbers
 
 BISECTIONS = 80
 """Halvings of the bracket of a quantile: more than the 53 bits of a double need, since a bracket may straddle 0."""
 LARGEST_BLOCK = 2**24
 """Numbers that `PredictiveNumbers.crps` holds at once: 128 MB."""
+SEVERAL_LABELS = (
+    "The predictive distribution of several labels at once is not known here; train a network for each label, or use "
+    "cross_entropy where exactly one is true."
+)
 
 
 class Predictive(ABC):
@@ -54,7 +60,7 @@ class PredictiveNumbers(Predictive):
     Example:
         >>> two = PredictiveNumbers.mixture([[0.0], [2.0]], noise_std=1.0)
         >>> two.mean.tolist(), two.epistemic.tolist(), [round(float(end), 3) for end in two.interval(0.9)]
-        ([1.0], [1.0], [-1.246, 3.246])
+        ([1.0], [1.0], [-1.284, 3.284])
     """
 
     means: Tensor
@@ -82,11 +88,15 @@ class PredictiveNumbers(Predictive):
         """One Gaussian for each row, of variance ``epistemic_std^2 + noise_std^2``.
 
         Args:
-            mean: ``(rows,)`` or ``(rows, outputs)``. ``epistemic_std``, ``noise_std``: numbers >= 0, or of a shape that
-                broadcasts to it.
+            mean: ``(rows,)`` or ``(rows, outputs)``.
+            epistemic_std, noise_std: >= 0: numbers, or of a shape that broadcasts to that of ``mean``, its last axes first:
+                ``(outputs,)`` is one for each output, ``(rows, 1)`` one for each row of several outputs.
         """
-        mean = _outputs_last(mean)
-        epistemic, noise = (_like(value, mean).square() for value in (epistemic_std, noise_std))
+        mean = real_numbers(mean, "mean=", "Give a tensor.").cpu().double()
+        spreads = [_spread(epistemic_std, "epistemic_std=", mean), _spread(noise_std, "noise_std=", mean)]
+        if mean.ndim == 1:
+            mean, *spreads = (part[:, None] for part in (mean, *spreads))
+        epistemic, noise = (spread.square() for spread in spreads)
         return cls(mean[None], (epistemic + noise).sqrt()[None], epistemic)
 
     @classmethod
@@ -95,16 +105,14 @@ class PredictiveNumbers(Predictive):
 
         Args:
             means: ``(components, rows)`` or ``(components, rows, outputs)``.
-            noise_std: > 0: a number, one for each component, or numbers that broadcast to ``means``.
+            noise_std: > 0: a number, or of a shape that broadcasts to that of ``means``, its last axes first: of several outputs
+                ``(outputs,)`` is one for each output, and ``(components, 1, 1)`` one for each component.
         """
         means = real_numbers(means, "means=", "Give a tensor.").cpu().double()
-        means = means[..., None] if means.ndim == 2 else means
-        noise = torch.as_tensor(noise_std).detach().cpu().double()
-        if noise.ndim == 1 and len(noise) == len(means):
-            noise = noise[:, None, None]
-        elif noise.ndim == 2 and means.ndim == 3:
-            noise = noise[..., None]
-        return cls(means, noise.expand_as(means), means.var(0, correction=0))
+        noise = _spread(noise_std, "noise_std=", means)
+        if means.ndim == 2:
+            means, noise = means[..., None], noise[..., None]
+        return cls(means, noise, means.var(0, correction=0))
 
     @property
     def mean(self) -> Tensor:
@@ -305,17 +313,36 @@ def _entropy(shares: Tensor) -> Tensor:
     return -torch.xlogy(shares, shares).sum(-1)
 
 
-def _outputs_last(value: Any) -> Tensor:
-    found = real_numbers(value, "mean=", "Give a tensor.").cpu().double()
-    return found[:, None] if found.ndim == 1 else found
-
-
-def _like(value: Any, mean: Tensor) -> Tensor:
-    """Spreads for each answer, from a number, one for each row, or one for each output of each row."""
-    spread = torch.as_tensor(value).detach().cpu().double()
+def _spread(value: Any, name: str, mean: Tensor) -> Tensor:
+    """Standard deviations >= 0 in the shape of the means that they belong to."""
+    number = to_python(value)
+    if isinstance(number, (int, float)) and not isinstance(number, bool) and abs(number) <= sys.float_info.max:
+        value = [number]
+    spread = real_numbers(value, name, "Give a number >= 0, or one for each output.").cpu().double()
     if not bool((spread >= 0).all()):
-        raise InputError("PredictiveNumbers.gaussian needs standard deviations >= 0.")
-    return (spread[:, None] if spread.ndim == 1 else spread).expand_as(mean)
+        raise InputError(f"{name} must be standard deviations >= 0; the least is {float(spread.min()):g}.")
+    try:
+        return spread.expand_as(mean)
+    except RuntimeError:
+        raise InputError(
+            f"{name} of shape {tuple(spread.shape)} does not broadcast to the means, {tuple(mean.shape)}: give a number, one for "
+            "each output, or that shape."
+        ) from None
+
+
+def refuse_not_finite(outputs: Tensor) -> Tensor:
+    """A network's outputs ``(rows, ...)`` for new rows, as they are.
+
+    Raises:
+        DataError: some are NaN or infinite, with the rows.
+    """
+    bad = (~outputs.isfinite().reshape(len(outputs), -1).all(1)).nonzero().flatten()
+    if len(bad):
+        raise DataError(
+            f"The network's outputs for {len(bad)} of {len(outputs)} new rows are not finite (rows {listed(bad.tolist())}, counted "
+            "from 0): their inputs are not finite, or the network's weights are not."
+        )
+    return outputs
 
 
 def _answer(found: Tensor) -> Tensor:

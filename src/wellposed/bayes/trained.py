@@ -5,7 +5,7 @@ It also takes a run's rows into the units that the network was trained in, and a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from wellposed.bayes.likelihood import Likelihood
-from wellposed.bayes.predictive import Predictive, PredictiveNumbers
-from wellposed.core.errors import DataError, InputError, ProblemError, described, guard_call
+from wellposed.bayes.predictive import Predictive, PredictiveNumbers, refuse_not_finite
+from wellposed.core.errors import DataError, InputError, ProblemError, described, guard_call, listed
 from wellposed.data.arrays import split_batch, tensors, to_device
 from wellposed.data.target_columns import TargetColumns
 from wellposed.optim.charges import ChargedParameter, Charges
@@ -24,6 +24,7 @@ from wellposed.optim.wrapper import find_wrapper
 from wellposed.optimality.objective import all_rows
 from wellposed.penalties.base import Penalty, Term
 from wellposed.penalties.elementwise import WeightedL2
+from wellposed.recipe.recipe import Recipe
 from wellposed.training.device import device_of
 from wellposed.training.evaluate import BATCH, Forward, batches_of, call, evaluating
 from wellposed.training.problem import Problem
@@ -112,7 +113,7 @@ class Trained:
             kind = next(self.net.parameters()).dtype
             parts = [part.to(kind) if part.is_floating_point() else part for part in self.inputs(X)]
             found = [guard_call("The model", self.forward)(self.net, part) for part in parts]
-        return torch.cat([part.reshape(len(part), -1).double().cpu() for part in found])
+        return refuse_not_finite(torch.cat([part.reshape(len(part), -1).double().cpu() for part in found]))
 
     def in_own_units(self, found: PredictiveNumbers) -> PredictiveNumbers:
         """Back from the scale that the target was trained in.
@@ -134,19 +135,38 @@ class Trained:
         return found.rescaled(torch.tensor(scale).double(), torch.tensor(shift).double())
 
 
-def of_problem(problem: Problem, model: nn.Module, terms: Iterable[Term], recipe: Any) -> Trained:
+def of_problem(problem: Problem, model: nn.Module, terms: Iterable[Term], recipe: Recipe) -> Trained:
     """A model that was trained on a problem by a recipe."""
     source = problem.prepared.train_clean
     if source.weight is not None:
         raise ProblemError("Rows with weights have no likelihood of their own; give each row once, without weight=.")
-    own = recipe.optimizer.settings.get("weight_decay", 0.0)
-    if own:
-        raise ProblemError(
-            f"The recipe's optimizer decays weights by itself (weight_decay={own}). Write it as a term, wp.L2({own}).on(), so "
-            "that it is a prior with a name."
-        )
+    refuse_unlike(recipe)
     batches = _on_device(batches_of(source), device_of(model))
     return Trained(model, problem.loss, batches, _of_terms(terms), problem.forward, problem)
+
+
+def refuse_unlike(recipe: Recipe) -> None:
+    """Refuse a recipe whose cost is no likelihood with a Gaussian prior.
+
+    Raises:
+        ProblemError: its optimizer decays weights by itself, or it smooths or mixes labels.
+    """
+    _refuse_decay([recipe.optimizer.settings])
+    noise = [one for one in recipe.noise.acting("inputs", "labels") if one.mixes or one.acts == "labels"]
+    if noise:
+        raise ProblemError(
+            f"The recipe trains on labels that are disturbed ({listed(str(one) for one in noise)}), whose cost is no likelihood of "
+            "the labels themselves. Leave that noise out of the recipe."
+        )
+
+
+def _refuse_decay(groups: Iterable[Mapping[str, Any]]) -> None:
+    own = next((group["weight_decay"] for group in groups if group.get("weight_decay")), None)
+    if own is not None:
+        raise ProblemError(
+            f"The optimizer decays weights by itself (weight_decay={own}). Write it as a term, wp.L2({own}).on(), so that it is a "
+            "prior with a name."
+        )
 
 
 def _on_device(rows: Iterable[tuple[Any, Any]], device: torch.device) -> tuple[tuple[Any, Any], ...]:
@@ -162,6 +182,7 @@ def _of_terms(terms: Any) -> tuple[Term, ...]:
         wrapper = find_wrapper(terms, Regularized)
         if wrapper is None:
             raise InputError("terms= is a list of terms or a regularized optimizer; this optimizer has no terms.")
+        _refuse_decay(terms.param_groups)
         terms = wrapper.terms
     given = checked_terms(terms)
     return tuple(replace(term, how="loss") if isinstance(term.charge, Penalty) else term for term in given)

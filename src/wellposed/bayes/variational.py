@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import copy
 import math
-import sys
 from contextlib import ExitStack, nullcontext
 from typing import Any, Literal
 
@@ -23,10 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wellposed.bayes.ivon import IVON
-from wellposed.bayes.predictive import Predictive, PredictiveClasses, PredictiveNumbers
+from wellposed.bayes.predictive import Predictive, PredictiveClasses, PredictiveNumbers, refuse_not_finite
 from wellposed.core.checks import Count, Positive, Seed, checked
 from wellposed.core.errors import InputError, guard_call
-from wellposed.core.numbers import to_python
 from wellposed.core.random import stream_seed
 from wellposed.core.selectors import Leaf, leaves, select, unwrap_model, weights
 from wellposed.data.arrays import real_numbers
@@ -344,7 +342,6 @@ def predictive(
     weight = next(net.parameters())
     rows = real_numbers(X, "X", "Give an array or a tensor.").to(weight.device)
     rows = rows if isinstance(X, Tensor) else rows.to(weight.dtype)
-    spread = None if noise_std is None else _noise(noise_std)
     call = guard_call("The network", net)
     with evaluating(net), ExitStack() as stack:
         for draws in sources:
@@ -353,24 +350,10 @@ def predictive(
         for i in range(samples):
             with nullcontext() if drawn_by is None else drawn_by.sampled(stream_seed(seed, i)):
                 found.append(call(rows))
-    outputs = torch.stack(found).double().cpu()
-    if spread is not None:
-        try:
-            return PredictiveNumbers.mixture(outputs, spread)
-        except RuntimeError as error:
-            raise InputError(
-                f"noise_std has shape {tuple(spread.shape)}, and the network's outputs {tuple(outputs.shape[1:])}. Give a number, "
-                "or one for each output."
-            ) from error
+    outputs = torch.stack([refuse_not_finite(one) for one in found]).double().cpu()
+    if noise_std is not None:
+        return PredictiveNumbers.mixture(outputs, noise_std)
     outputs = outputs[..., None] if outputs.ndim == 2 else outputs
     if outputs.shape[-1] == 1:
         outputs = torch.cat([torch.zeros_like(outputs), outputs], dim=-1)
     return PredictiveClasses(outputs.softmax(-1))
-
-
-def _noise(given: Any) -> Tensor:
-    """Standard deviations of targets, in double precision."""
-    number = to_python(given)
-    if isinstance(number, (int, float)) and not isinstance(number, bool) and abs(number) <= sys.float_info.max:
-        return torch.tensor(float(number), dtype=torch.float64)
-    return real_numbers(given, "noise_std", "Give a number above 0, or one for each output.").double()

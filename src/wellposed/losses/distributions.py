@@ -12,7 +12,6 @@ neither overflows before their product does.
 from __future__ import annotations
 
 import math
-import sys
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -31,6 +30,9 @@ LOG_2PI = math.log(2.0 * math.pi)
 BISECTIONS = 80
 """Halvings of the bracket of a quantile: a double has 53 bits, and the bracket may straddle 0."""
 ONE_CLASS = "ordinal takes one class for each row, and outputs (rows, classes - 1)"
+LARGE_DOF = 1e6
+"""Degrees of freedom above which the gamma functions of Student's t are taken from their first two orders: their logarithms, which
+grow, would be subtracted from each other."""
 ITERATIONS = 100
 """Of the fixed point that fits a constant Student's t: it comes closer by a factor of 2 or more each time."""
 
@@ -227,24 +229,26 @@ class StudentT(_LocationScale):
     logarithm ``v`` of the squared scale; the variance is ``e^v dof/(dof - 2)``.
 
     Args:
-        dof: degrees of freedom, > 2, so that there is a variance. Towards infinity the loss is `GaussianDensity`.
+        dof: degrees of freedom, > 2, so that there is a variance, and <= 1e30. Towards infinity the loss is `GaussianDensity`.
     Raises:
-        InputError: dof is not a finite number above 2.
+        InputError: dof is no number above 2 and up to 1e30.
     Source:
         Lange, Little & Taylor (1989), JASA 84(408).
     Example:
         >>> import torch, wellposed as wp
         >>> wp.StudentT(4).units(torch.tensor([[0.0, 0.0], [0.0, 2.0]]), torch.tensor([1.0, 1.0]))[0]
-        tensor([1.5387, 2.2027])
+        tensor([1.5387, 2.0640])
     """
 
-    dof: Annotated[float, Within(2, sys.float_info.max, open="low")] = 4.0
+    dof: Annotated[float, Within(2, 1e30, open="low")] = 4.0
 
     name = "student_t"
     needs = "a location and the logarithm of a squared scale"
 
     @property
     def _offset(self) -> float:
+        if self.dof > LARGE_DOF:
+            return 0.5 * LOG_2PI + 0.25 / self.dof
         return math.lgamma(0.5 * self.dof) - math.lgamma(0.5 * (self.dof + 1.0)) + 0.5 * math.log(math.pi * self.dof)
 
     def surprise(self, parameters: Tensor, y: Tensor) -> Tensor:
@@ -262,10 +266,13 @@ class StudentT(_LocationScale):
         scale, n = _scale(log_square), self.dof
         z = (y - location) / scale
         below = torch.as_tensor(special.stdtr(n, z.cpu().numpy()), dtype=z.dtype, device=z.device)
-        # The density times (n + z^2), whose factors are 0 and infinite far outside.
-        tail = n * torch.exp(0.5 * (1.0 - n) * torch.log1p(z.square() / n) - self._offset)
-        among = 2.0 * math.sqrt(n) * math.exp(float(special.betaln(0.5, n - 0.5) - 2.0 * special.betaln(0.5, 0.5 * n)))
-        return (y - location) * (2.0 * below - 1.0) + scale * (2.0 * tail - among) / (n - 1.0)
+        # The density times (1 + z^2/n), whose factors are 0 and infinite far outside.
+        tail = torch.exp(0.5 * (1.0 - n) * torch.log1p(z.square() / n) - self._offset)
+        if n > LARGE_DOF:
+            among = (1.0 - 0.125 / n) / math.sqrt(math.pi)
+        else:
+            among = 2.0 / math.sqrt(n) * math.exp(special.betaln(0.5, n - 0.5) - 2.0 * special.betaln(0.5, 0.5 * n))
+        return (y - location) * (2.0 * below - 1.0) + scale * (2.0 * tail - among) / (1.0 - 1.0 / n)
 
     def std(self, outputs: Tensor) -> Tensor:
         return _answer((0.5 * self.parameters(outputs)[:, 1]).exp() * math.sqrt(self.dof / (self.dof - 2.0)))
