@@ -97,6 +97,7 @@ class IVON(Optimizer):
         """Where the means are meanwhile: memory that is used again at every step."""
         self._away: dict[Tensor, Tensor] = {}
         """How far the last draw was from the means, times ``sqrt(rows)``."""
+        self._noise = _Noise()
         self._forget()
 
     def _forget(self) -> None:
@@ -191,7 +192,8 @@ class IVON(Optimizer):
         if seed is None:
             first["draws"] += 1
         keys = (first["seed"], "ivon", first["draws"]) if seed is None else (seed, "ivon")
-        noise = _Noise(stream_seed(*keys), sum(w.numel() for _, w in self._weights()))
+        noise = self._noise
+        noise.begin(stream_seed(*keys), sum(w.numel() for _, w in self._weights()))
         for group, w in self._weights():
             if w not in self._means:
                 self._means[w] = torch.empty_like(w)
@@ -273,17 +275,22 @@ def _touched(marks: Mapping[Tensor, tuple[Tensor | None, int]]) -> list[Tensor]:
 class _Noise:
     """Standard normal numbers for all weights of a draw, one piece after the other."""
 
-    def __init__(self, seed: int, total: int) -> None:
-        self.source, self.size = torch.Generator().manual_seed(seed), min(total, POOL)
+    def __init__(self) -> None:
         self.pool = torch.empty(0)
-        self.at = 0
+
+    def begin(self, seed: int, total: int) -> None:
+        """Another draw of so many numbers, in the memory of the last."""
+        self.source, self.size = torch.Generator().manual_seed(seed), min(total, POOL)
+        self.at = -1
 
     def like(self, x: Tensor) -> Tensor:
         if x.numel() > self.size:  # on an accelerator, which draws as fast as it adds
             source = torch.Generator(x.device).manual_seed(int(torch.randint(2**62, (), generator=self.source)))
             return torch.empty_like(x).normal_(generator=source)
-        if not len(self.pool):
-            self.pool = torch.empty(self.size).normal_(generator=self.source)
+        if self.at < 0:
+            self.pool = self.pool if len(self.pool) == self.size else torch.empty(self.size)
+            self.pool.normal_(generator=self.source)
+            self.at = 0
         if self.at + x.numel() > self.size:
             self.at = 0
             if torch.randint(2, (), generator=self.source):
@@ -301,10 +308,12 @@ def _move(
     debias = 1.0 - beta1 ** group["steps"]
     rate = group["lr"] * (group["start"] + decay) / debias
     less = away if products is None else products
+    precision: Tensor | None = None
     for m, grad, f, g, h in _pieces(w, gradient, less, state["momentum"], state["curvature"]):
         if products is None:
             f.mul_(grad)
-        precision = h + decay
+        memory = precision if precision is not None and precision.shape == h.shape else None
+        precision = torch.add(h, decay, out=memory)
         torch.addcmul(h, f, precision, value=-(group["rows"] ** 0.5), out=f)  # h - f
         h.add_(f, alpha=beta2 - 1.0).addcmul_(f, torch.div(f, precision, out=precision), value=0.5 * (1.0 - beta2) ** 2)
         g.lerp_(grad, 1.0 - beta1)
