@@ -28,11 +28,12 @@ def steps(weights: int, layers: int) -> dict[str, Callable[[], object]]:
             parameter.grad = torch.randn_like(parameter)
         return found
 
-    ivon = wp.IVON(parameters(), lr=0.1, rows=50_000, prior=wp.GaussianPrior(1.0))
+    drawn = parameters()
+    ivon = wp.IVON(drawn, lr=0.1, rows=50_000, prior=wp.GaussianPrior(1.0))
 
     def drawn_step() -> None:
         with ivon.sampled():
-            pass
+            drawn[0].grad[0, 0] = 1.0  # draws that leave no gradient do not count
         ivon.step()
 
     adams = {

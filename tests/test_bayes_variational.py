@@ -229,6 +229,59 @@ def test_mc_dropout_is_dropout_in_evaluation_too() -> None:
     torch.testing.assert_close(found.mean, plain(X).detach().double().squeeze(1), rtol=0, atol=0.2)
 
 
+def _encoder() -> nn.Module:
+    return nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, dropout=0.3, batch_first=True), 1)
+
+
+INSIDE: dict[str, Callable[[], nn.Module]] = {
+    "encoder": _encoder,
+    "attention": lambda: nn.MultiheadAttention(4, 2, dropout=0.3, batch_first=True),
+    "lstm": lambda: nn.LSTM(4, 3, 2, dropout=0.3, batch_first=True),
+    "gru": lambda: nn.GRU(4, 3, 2, dropout=0.3, batch_first=True),
+    "rnn": lambda: nn.RNN(4, 3, 2, dropout=0.3, batch_first=True),
+    "alpha": lambda: nn.AlphaDropout(0.3),
+    "channels": lambda: nn.FeatureAlphaDropout(0.3),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(INSIDE))
+@torch.no_grad()
+def test_what_torch_drops_inside_of_a_layer_is_drawn_too(kind: str) -> None:
+    """In evaluation mode without gradients, where torch's fast path calls no layer: repeatable, and torch's own draws go on."""
+    torch.manual_seed(0)
+    plain, x = INSIDE[kind]().eval(), X.reshape(9, 10, 4)
+    call = attend if kind == "attention" else first
+    net, state = wp.mc_dropout(plain, seed=1), torch.get_rng_state()
+    draws = [call(net, x) for _ in range(2)]
+    assert not torch.equal(*draws)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(module.training for module in net.modules())
+    assert torch.equal(call(pickle.loads(pickle.dumps(wp.mc_dropout(plain, seed=1))), x), draws[0])
+
+
+@pytest.mark.parametrize("net", [wp.mc_dropout(_encoder()), wp.bayesian(_encoder(), PRIOR, spread=0.3)])
+@torch.no_grad()
+def test_encoders_with_padding_are_drawn_without_nested_tensors(net: nn.Module) -> None:
+    x, padded = X.reshape(9, 10, 4), torch.arange(10).expand(9, 10) > 7
+    (draws,) = draws_of(net.eval())
+    with draws.apart(0, sampling=True):
+        one, other = (net(x, src_key_padding_mask=padded) for _ in range(2))
+    assert bool(((one != other).any(-1) | padded).all())
+
+
+@pytest.mark.parametrize("value", [0.0, 300.0])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_variances_of_outputs_are_those_of_float32(value: float, dtype: torch.dtype) -> None:
+    """float16 has neither the square of 300 nor the small number that keeps the root of 0 from an infinite slope."""
+    net = wp.bayesian(nn.Sequential(nn.Conv1d(1, 2, 1), nn.Flatten(), nn.Linear(6, 1)), PRIOR).train()
+    with torch.autocast("cpu", dtype=dtype):
+        out = net(torch.full((5, 1, 3), value))
+    out.float().square().mean().backward()
+    assert out.dtype == dtype
+    assert bool(torch.isfinite(out).all())
+    assert all(bool(torch.isfinite(p.grad).all()) for p in net.parameters() if p.grad is not None)
+
+
 def test_a_run_with_kept_dropout_is_the_run_without() -> None:
     def make() -> nn.Module:
         return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 1))
@@ -391,3 +444,161 @@ def test_ivon_needs_a_draw() -> None:
         optimizer.step()
     with pytest.raises(wp.CompositionError, match="decayed twice"):
         wp.regularize(optimizer, net, [wp.L2(0.1).on()])
+
+
+def _ivon(*layers: nn.Module, **settings: Any) -> tuple[nn.Module, wp.IVON]:
+    torch.manual_seed(0)
+    net = nn.Sequential(*layers) if layers else nn.Sequential(nn.Linear(4, 1, bias=False))
+    return net, wp.IVON(net.parameters(), 0.05, **{"rows": 90, "prior": PRIOR, "betas": (0.9, 0.9)} | settings)
+
+
+def _backward(net: nn.Module, scale: float = 1.0) -> None:
+    (scale * (net(X) - Y).square().mean()).backward()
+
+
+def _state(net: nn.Module, optimizer: wp.IVON) -> list[Tensor]:
+    return [*net.parameters(), *(x for state in optimizer.state.values() for x in state.values())]
+
+
+def _breaks(net: nn.Module) -> None:
+    _backward(net)
+    raise ZeroDivisionError
+
+
+def _fails(net: nn.Module, optimizer: wp.IVON) -> None:
+    with pytest.raises(ZeroDivisionError), optimizer.sampled():
+        _breaks(net)
+
+
+def _validates(net: nn.Module, optimizer: wp.IVON) -> None:
+    with optimizer.sampled(), torch.no_grad():
+        net(X)
+
+
+def _begins_anew(net: nn.Module, optimizer: wp.IVON) -> None:
+    with optimizer.sampled():
+        _backward(net)
+    net.zero_grad()
+
+
+def _is_skipped(net: nn.Module, optimizer: wp.IVON) -> None:
+    """As a gradient scaler skips a step."""
+    with optimizer.sampled():
+        _backward(net, float("inf"))
+    optimizer.zero_grad(set_to_none=False)
+
+
+def _is_skipped_late(net: nn.Module, optimizer: wp.IVON) -> None:
+    """The gradients are taken away inside of the next block alone."""
+    with optimizer.sampled():
+        _backward(net, float("inf"))
+    with optimizer.sampled():
+        net.zero_grad()
+        _backward(net)
+    net.zero_grad()
+
+
+@pytest.mark.parametrize("lost", [_fails, _validates, _begins_anew, _is_skipped, _is_skipped_late])
+@pytest.mark.parametrize("count", [1, 2])
+def test_ivon_counts_draws_that_left_a_gradient(lost: Callable[[nn.Module, wp.IVON], None], count: int) -> None:
+    """A step with lost draws before, between and after is one without, but for the numbers of its draws."""
+    found = []
+    for between in (lost, lambda net, optimizer: None):
+        net, optimizer = _ivon()
+        for step in range(2):
+            optimizer.zero_grad()
+            for draw in range(count):
+                if draw == 0 or lost in (_fails, _validates):
+                    between(net, optimizer)
+                optimizer.param_groups[0]["draws"] = 10 * step + draw
+                with optimizer.sampled():
+                    _backward(net)
+            if lost in (_fails, _validates):
+                between(net, optimizer)
+            optimizer.step()
+        found.append(_state(net, optimizer))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_ivon_draws_under_a_gradient_scaler(count: int) -> None:
+    """Gradients are scaled until the step: several draws see the same scale, and one that is clipped, too, is."""
+    found = []
+    for scale in (1.0, 2.0**16):
+        net, optimizer = _ivon()
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        for _ in range(3):
+            optimizer.zero_grad()
+            for _ in range(count):
+                with optimizer.sampled():
+                    scaler.scale((net(X) - Y).square().mean()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        found.append(_state(net, optimizer))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_ivon_has_one_draw_at_a_time() -> None:
+    """Nested ones are refused, and leave the means; so is a step from a draw."""
+    net, optimizer = _ivon()
+    means = copy.deepcopy(net)
+    for nested in (
+        lambda: optimizer.sampled(3).__enter__(),
+        lambda: wp.predictive(net, X, noise_std=0.1, drawn_by=optimizer),
+        optimizer.step,
+    ):
+        with pytest.raises(InputError, match="are a draw of IVON now"), optimizer.sampled():
+            nested()
+        assert equal(net, means)
+
+
+def test_ivon_groups_have_settings_of_their_own() -> None:
+    rows, priors = (90, 4000), (PRIOR, wp.GaussianPrior(0.1))
+    net, optimizer = _ivon()
+    for group in ({"rows": rows[1]}, {"prior": priors[1]}, {"rows": rows[1], "prior": priors[1], "lr": 0.3}):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(3))], **group})
+    found = [(group["rows"], group["weight_decay"]) for group in optimizer.param_groups]
+    wanted = [(rows[i], 1 / (rows[i] * priors[j].std ** 2)) for i, j in ((0, 0), (1, 0), (0, 1), (1, 1))]
+    assert found == [pytest.approx(pair) for pair in wanted]
+    for wrong, says in (
+        ({"weight_decay": 0.1}, "no 'weight_decay' in IVON"),
+        ({"rows": -1}, "rows"),
+        ({"prior": 1.0}, "prior"),
+    ):
+        with pytest.raises(InputError, match=says):
+            wp.IVON([{"params": list(net.parameters()), **wrong}], rows=9, prior=PRIOR)
+
+
+def test_ivon_predicts_in_inference_mode_before_it_trains() -> None:
+    net, optimizer = _ivon()
+    with torch.inference_mode():
+        wp.predictive(net, X, samples=2, noise_std=0.1, drawn_by=optimizer)
+    with optimizer.sampled():
+        _backward(net)
+    optimizer.step()
+
+
+def test_ivon_copies_and_read_back_states_go_on_as_they_were(tmp_path: Path) -> None:
+    """Bit for bit, also where a draw was asked for since the last step, and with another seed in the constructor."""
+    net, optimizer = _ivon(nn.Linear(4, 2), nn.Linear(2, 1), seed=3)
+
+    def steps(net: nn.Module, optimizer: wp.IVON) -> list[Tensor]:
+        for _ in range(3):
+            optimizer.zero_grad()
+            with optimizer.sampled():
+                _backward(net)
+            optimizer.step()
+        _validates(net, optimizer)
+        return [x.clone() for x in _state(net, optimizer)]
+
+    steps(net, optimizer)
+    torch.save((net.state_dict(), optimizer.state_dict()), tmp_path / "kept.pt")
+    copies = [copy.deepcopy((net, optimizer)), pickle.loads(pickle.dumps((net, optimizer)))]
+    back = _ivon(nn.Linear(4, 2), nn.Linear(2, 1), seed=4)
+    for part, kept in zip(back, torch.load(tmp_path / "kept.pt", weights_only=True), strict=True):
+        part.load_state_dict(kept)
+    wanted = steps(net, optimizer)
+    for pair in (*copies, back):
+        assert all(torch.equal(one, other) for one, other in zip(steps(*pair), wanted, strict=True))

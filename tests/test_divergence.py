@@ -11,6 +11,7 @@ from torch import Tensor, distributions, nn
 
 import wellposed as wp
 from wellposed.core.errors import CompositionError, InputError, ShapeError
+from wellposed.optim.charges import Charges
 from wellposed.penalties.divergence import FAMILIES, KL, DroppedInputs, Prior, WeightDistribution
 
 PRIORS: dict[str, Prior] = {
@@ -203,3 +204,27 @@ def test_a_trainer_that_adds_penalties_itself_moves_spreads_too() -> None:
     optimizer.step()
     moved = {name for name, p in net.named_parameters() if not torch.equal(p, before[name])}
     assert moved == {name for name in before if name.endswith("weight")}
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_spreads_of_frozen_means_are_charged(held: bool) -> None:
+    """Whether the optimizer has the frozen mean or not: the term is the divergence, moves the spread, and leaves the mean."""
+    net = _bayesian()
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_("posterior" in name)
+    mean, spread = (net.get_parameter(name) for name in ("0.weight", "0.posterior.weight"))
+    optimizer = wp.regularize(
+        torch.optim.SGD([p for p in net.parameters() if held or p.requires_grad], 0.01),
+        net,
+        [wp.KL(rows=1).on(), wp.L1(1.0).on(how="loss")],
+    )
+    wanted = wp.kl(net)
+    torch.testing.assert_close(optimizer.penalty(), wanted)
+    assert [*optimizer.values().values()] == [pytest.approx(wanted.item()), 0]
+    assert Charges.of(net, optimizer, None).value() == pytest.approx(wanted.item())
+    (slope,) = torch.autograd.grad(wanted, spread)
+    spread.grad = torch.zeros_like(spread)
+    mean.grad = torch.zeros_like(mean)
+    optimizer._add_penalty()
+    torch.testing.assert_close(spread.grad, slope)
+    assert not mean.grad.any()

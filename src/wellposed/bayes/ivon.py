@@ -7,12 +7,12 @@
 The curvature comes from the draws themselves (Stein's identity): gradient times draw over variance is a Hessian diagonal without
 bias. So the posterior costs one more tensor of the weights' size than AdamW's state has, and no second backward pass.
 
-A step walks through the weights in pieces that stay in the processor's cache, as none of its fifteen operations does much.
+A step walks through the weights in pieces that stay in the processor's cache, as none of its ten operations does much.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from wellposed.core.checks import Positive, Seed, Within, checked
-from wellposed.core.errors import InputError, guard_call
+from wellposed.core.errors import InputError, did_you_mean, guard_call
 from wellposed.core.random import stream_seed
 from wellposed.penalties.divergence import GaussianPrior
 
@@ -49,15 +49,16 @@ class IVON(Optimizer):
     two tensors and its gradients, here any network is trained as it is.
 
     Args:
-        params: as of any torch optimizer; all of them become distributions.
+        params: as of any torch optimizer; all of them become distributions. A group may have ``lr``, ``rows``, ``prior``,
+            ``start`` and ``betas`` of its own.
         lr: > 0, at the start about that of SGD: the curvature is ``start`` there.
         rows: training rows; the loss is the mean negative log-likelihood of a row.
         prior: of each weight.
         start: > 0, of h: the spread at first is ``1/sqrt(rows (start + d))``.
         betas: of gradient and curvature, in [0, 1).
-        seed: of the draws, which are functions of ``(seed, step, draw)``.
+        seed: of the draws, which are functions of ``(seed, draw)``.
     Raises:
-        InputError: a step without a draw, whose gradients say nothing of the curvature.
+        InputError: a step without a draw, whose gradients say nothing of the curvature; a step or a draw inside of a draw.
     Source:
         Shen, Daheim, Cong, Nickl, Marconi, Bazan, Yokota, Gurevych, Cremers, Khan & Moellenhoff (2024), ICML, algorithm 1.
     Example:
@@ -84,18 +85,50 @@ class IVON(Optimizer):
         betas: tuple[Beta, Beta] = (0.9, 0.99999),
         seed: Seed = 0,
     ) -> None:
-        decay = 1.0 / (rows * prior.std**2)
-        guard_call("IVON with these params", super().__init__)(
-            params, {"lr": lr, "rows": rows, "weight_decay": decay, "start": start, "betas": betas, "steps": 0}
-        )
-        self.seed = seed
-        self._room: dict[Tensor, Tensor] = {}
-        """Where the means are while the weights are a draw: memory that is used again at every step."""
-        self._free: list[dict[Tensor, Tensor]] = []
-        self._draws: list[dict[Tensor, Tensor]] = []
-        """Of each draw since the last step, its distance from the mean; all but the last times their gradients."""
-        self._earlier: dict[Tensor, Tensor] = {}
-        """The gradients of all draws but the last, added up."""
+        settings = {"lr": lr, "rows": rows, "prior": prior, "start": start, "betas": betas}
+        counts = {"seed": seed, "steps": 0, "draws": 0}
+        guard_call("IVON with these params", super().__init__)(params, settings | counts)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._inside = False
+        """Whether the weights are a draw now."""
+        self._means: dict[Tensor, Tensor] = {}
+        """Where the means are meanwhile: memory that is used again at every step."""
+        self._away: dict[Tensor, Tensor] = {}
+        """How far the last draw was from the means, times ``sqrt(rows)``."""
+        self._noise = _Noise()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._draws = 0
+        """How many draws have left gradients since the last step; their sum is in ``grad``, as anywhere in torch."""
+        self._sum: dict[Tensor, Tensor] = {}
+        """Where more than one draw is asked for: those gradients as they were after the last draw, and"""
+        self._products: dict[Tensor, Tensor] = {}
+        """the sum over draws of gradient times distance."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._begin()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As of any torch optimizer; the group may have ``lr``, ``rows``, ``prior``, ``start`` and ``betas`` of its own."""
+        own = {key: value for key, value in param_group.items() if key not in ("params", "param_names")}
+        for unknown in own.keys() - set(SETTINGS):
+            raise InputError(
+                f"A group of parameters has no {unknown!r} in IVON. It may have lr, rows, prior, start and betas."
+                f"{did_you_mean(unknown, SETTINGS)}"
+            )
+        ivon_group(**{key: own.get(key, self.defaults[key]) for key in SETTINGS})
+        super().add_param_group(dict(param_group))
+        group = self.param_groups[-1]
+        group["weight_decay"] = 1.0 / (group["rows"] * group.pop("prior").std ** 2)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Take the gradients away, and with them the draws that they belong to."""
+        super().zero_grad(set_to_none)
+        self._forget()
 
     def _weights(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
         """Every trained weight with its group; states are made at the first call."""
@@ -113,47 +146,90 @@ class IVON(Optimizer):
     def sampled(self, seed: Seed | None = None) -> Iterator[None]:
         """Inside, the weights are a draw; afterwards they are the mean again, and `step` knows where gradients were taken.
 
-        Several draws before one step are averaged: call ``backward`` inside of each.
+        Several draws before one step are averaged: call ``backward`` inside of each. A draw that leaves no gradient does not
+        count, nor one whose block raises: gradients are then what they were before it.
 
         Args:
             seed: draws from this seed, for a prediction: nothing is noted for `step`.
         """
-        if self._draws and seed is None:
-            self._fold()
-        means, apart = self._room, self._free.pop() if self._free else {}
-        keys = (self.seed, "ivon", self.param_groups[0]["steps"], len(self._draws)) if seed is None else (seed, "ivon")
-        noise = _Noise(stream_seed(*keys), sum(w.numel() for _, w in self._weights()))
-        with torch.no_grad():
-            for group, w in self._weights():
-                for held in (means, apart):
-                    if w not in held:
-                        held[w] = torch.empty_like(w)
-                for mine, mean, away, h in _pieces(w, means[w], apart[w], self.state[w]["curvature"]):
-                    mean.copy_(mine)
-                    spread = (h + group["weight_decay"]).mul_(group["rows"]).rsqrt_()
-                    mine.add_(torch.mul(noise.like(away), spread, out=away))
+        self._refuse_inside()
+        if seed is None and self._draws:
+            self._fold_or_forget()
+        with torch.inference_mode(False), torch.no_grad():
+            self._draw(seed)
+        marks = {w: (w.grad, -1 if w.grad is None else w.grad._version) for _, w in self._weights()}
+        self._inside = True
         try:
             yield
+        except BaseException:
+            if seed is None:
+                for w in _touched(marks):
+                    w.grad = self._sum[w].clone() if w in self._sum else None
+            raise
         finally:
+            self._inside = False
             with torch.no_grad():
-                for _, w in self._weights():
-                    w.copy_(means[w])
-            (self._free if seed is not None else self._draws).append(apart)
+                for w in marks:
+                    w.copy_(self._means[w])
+        touched = _touched(marks) if seed is None else []
+        if touched:
+            if any(marks[w][0] is not None and marks[w][0] is not w.grad for w in touched):  # net.zero_grad() inside
+                self._forget()
+            if self._sum:
+                self._fold()
+            self._draws += 1
+
+    def _refuse_inside(self) -> None:
+        if self._inside:
+            raise InputError(
+                "The weights are a draw of IVON now, and it steps, or draws, from their means. Leave the block of "
+                "optimizer.sampled() first: step, predict and draw again after it."
+            )
+
+    def _draw(self, seed: int | None) -> None:
+        """Keep the means, and put a draw in their place."""
+        first = self.param_groups[0]
+        if seed is None:
+            first["draws"] += 1
+        keys = (first["seed"], "ivon", first["draws"]) if seed is None else (seed, "ivon")
+        noise = self._noise
+        noise.begin(stream_seed(*keys), sum(w.numel() for _, w in self._weights()))
+        for group, w in self._weights():
+            if w not in self._means:
+                self._means[w] = torch.empty_like(w)
+            away = self._away.get(w) if seed is None else None
+            if away is None:
+                away = torch.empty_like(w)
+            if seed is None:
+                self._away[w] = away
+            for mine, mean, apart, h in _pieces(w, self._means[w], away, self.state[w]["curvature"]):
+                mean.copy_(mine)
+                torch.add(h, group["weight_decay"], out=apart).rsqrt_().mul_(noise.like(apart))
+                mine.add_(apart, alpha=group["rows"] ** -0.5)
+
+    def _fold_or_forget(self) -> None:
+        """Before another draw that adds its gradients: keep what the last one left, if it was not taken away since."""
+        if not any(w.grad is not None and bool(w.grad.any()) for _, w in self._weights()):
+            self._forget()
+        elif not self._sum:
+            self._fold()
 
     @torch.no_grad()
     def _fold(self) -> None:
-        """Before another draw: keep what the last one's gradients say, and take them away."""
-        for w, away in self._draws[-1].items():
-            if w.grad is not None:
-                away.mul_(w.grad)
-                self._earlier[w] = self._earlier[w].add_(w.grad) if w in self._earlier else w.grad.clone()
-                w.grad = None
+        """Add the last draw's own gradients, times its distances, to the products."""
+        for w, away in self._away.items():
+            if w.grad is None:
+                continue
+            if w in self._sum:
+                self._products[w].addcmul_(away, w.grad - self._sum[w])
             else:
-                away.zero_()
+                self._products[w] = away * w.grad
+            self._sum[w] = w.grad.clone()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Move mean and curvature by the gradients of the draws since the last step. A closure is called under one draw."""
+        self._refuse_inside()
         loss = None
         if closure is not None:
             with self.sampled(), torch.enable_grad():
@@ -163,59 +239,85 @@ class IVON(Optimizer):
                 "IVON learns the curvature from gradients at drawn weights, and none were drawn since its last step. Write: "
                 "with optimizer.sampled(): loss(net(x), y).backward()."
             )
-        draws, self._draws = self._draws, []
-        earlier, self._earlier = self._earlier, {}
         for group in self.param_groups:
             group["steps"] += 1
         for group, w in self._weights():
-            if w.grad is None and w not in earlier:
+            if w.grad is None:
                 continue
-            gradient = torch.zeros_like(w) if w.grad is None else w.grad
-            products = draws[-1][w].mul_(gradient)
-            for other in draws[:-1]:
-                products.add_(other[w])
-            if w in earlier:
-                gradient = gradient + earlier[w]
-            _move(w, gradient, products, self.state[w], group, len(draws))
-        self._free = draws[:1]
+            products, gradient = self._products.get(w), w.grad
+            if products is not None:
+                # Unscaled or clipped since, the gradients are those of the draws times a factor, and so are the products.
+                now, then = (torch.linalg.vector_norm(x, torch.inf) for x in (gradient, self._sum[w]))
+                products.mul_(now / (self._draws * then.clamp_min(torch.finfo(w.dtype).tiny)))
+                gradient = gradient / self._draws
+            _move(w, gradient, self._away[w], products, self.state[w], group)
+        self._forget()
         return loss
+
+
+SETTINGS = ("lr", "rows", "prior", "start", "betas")
+"""What a group of parameters may have of its own."""
+
+
+@checked
+def ivon_group(lr: Positive, rows: Positive, prior: GaussianPrior, start: Positive, betas: tuple[Beta, Beta]) -> None:
+    """Refuse settings of a group that the constructor would refuse."""
+
+
+def _touched(marks: Mapping[Tensor, tuple[Tensor | None, int]]) -> list[Tensor]:
+    """The weights whose gradients are others than they were, by the tensor and its version."""
+    return [
+        w for w, (gradient, version) in marks.items()
+        if w.grad is not None and (w.grad is not gradient or w.grad._version != version)
+    ]  # fmt: skip
 
 
 class _Noise:
     """Standard normal numbers for all weights of a draw, one piece after the other."""
 
-    def __init__(self, seed: int, total: int) -> None:
-        self.source, self.size = torch.Generator().manual_seed(seed), min(total, POOL)
+    def __init__(self) -> None:
         self.pool = torch.empty(0)
-        self.at, self.sign = 0, 1.0
+
+    def begin(self, seed: int, total: int) -> None:
+        """Another draw of so many numbers, in the memory of the last."""
+        self.source, self.size = torch.Generator().manual_seed(seed), min(total, POOL)
+        self.at = -1
 
     def like(self, x: Tensor) -> Tensor:
         if x.numel() > self.size:  # on an accelerator, which draws as fast as it adds
             source = torch.Generator(x.device).manual_seed(int(torch.randint(2**62, (), generator=self.source)))
             return torch.empty_like(x).normal_(generator=source)
-        if not len(self.pool):
-            self.pool = torch.empty(self.size).normal_(generator=self.source)
+        if self.at < 0:
+            self.pool = self.pool if len(self.pool) == self.size else torch.empty(self.size)
+            self.pool.normal_(generator=self.source)
+            self.at = 0
         if self.at + x.numel() > self.size:
-            self.at, self.sign = 0, 1.0 - 2.0 * int(torch.randint(2, (), generator=self.source))
-        found = self.pool[self.at : self.at + x.numel()].view(x.shape).to(x)
+            self.at = 0
+            if torch.randint(2, (), generator=self.source):
+                self.pool.neg_()
         self.at += x.numel()
-        return found if self.sign > 0 else -found
+        return self.pool[self.at - x.numel() : self.at].view(x.shape).to(x)
 
 
 def _move(
-    w: Tensor, gradient: Tensor, products: Tensor, state: dict[str, Tensor], group: dict[str, Any], count: int
+    w: Tensor, gradient: Tensor, away: Tensor, products: Tensor | None, state: dict[str, Tensor], group: dict[str, Any]
 ) -> None:
-    """One step of mean, momentum and curvature from sums over ``count`` draws of gradients, and of gradients times distances."""
+    """One step of mean, momentum and curvature from the mean gradient of the draws, and the mean of gradient times distance; None
+    is their product, as of a single draw. Distances are times ``sqrt(rows)``; they are overwritten."""
     (beta1, beta2), decay = group["betas"], group["weight_decay"]
     debias = 1.0 - beta1 ** group["steps"]
     rate = group["lr"] * (group["start"] + decay) / debias
-    for m, grad, f, g, h in _pieces(w, gradient, products, state["momentum"], state["curvature"]):
-        g.mul_(beta1).add_(grad, alpha=(1.0 - beta1) / count)
-        precision = h + decay
-        less = f.mul_(precision).mul_(-group["rows"] / count).add_(h)  # h - f
-        bend = (less / precision).mul_(0.5 * (1.0 - beta2)).sub_(1.0)
-        h.addcmul_(less, bend, value=1.0 - beta2)
-        m.addcdiv_(torch.add(g, m, alpha=decay * debias, out=bend), torch.add(h, decay, out=precision), value=-rate)
+    less = away if products is None else products
+    precision: Tensor | None = None
+    for m, grad, f, g, h in _pieces(w, gradient, less, state["momentum"], state["curvature"]):
+        if products is None:
+            f.mul_(grad)
+        memory = precision if precision is not None and precision.shape == h.shape else None
+        precision = torch.add(h, decay, out=memory)
+        torch.addcmul(h, f, precision, value=-(group["rows"] ** 0.5), out=f)  # h - f
+        h.add_(f, alpha=beta2 - 1.0).addcmul_(f, torch.div(f, precision, out=precision), value=0.5 * (1.0 - beta2) ** 2)
+        g.lerp_(grad, 1.0 - beta1)
+        m.addcdiv_(torch.add(g, m, alpha=decay * debias, out=f), torch.add(h, decay, out=precision), value=-rate)
 
 
 def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

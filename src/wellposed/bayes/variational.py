@@ -25,11 +25,17 @@ from wellposed.bayes.ivon import IVON
 from wellposed.bayes.predictive import Predictive, PredictiveClasses, PredictiveNumbers, refuse_not_finite
 from wellposed.core.checks import Count, Positive, Seed, checked
 from wellposed.core.errors import InputError, guard_call
+<<<<<<< HEAD
 from wellposed.core.random import stream_seed
+=======
+from wellposed.core.numbers import to_python
+from wellposed.core.random import seeded, stream_seed
+>>>>>>> m1
 from wellposed.core.selectors import Leaf, leaves, select, unwrap_model, weights
 from wellposed.data.arrays import real_numbers
 from wellposed.noise.activations import Draws, draws_of, dropped, move_noise, normal_like
 from wellposed.noise.places import inside_attention, owners, refresh_recurrent
+from wellposed.ops.norms import at_least_float32
 from wellposed.penalties.divergence import (
     FAMILIES,
     GAUSSIAN,
@@ -119,6 +125,7 @@ def bayesian(
     for caller in hooked:
         caller.register_forward_pre_hook(_before, with_kwargs=True)
         caller.register_forward_hook(_after, with_kwargs=True, always_call=True)
+    _unfused(net)
     net.register_forward_pre_hook(draws.begin, prepend=True)
     return net
 
@@ -195,13 +202,15 @@ def _after(caller: nn.Module, args: tuple[Any, ...], named: dict[str, Any], outp
         if output is not None and "weight" in posterior.sites and _is_local(owner, posterior, caller):
             if isinstance(posterior, DropoutPosterior):
                 continue
-            x = args[0] if args else named["input"]
-            spread = torch.exp(2.0 * posterior.get_parameter("weight"))
             local: Any = owner
-            linear = isinstance(owner, nn.Linear)
-            variance = F.linear(x.square(), spread) if linear else local._conv_forward(x.square(), spread, None)
-            std = (variance + FLAT).sqrt()
-            output = output + std * normal_like(std, posterior.draws.source("weights", posterior.sites["weight"]))
+            with torch.autocast(output.device.type, enabled=False):  # float16 has neither the square of 300 nor FLAT
+                square = at_least_float32(args[0] if args else named["input"]).square()
+                spread = torch.exp(2.0 * at_least_float32(posterior.get_parameter("weight"))).to(square)
+                linear = isinstance(owner, nn.Linear)
+                variance = F.linear(square, spread) if linear else local._conv_forward(square, spread, None)
+                std = (variance + FLAT).sqrt()
+                noise = normal_like(std, posterior.draws.source("weights", posterior.sites["weight"]))
+                output = output + (std * noise).to(output)
     return output
 
 
@@ -245,6 +254,25 @@ class _Kept:
         return dropped(self, x, self.draws.source("dropout", self.site)) if drops else x  # type: ignore[arg-type]
 
 
+class _KeptInside:
+    """A layer of torch's whose own code drops: in evaluation mode too, where the global generators are set to a stream."""
+
+    draws: Draws
+    site: str
+    training: bool
+
+    def forward(self, *args: Any, **named: Any) -> Any:
+        inherited: Any = super()
+        if self.training or not self.draws.sampling:
+            return inherited.forward(*args, **named)
+        with seeded(self.draws.source("dropout", self.site).initial_seed()):
+            self.training = True
+            try:
+                return inherited.forward(*args, **named)
+            finally:
+                self.training = False
+
+
 class KeptDropout(_Kept, nn.Dropout):
     """See `mc_dropout`."""
 
@@ -261,9 +289,51 @@ class KeptDropout3d(_Kept, nn.Dropout3d):
     """See `mc_dropout`."""
 
 
+class KeptAlphaDropout(_KeptInside, nn.AlphaDropout):
+    """See `mc_dropout`."""
+
+
+class KeptFeatureAlphaDropout(_KeptInside, nn.FeatureAlphaDropout):
+    """See `mc_dropout`."""
+
+
+class KeptAttention(_KeptInside, nn.MultiheadAttention):
+    """See `mc_dropout`."""
+
+
+class KeptRNN(_KeptInside, nn.RNN):
+    """See `mc_dropout`."""
+
+
+class KeptLSTM(_KeptInside, nn.LSTM):
+    """See `mc_dropout`."""
+
+
+class KeptGRU(_KeptInside, nn.GRU):
+    """See `mc_dropout`."""
+
+
 KEPT: dict[type[nn.Module], type[nn.Module]] = {
-    nn.Dropout: KeptDropout, nn.Dropout1d: KeptDropout1d, nn.Dropout2d: KeptDropout2d, nn.Dropout3d: KeptDropout3d,
+    kept.__mro__[2]: kept for kept in (
+        KeptDropout, KeptDropout1d, KeptDropout2d, KeptDropout3d, KeptAlphaDropout, KeptFeatureAlphaDropout,
+        KeptAttention, KeptRNN, KeptLSTM, KeptGRU,
+    )
 }  # fmt: skip
+
+
+def _drops(layer: nn.Module) -> bool:
+    """Whether a dropout layer, an attention, or a recurrent layer drops anything: the last, between two of its layers."""
+    rate: float = getattr(layer, "p", 0.0) or getattr(layer, "dropout", 0.0)
+    return rate > 0 and getattr(layer, "num_layers", 2) > 1
+
+
+def _unfused(net: nn.Module) -> None:
+    """Let torch's transformers call their parts in evaluation mode, where they are otherwise one operator that draws nothing."""
+    for module in net.modules():
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0
 
 
 @checked
@@ -271,7 +341,7 @@ def mc_dropout(net: nn.Module, seed: Seed = 0) -> nn.Module:
     """A copy of a network whose dropout layers drop in evaluation mode too: each forward is a draw of an approximate posterior.
 
     `predictive` takes the mean of such draws. They are functions of ``(seed, forward, place)``; trained by `wellposed.fit` the copy
-    is what the network itself would be. Dropout inside of attention and recurrent layers, and alpha dropout, stay as they are.
+    is what the network itself would be. Dropout inside of torch's attention and recurrent layers is drawn, too.
 
     Args:
         net: with dropout layers. It is not changed, and may be trained already.
@@ -290,7 +360,7 @@ def mc_dropout(net: nn.Module, seed: Seed = 0) -> nn.Module:
     net = copy.deepcopy(unwrap_model(net))
     draws = Draws(seed, sampling=True)
     found = [(name, layer) for name, layer in net.named_modules() if type(layer) in KEPT]
-    if not any(layer.p for _, layer in found):
+    if not any(_drops(layer) for _, layer in found):
         raise InputError(
             "The network has no dropout layer that drops anything, so that all draws would be one. Add nn.Dropout(0.1), or "
             "make its weights distributions: wp.bayesian."
@@ -298,6 +368,7 @@ def mc_dropout(net: nn.Module, seed: Seed = 0) -> nn.Module:
     for name, layer in found:
         layer.__class__ = KEPT[type(layer)]
         layer.draws, layer.site = draws, name
+    _unfused(net)
     net.register_forward_pre_hook(draws.begin, prepend=True)
     return net
 

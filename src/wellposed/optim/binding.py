@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,6 +88,12 @@ class Charged:
     @property
     def terms(self) -> list[Term]:
         return [bound.term for bound in self.bounds]
+
+    def counted(self, trained: Container[int]) -> list[BoundTerm]:
+        """The charges of a trained parameter; of a frozen one those that depend on a trained one beside it, as a spread is."""
+        if id(self.leaf.tensor) in trained:
+            return self.bounds
+        return [bound for bound in self.bounds if any(id(w) in trained for w in bound.charge.beside)]
 
     def referring(self) -> dict[str, tuple[BoundTerm, Tensor]]:
         """Charges towards a tensor, with it, by their kind; ``l2_sp#2`` is the second of a kind."""

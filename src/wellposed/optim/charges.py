@@ -67,6 +67,7 @@ class ChargedParameter:
     def total(self) -> JointProx:
         return sum_penalties(self.leaf.name, self.penalties)
 
+    @torch.no_grad()
     def value(self, ws: Tensors) -> float:
         return math.fsum(float(penalty.value(ws[0])) for penalty in self.penalties)
 
@@ -152,12 +153,14 @@ class Charges:
         functional: penalties of outputs.
         terms: what it was made of.
         optimizer: the bare one, or None.
+        frozen: parameters that are not trained, whose charge depends on one beside them that is: means whose spread is.
     """
 
     parts: tuple[ChargedPart, ...]
     functional: tuple[FunctionalPenalty, ...]
     terms: tuple[Term, ...]
     optimizer: Optimizer | None
+    frozen: tuple[ChargedParameter, ...] = ()
 
     @classmethod
     def of(cls, net: nn.Module, terms: Iterable[Term] | Term | Optimizer, optimizer: Optimizer | None) -> Charges:
@@ -180,7 +183,13 @@ class Charges:
         coupled = _coupled(alone, binding, step)
         inner = {id(member) for one in coupled for member in one.members}
         functional = tuple(known_context(_now(BoundTerm(term, term.charge), step)) for term in binding.functional)
-        return cls((*(one for one in alone.values() if id(one) not in inner), *coupled), functional, found, plain)
+        frozen = tuple(
+            ChargedParameter(one.leaf, [_now(bound, step) for bound in bounds])  # type: ignore[misc]
+            for one in binding.charged
+            if id(one.leaf.tensor) not in alone and (bounds := one.counted(alone))
+        )
+        parts: list[ChargedPart] = [*(one for one in alone.values() if id(one) not in inner), *coupled]
+        return cls(tuple(parts), functional, found, plain, frozen)
 
     @property
     def params(self) -> list[nn.Parameter]:
@@ -196,7 +205,8 @@ class Charges:
 
     def value(self) -> float:
         """What is charged at the weights as they are, but for the functional penalties."""
-        return math.fsum(part.value(ws) for part, ws in self.of_parts(self._now()))
+        frozen = math.fsum(one.value([one.leaf.tensor.detach()]) for one in self.frozen)
+        return frozen + math.fsum(part.value(ws) for part, ws in self.of_parts(self._now()))
 
     def judged(self, grads: Tensors) -> list[tuple[ChargedPart, Stationarity]]:
         return [(part, part.stationarity(ws, gs)) for part, ws, gs in self.of_parts(self._now(), grads)]

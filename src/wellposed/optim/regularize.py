@@ -152,10 +152,9 @@ class Regularized(Wrapper):
 
     def _add_penalty(self) -> None:
         """Add the gradient of the terms by loss to those at hand."""
-        held: list[Tensor] = [one.leaf.tensor for one in self._trained()]
-        held += [w for one in self._trained() for bound in one.bounds for w in bound.charge.beside]
+        held: list[Tensor] = [w for one, bound in self._charges() for w in (one.leaf.tensor, *bound.charge.beside)]
         held += [w for several in self.binding.coupled for w in several.tensors]
-        held = [w for w in {id(w): w for w in held}.values() if w.grad is not None]
+        held = [w for w in {id(w): w for w in held}.values() if w.grad is not None and w.requires_grad]
         with torch.enable_grad():
             cost = self.weights_penalty()
             found = torch.autograd.grad(cost, held, allow_unused=True) if cost.requires_grad else ()
@@ -187,9 +186,9 @@ class Regularized(Wrapper):
             for parameter, gradient in hidden:
                 parameter.grad = gradient
 
-    def _trained(self) -> Iterator[Charged]:
+    def _charges(self) -> Iterator[tuple[Charged, BoundTerm]]:
         groups = self._groups()
-        return (one for one in self.binding.charged if id(one.leaf.tensor) in groups)
+        return ((one, bound) for one in self.binding.charged for bound in one.counted(groups))
 
     def _moving(self) -> Moving:
         """Those that have a gradient in this step, with their parameter groups."""
@@ -316,7 +315,8 @@ class Regularized(Wrapper):
         A bound that follows a schedule is that of the last step.
         """
         groups = self._groups()
-        self._project([(one, groups[id(one.leaf.tensor)], one.plan(max(0, self.steps - 1))) for one in self._trained()])
+        charged = [(one, groups.get(id(one.leaf.tensor))) for one in self.binding.charged]
+        self._project([(one, group, one.plan(max(0, self.steps - 1))) for one, group in charged if group is not None])
 
     def penalty(
         self, outputs: Tensor | None = None, *, inputs: Tensor | None = None, reference: Tensor | None = None
@@ -337,12 +337,11 @@ class Regularized(Wrapper):
         self._asked = True
         device = self.binding.charged[0].leaf.tensor.device if self.binding.charged else None
         total = torch.zeros((), device=device)
-        for one in self._trained():
-            for bound in one.bounds:
-                charge = bound.now(self.steps) if bound.how == "loss" else None
-                if isinstance(charge, Penalty) and charge.strength:
-                    with noting(charge, one.leaf.tensor):
-                        total = total + charge.value(unshard(one.leaf.tensor))
+        for one, bound in self._charges():
+            charge = bound.now(self.steps) if bound.how == "loss" else None
+            if isinstance(charge, Penalty) and charge.strength:
+                with noting(charge, one.leaf.tensor):
+                    total = total + charge.value(unshard(one.leaf.tensor))
         for coupled in self.binding.coupled:
             charge = coupled.now(self.steps) if coupled.bound.how == "loss" else None
             if isinstance(charge, CoupledPenalty) and charge.strength:
@@ -380,9 +379,9 @@ class Regularized(Wrapper):
     def values(self) -> dict[str, float]:
         """What each penalty of weights charges now: ``{"L1(strength=0.0001) on weights by prox": 0.12, ...}``."""
         found: dict[str, float] = {}
-        trained = list(self._trained())
+        charged = list(self._charges())
         for term in self.terms:
-            charges = [(b.now(self.steps), one.leaf.tensor) for one in trained for b in one.bounds if b.term is term]
+            charges = [(b.now(self.steps), one.leaf.tensor) for one, b in charged if b.term is term]
             several = [c for c in self.binding.coupled if c.bound.term is term]
             alike = sum(name == str(term) or name.startswith(f"{term} (") for name in found)
             key = f"{term} ({alike + 1})" if alike else str(term)
