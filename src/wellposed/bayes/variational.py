@@ -25,12 +25,8 @@ from wellposed.bayes.ivon import IVON
 from wellposed.bayes.predictive import Predictive, PredictiveClasses, PredictiveNumbers, refuse_not_finite
 from wellposed.core.checks import Count, Positive, Seed, checked
 from wellposed.core.errors import InputError, guard_call
-<<<<<<< HEAD
-from wellposed.core.random import stream_seed
-=======
 from wellposed.core.numbers import to_python
 from wellposed.core.random import seeded, stream_seed
->>>>>>> m1
 from wellposed.core.selectors import Leaf, leaves, select, unwrap_model, weights
 from wellposed.data.arrays import real_numbers
 from wellposed.noise.activations import Draws, draws_of, dropped, move_noise, normal_like
