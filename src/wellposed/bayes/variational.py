@@ -25,7 +25,6 @@ from wellposed.bayes.ivon import IVON
 from wellposed.bayes.predictive import Predictive, PredictiveClasses, PredictiveNumbers, refuse_not_finite
 from wellposed.core.checks import Count, Positive, Seed, checked
 from wellposed.core.errors import InputError, guard_call
-from wellposed.core.numbers import to_python
 from wellposed.core.random import seeded, stream_seed
 from wellposed.core.selectors import Leaf, leaves, select, unwrap_model, weights
 from wellposed.data.arrays import real_numbers
