@@ -70,10 +70,13 @@ def same(a: list[Tensor], b: list[Tensor]) -> bool:
 
 
 def terms() -> dict[str, Term]:
-    """Every charge of weights in every way that it can be enforced; one that no table knows fails here."""
+    """Every charge of weights in every way that it can be enforced; one that no table knows fails here.
+
+    `wp.KL` charges distributions alone, which are frozen in tests/test_divergence.py.
+    """
     found: dict[str, Term] = {}
     for name, cls in chargeables().items():
-        if not issubclass(cls, FunctionalPenalty):
+        if not issubclass(cls, (FunctionalPenalty, wp.KL)):
             for how in cls.hows:
                 where = None if name in SPECIAL else "layers.0.weight"
                 found[f"{name} by {how}"] = cls(**SPECIAL.get(name, TABLES[name][0])).on(where, how=how)
