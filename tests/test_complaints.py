@@ -368,7 +368,8 @@ def test_a_partial_last_batch_is_charged_as_any_other(name: str, how: How, sizes
 # Slips
 
 
-WITH_GRADIENT = [name for name, cls in chargeables().items() if "loss" in cls.hows and name not in ("l1_sp", "l2_sp")]
+ELSEWHERE = ("l1_sp", "l2_sp", "kl")  # they need a start, or distributions
+WITH_GRADIENT = [name for name, cls in chargeables().items() if "loss" in cls.hows and name not in ELSEWHERE]
 
 
 class Charged(nn.Module):
@@ -399,7 +400,7 @@ def test_the_gradient_of_every_penalty_flows(name: str) -> None:
     teacher = 2.0 * net(x).detach()
 
     def charged(strength: float) -> tuple[Any, Tensor]:
-        where = "layers.1" if name.startswith("activation") else None
+        where = "layers.1" if name.startswith("activation") else "skip" if name.startswith("kl_to") else None
         wrapped = wp.regularize(OPTIMIZERS["sgd"](net.parameters()), net, [made(name, strength).on(where, how="loss")])
         inputs = x.clone().requires_grad_()
         return wrapped, wrapped.penalty(net(inputs), inputs=inputs, reference=teacher)

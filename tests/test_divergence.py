@@ -228,3 +228,21 @@ def test_spreads_of_frozen_means_are_charged(held: bool) -> None:
     optimizer._add_penalty()
     torch.testing.assert_close(spread.grad, slope)
     assert not mean.grad.any()
+
+
+def test_strength_0_is_plain_training_bit_for_bit() -> None:
+    def trained(terms: list[Any]) -> list[Tensor]:
+        torch.manual_seed(0)
+        net = wp.bayesian(nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1)), prior=wp.GaussianPrior(1.0))
+        optimizer = wp.regularize(torch.optim.Adam(net.parameters(), lr=0.01), net, terms)
+        for _ in range(5):
+            optimizer.zero_grad()
+            (net(torch.ones(8, 4)).square().mean() + optimizer.penalty()).backward()
+            optimizer.step()
+        return [p.detach() for p in net.parameters()]
+
+    plain, nothing, something = (
+        trained(terms) for terms in ([], [wp.KL(rows=9, strength=0.0).on()], [wp.KL(rows=9).on()])
+    )
+    assert all(map(torch.equal, plain, nothing))
+    assert not all(map(torch.equal, plain, something))

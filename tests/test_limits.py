@@ -126,11 +126,11 @@ EDGES: dict[str, Edge] = {
     **{
         name: charging(tied if name == "tied_groups" else cls)
         for name, cls in chargeables().items()
-        if not issubclass(cls, Constraint | NormBound)
+        if not issubclass(cls, Constraint | NormBound | wp.KL)
     },
     **BOUNDS,
 }
-MODULES = {"activation_l1": "layers.1", "activation_l2": "layers.1"}
+MODULES = dict.fromkeys(("activation_l1", "activation_l2", "kl_to_standard_normal"), "layers.1")
 
 
 def bound_to(charge: Chargeable, how: How) -> Term:
@@ -162,7 +162,8 @@ def with_terms(optimizer: str, terms: Terms, dtype: torch.dtype = torch.float32,
 
 
 def test_every_charge_has_an_edge_or_none() -> None:
-    assert set(EDGES) | WITHOUT_A_LIMIT == set(chargeables())
+    """``KL`` is of distributions alone: tests/test_divergence.py has its edge."""
+    assert set(EDGES) | WITHOUT_A_LIMIT | {"kl"} == set(chargeables())
     assert not set(EDGES) & WITHOUT_A_LIMIT
 
 

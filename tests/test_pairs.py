@@ -45,6 +45,9 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "weighted_l1": [
         {"strength": 0.3, "weights": torch.linspace(0, 2, ROWS * COLUMNS, dtype=torch.float64).view(ROWS, COLUMNS)}
     ],
+    "weighted_l2": [
+        {"strength": 0.3, "weights": torch.linspace(0, 2, ROWS * COLUMNS, dtype=torch.float64).view(ROWS, COLUMNS)}
+    ],
     "box": [{"low": -0.5, "high": 0.7}, {"low": 0.1, "high": 0.7}],
     "half_space": [{"normal": 1.0, "limit": 0.2}, {"normal": 1.0, "limit": -0.1, "by": "unit"}],
     "l1_ball": [{"bound": 1.0}, {"bound": 0.7, "by": "unit"}],
@@ -59,8 +62,8 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "unit_norm": [{}],
 }
 
-ELSEWHERE = ("norm_bound",)
-"""Its multiplier moves with every step: no fixed objective of one step."""
+ELSEWHERE = ("norm_bound", "kl")
+"""A multiplier that moves with every step: no fixed objective of one step. And what charges distributions, in the loss alone."""
 
 
 def matched(name: str, cls: type[Chargeable]) -> list[Chargeable]:

@@ -26,8 +26,8 @@ T = TypeVar("T")
 
 
 def snake_case(name: str) -> str:
-    """``GroupL2`` -> ``group_l2``, ``MaxNorm`` -> ``max_norm``, ``L1`` -> ``l1``."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    """``GroupL2`` -> ``group_l2``, ``LInfBall`` -> ``linf_ball``, ``KLToStandardNormal`` -> ``kl_to_standard_normal``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z]{2})(?=[A-Z][a-z])", "_", name).lower()
 
 
 def classes_in(package: str, base: type[T]) -> dict[str, type[T]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
+from wellposed.diagnosis.moves import with_less_regularization
 from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, Inside, improves, measured
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class PosteriorCollapse(Inside):
     axis, pulls = "regularization", "regularizer"
     code = 'wp.KLToStandardNormal(1.0, free=0.1).on("code", schedule=wp.ramp(1000))'
     explains = ("not_learning",)
+    moves = ((with_less_regularization(10),), (with_less_regularization(100),))
     EMPTY, MOST, IGNORED, WARM, MOVING = 0.01, 0.5, 0.02, 0.5, 0.1
     LEVER = (
         "let the strength of the divergence rise from 0 over the first tenth of training, leave each dimension some free nats, "
