@@ -481,7 +481,7 @@ class WeightedL2ForgetsTheRates(WeightedL2):
 
 class WeightedL2WithoutTheHalf(WeightedL2):
     def value(self, w: Tensor) -> Tensor:
-        return (self.rates(w) * w.square()).sum()
+        return (self.rates * w.square()).sum()
 
 
 class WeightedL1MeanRate(WeightedL1):

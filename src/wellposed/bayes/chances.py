@@ -53,12 +53,13 @@ class Chances:
         found = bool((x >= 0).all()) and bool(((sums - 1.0).abs() < 1e-4).all() if x.ndim == 2 else (x <= 1).all())
         if like is not None:
             if (x.ndim == 1) != like.single or (x.ndim == 2 and x.shape[1] != like.logs.shape[1]):
-                raise DataError(
-                    f"It was fitted to {'one number a row' if like.single else f'{like.logs.shape[1]} classes'}, and these rows "
-                    f"have shape {tuple(x.shape)}."
-                )
+                fitted = "one number a row" if like.single else f"{like.logs.shape[1]} classes"
+                raise DataError(f"The calibration was fitted to {fitted}, and these rows have shape {tuple(x.shape)}.")
             if like.probabilities and not found:
-                raise DataError("It was fitted to probabilities, and these rows are none: give what it was fitted to.")
+                raise DataError(
+                    "The calibration was fitted to probabilities, and these are none. Give probabilities, or calibrate again with "
+                    "outputs."
+                )
             found = like.probabilities
         if found:
             both = torch.stack([1.0 - x, x], 1) if x.ndim == 1 else x

@@ -128,8 +128,8 @@ class Trained:
             return found.rescaled(target.scale, target.mean)
         if target.bent:
             raise ProblemError(
-                "The target was trained as a logarithm or as levels; a Gaussian there is none in its own units. Train on the "
-                "amounts themselves."
+                "The target was trained as a logarithm or as levels: what is a Gaussian there is no Gaussian in the target's own "
+                "units. Train on the amounts themselves."
             )
         scale, shift = ([getattr(column, name) for column in target.columns] for name in ("scale", "mean"))
         return found.rescaled(torch.tensor(scale).double(), torch.tensor(shift).double())
@@ -190,7 +190,7 @@ def _of_terms(terms: Any) -> tuple[Term, ...]:
 
 @dataclass(frozen=True)
 class Strengths:
-    """What the terms charge each of ``P`` weights: ``strength_i/2 (w_i - center_i)^2``; strength 0 is a flat prior."""
+    """What the terms charge each of ``P`` weights: ``strength_i/2 (w_i - center_i)^2``; 0 where no term does."""
 
     strength: Tensor
     center: Tensor

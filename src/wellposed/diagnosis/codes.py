@@ -67,7 +67,9 @@ def codes_of(
             seen: list[Tensor] = []
             plain = _losses(model, module, _keeping(seen), predict, loss, batches)
             mixed = _losses(model, module, _exchanged, predict, loss, batches)
-            if not seen or len(plain) < 2:
+            if (
+                len(plain) < 2 or min((len(a) for a in seen), default=0) < 2
+            ):  # a row alone has no other to exchange with
                 continue
             rises = (mixed - plain).double()
             nats = torch.cat([term.charge.of(a.float()).flatten(1) for a in seen]).mean(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Annotated, ClassVar, Literal, Self
 
 import torch
@@ -25,6 +25,7 @@ from wellposed.penalties.base import (
     array,
     as_weights,
     at_least_zero,
+    changed,
     setting_text,
 )
 
@@ -132,9 +133,45 @@ class L1(Separable):
         return cls(2.0 * alpha, convention=conventions.call_text("lasso", alpha=alpha))
 
 
+class OwnRates(Penalty):
+    """A penalty that charges each weight by a rate of its own, ``weights``: what rates may be, and at which parameters they fit."""
+
+    strength: float
+    weights: float | Tensor
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        weights = self.weights if isinstance(self.weights, Tensor) else array(self, "weights", masks=True)
+        if not isinstance(weights, Tensor):
+            at_least_zero(self, weights=weights)
+        elif weights.is_complex() or not bool((torch.isfinite(weights) & (weights >= 0)).all()):
+            raise InputError(
+                f"{type(self).__name__} needs finite weights >= 0; the tensor {setting_text(weights)} that it was given holds "
+                "others. Clamp what they are computed from away from 0."
+            )
+
+    def check(self, name: str, w: Tensor) -> None:
+        if isinstance(self.weights, Tensor) and not broadcasts(self.weights, w):
+            raise ShapeError(
+                f"{type(self).__name__} needs weights that broadcast to the parameter; {name!r} has shape {tuple(w.shape)}, "
+                f"the weights have {tuple(self.weights.shape)}. Give one term for each shape."
+            )
+
+    def at(self, leaf: Leaf) -> Self:
+        """This penalty at one parameter, with its rates in the parameter's type and on its device."""
+        if not isinstance(self.weights, Tensor):
+            return self
+        return changed(self, weights=self.weights.to(leaf.tensor))
+
+    @property
+    def rates(self) -> float | Tensor:
+        """``strength * c``; constants, to which no gradient flows."""
+        return self.strength * (self.weights.detach() if isinstance(self.weights, Tensor) else self.weights)
+
+
 @checked
 @dataclass(frozen=True, repr=False)
-class WeightedL1(Separable):
+class WeightedL1(OwnRates, Separable):
     """``strength * sum_i c_i |w_i|``: an L1 that charges each weight by a rate of its own.
 
     With ``c_i = 1/|v_i|^p`` of a first estimate ``v`` it is the adaptive lasso, whose large weights are hardly biased.
@@ -157,48 +194,14 @@ class WeightedL1(Separable):
     strength: float
     weights: float | Tensor = field(default=1.0, compare=False)  # tensors have no one truth to compare by
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checked_rates(self)
-
     @property
     def traits(self) -> Traits:
         """A norm where all rates are positive; rates of a tensor belong to their places."""
         return Traits(homogeneous=1, symmetric=not isinstance(self.weights, Tensor))
 
-    def check(self, name: str, w: Tensor) -> None:
-        check_rates_fit(self, name, w)
-
-    def at(self, leaf: Leaf) -> Self:
-        """This penalty at one parameter, with its rates in the parameter's type and on its device."""
-        if not isinstance(self.weights, Tensor):
-            return self
-        return replace(self, weights=self.weights.to(leaf.tensor))
-
     @property
     def l1(self) -> float | Tensor:
-        return self.strength * (self.weights.detach() if isinstance(self.weights, Tensor) else self.weights)
-
-
-def checked_rates(owner: WeightedL1 | WeightedL2) -> None:
-    """Refuse rates of single weights that are negative or not finite; those of lists become a tensor."""
-    weights = owner.weights if isinstance(owner.weights, Tensor) else array(owner, "weights", masks=True)
-    if not isinstance(weights, Tensor):
-        at_least_zero(owner, weights=weights)
-    elif weights.is_complex() or not bool((torch.isfinite(weights) & (weights >= 0)).all()):
-        raise InputError(
-            f"{type(owner).__name__} needs finite weights >= 0; the tensor {setting_text(weights)} that it was given holds others. "
-            "Clamp what they are computed from away from 0."
-        )
-
-
-def check_rates_fit(owner: WeightedL1 | WeightedL2, name: str, w: Tensor) -> None:
-    """Refuse rates that do not broadcast to the parameter."""
-    if isinstance(owner.weights, Tensor) and not broadcasts(owner.weights, w):
-        raise ShapeError(
-            f"{type(owner).__name__} needs weights that broadcast to the parameter; {name!r} has shape {tuple(w.shape)}, "
-            f"the weights have {tuple(owner.weights.shape)}. Give one term for each shape."
-        )
+        return self.rates
 
 
 def broadcasts(value: Tensor, w: Tensor) -> bool:
@@ -328,7 +331,7 @@ class L2(Separable):
 
 @checked
 @dataclass(frozen=True, repr=False)
-class WeightedL2(Penalty):
+class WeightedL2(OwnRates):
     """``strength/2 * sum_i c_i w_i^2``: an L2 that charges each weight by a rate of its own.
 
     What automatic relevance determination leads to (`wellposed.bayes.evidence.evidence`): a Gaussian prior of an own width for
@@ -352,32 +355,17 @@ class WeightedL2(Penalty):
     weights: float | Tensor = field(default=1.0, compare=False)
     traits: ClassVar[Traits] = Traits(homogeneous=2, sparse=False, symmetric=False)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checked_rates(self)
-
-    def check(self, name: str, w: Tensor) -> None:
-        check_rates_fit(self, name, w)
-
-    def at(self, leaf: Leaf) -> Self:
-        """This penalty at one parameter, with its rates in the parameter's type and on its device."""
-        return replace(self, weights=self.weights.to(leaf.tensor)) if isinstance(self.weights, Tensor) else self
-
-    def rates(self, w: Tensor) -> float | Tensor:
-        """``strength * c``, as it multiplies ``w``."""
-        return self.strength * as_weights(self.weights, w)
-
     def value(self, w: Tensor) -> Tensor:
         x = at_least_float32(w)
         # The root first: a rate of 0 times a square that overflows would be no number.
-        return (0.5 * (self.rates(x) ** 0.5 * x).square().sum()).to(w.dtype)
+        return (0.5 * (as_weights(self.rates, x) ** 0.5 * x).square().sum()).to(w.dtype)
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
         """``w_i / (1 + step*strength*c_i)``."""
-        return shrink(w, step * self.rates(w))
+        return shrink(w, step * as_weights(self.rates, w))
 
     def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
-        return length(grad + self.rates(w) * w)
+        return length(grad + as_weights(self.rates, w) * w)
 
 
 @checked

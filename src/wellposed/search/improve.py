@@ -98,8 +98,7 @@ def improve(
         elif resume:
             raise InputError("resume= needs the folder of the study: give out=.")
         account = Account(spent, time.monotonic() if began is None else began)
-        search = Search(problem, account, seed, folder, resolve_device(device), resume, engine, own_rules(rules))
-        search.small, search.bench.kept_free = small, budget_split.SMALL if small else 0.0
+        search = Search(problem, account, seed, folder, resolve_device(device), resume, engine, own_rules(rules), small)
         if recipe is not None:
             search.own = as_recipe(recipe)
             search.own.to_dict()  # refuses what a study could not write down
@@ -125,6 +124,7 @@ class Search:
         resume: bool,
         engine: str = "auto",
         rules: Sequence[Rule] = (),
+        small: bool = False,
     ) -> None:
         own_test = problem.data.test is not None and not isinstance(problem.data.test, float)
         if problem.data.test is None:
@@ -136,8 +136,9 @@ class Search:
             state, account = resume_study(folder, state, account, problem, budget_split.SEARCH)
         self.problem, self.account, self.folder = problem, account, folder
         self.own: Recipe | None = None
-        self.small = False
-        self.bench = Bench(problem, account, state, folder, device, engine, rules)
+        self.small = small
+        kept_free = budget_split.SMALL if small else 0.0
+        self.bench = Bench(problem, account, state, folder, device, engine, rules, kept_free)
         self.space: Space | None = None
 
     def run(self, command: str) -> Study:

@@ -74,6 +74,7 @@ class Bench:
         device: torch.device,
         engine: str,
         rules: Sequence[Rule] = (),
+        kept_free: float = 0.0,
     ) -> None:
         self.problem, self.account, self.state, self.folder = problem, account, state, folder
         self.device, self.engine, self.seed, self.rules = device, engine, state.seed, rules
@@ -84,7 +85,7 @@ class Bench:
         self.notes: list[str] = []
         self.interrupted = False
         self.cut: Run | None = None
-        self.kept_free = 0.0
+        self.kept_free = kept_free
         self.before, self.start = state.seconds, 0.0
         self.slower, self.seen = 1.0, (time.monotonic(), busy_seconds())
         self.cut_short: dict[str, int] = {}

@@ -55,6 +55,7 @@ class PosteriorCollapse(Inside):
                 },
                 self.LEVER,
                 f"{int((seen.nats < self.EMPTY).sum())} of {len(seen.nats)} dimensions of the code {seen.place!r} hold less than "
-                f"{self.EMPTY:g} nats, and rows can be decoded from each other's codes: the posterior collapsed to the prior.",
+                f"{self.EMPTY:g} nats, and rows can be decoded from each other's codes: the code says nothing of its "
+                "row (posterior collapse).",
             )  # fmt: skip
         return None
