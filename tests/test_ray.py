@@ -142,11 +142,17 @@ def deadly(folder: Path, times: int) -> Any:
     driver = os.getpid()
 
     def net(width: int = 4) -> nn.Module:
-        deaths = len(list(folder.iterdir()))
-        if width == 5 and deaths < times and os.getpid() != driver:
-            (folder / f"{deaths}-{os.getpid()}").touch()
+        if width == 5 and os.getpid() != driver and any(claimed(folder / str(death)) for death in range(times)):
             os.kill(os.getpid(), signal.SIGKILL)
         return nn.Linear(FEATURES, 2)
+
+    def claimed(place: Path) -> bool:
+        """True in one of the processes that ask, also where two ask at once."""
+        try:
+            place.touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
 
     return net
 
@@ -181,7 +187,7 @@ def test_cull_and_deadline_hold_there(nodes: Any) -> None:
     began = time.monotonic()
     found = train(problem(), jobs(2, epochs=10**6, stopping={"patience": 0}), deadline=began + 1.0)
     assert [run.stopped for run in found] == ["budget"] * 2
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 300, "a million epochs take hours"
 
 
 def test_print_stays_what_it_was(nodes: Any) -> None:
@@ -253,7 +259,7 @@ def test_ctrl_c_keeps_what_has_ended_and_output_has_our_words_alone(nodes: Any, 
     assert eventually(lambda: ray.available_resources().get("CPU") == 2)  # the worker that trained without end is gone
 
 
-def eventually(holds: Callable[[], bool], seconds: float = 30) -> bool:
+def eventually(holds: Callable[[], bool], seconds: float = 300) -> bool:
     until = time.monotonic() + seconds
     while not holds() and time.monotonic() < until:
         time.sleep(0.1)
