@@ -78,6 +78,14 @@ def test_the_end_on_the_side_of_the_skewness_is_farther_by_johnsons_term() -> No
     assert (back.low, back.high) == pytest.approx((-interval.high, -interval.low))
 
 
+def test_the_standard_error_is_that_of_the_mean_also_where_an_exact_test_widened_the_interval() -> None:
+    few = np.r_[np.ones(5), np.zeros(395)]
+    assert crossed_interval(few).low > 0 >= paired_interval(few).low, "five rows that differ show nothing"
+    assert paired_interval(few).standard_error == pytest.approx(few.std(ddof=1) / 20)
+    rows, seeds = np.arange(400.0)[:, None], np.array([[0.0, 9.0]])
+    assert crossed_interval(rows + seeds).standard_error == pytest.approx(math.hypot(rows.std(ddof=1) / 20, 4.5))
+
+
 def test_one_seed_shows_nothing_of_others() -> None:
     d = np.random.default_rng(0).normal(1, 1, 50)
     assert crossed_interval(d).low > 0

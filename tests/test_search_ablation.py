@@ -22,7 +22,7 @@ from wellposed.data.data import Data
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import confirmation, timing
 from wellposed.search import improve as searching
-from wellposed.search.ablation import Worth, ablation, standard_error
+from wellposed.search.ablation import Worth, ablation
 from wellposed.search.holdout import with_test
 from wellposed.search.improve import improve
 from wellposed.search.runner import Bench
@@ -127,17 +127,6 @@ def test_both_sides_of_a_pair_have_the_same_seed_and_it_is_new() -> None:
     assert len(seeds) == 2
     assert len({tuple(each) for each in seeds.values()}) == 1
     assert min(min(each) for each in seeds.values()) >= 2000
-
-
-def test_a_standard_error_is_the_one_behind_the_interval() -> None:
-    import numpy as np
-
-    from wellposed.statistics.intervals import crossed_interval
-
-    draw = np.random.default_rng(0).normal(size=(400, 1))
-    narrow, wide = (crossed_interval(np.hstack([draw, draw]), level) for level in (0.5, 0.99))
-    assert standard_error(narrow) == pytest.approx(standard_error(wide), rel=0.01)
-    assert standard_error(wide) == pytest.approx(draw.std(ddof=1) / 20, rel=0.05)
 
 
 def test_a_study_with_enough_recipes_takes_its_best_one_apart() -> None:

@@ -20,7 +20,6 @@ from wellposed.search.ingredients import FixedPart, Ingredient, contents
 from wellposed.search.runner import Bench
 from wellposed.search.timing import with_epochs
 from wellposed.statistics.intervals import Interval, holm, paired_interval
-from wellposed.statistics.student import student_quantile
 from wellposed.training.history import Stopped
 
 LEVEL = 0.95
@@ -41,10 +40,6 @@ class Worth:
     ingredient: Ingredient | FixedPart
     without: Recipe
     interval: Interval
-
-    @property
-    def error(self) -> float:
-        return standard_error(self.interval)
 
     def told(self) -> dict[str, Any]:
         """What ``study.json`` keeps of it."""
@@ -113,7 +108,7 @@ def simplest(
         full: what each validation row adds to the score of the whole recipe, seed by seed.
         without: the same without each ingredient, by its name.
     """
-    idle = [worth for worth in reversed(worths) if worth.interval.estimate <= worth.error]
+    idle = [worth for worth in reversed(worths) if worth.interval.estimate <= worth.interval.standard_error]
     if not idle:
         return None
     chain = [best, idle[0].without]
@@ -127,7 +122,7 @@ def simplest(
                 tried[place] = theirs
     top = max(tried, key=lambda place: float(np.mean(tried[place])))
     behind = {place: gain(tried[top], theirs) for place, theirs in tried.items()}
-    place = max(place for place, lost in behind.items() if place == top or lost.estimate <= standard_error(lost))
+    place = max(place for place, lost in behind.items() if place == top or lost.estimate <= lost.standard_error)
     if place == 0:
         return None
     found = gain(tried[place], full)
@@ -137,7 +132,7 @@ def simplest(
         "without": [worth.ingredient.name for worth in idle[:place]],
         "difference": found.estimate,
         **{key: getattr(found, key) for key in ("low", "high", "level", "pairs")},
-        "standard_error": standard_error(found),
+        "standard_error": found.standard_error,
     }
 
 
@@ -149,11 +144,6 @@ def differences(full: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> np.
 def gain(full: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> Interval:
     """How much better the full recipe is, with its interval."""
     return paired_interval(differences(full, theirs), LEVEL)
-
-
-def standard_error(interval: Interval) -> float:
-    """The standard error behind an interval."""
-    return (interval.high - interval.low) / 2 / student_quantile(0.5 + interval.level / 2, interval.dof)
 
 
 def affordable_pairs(

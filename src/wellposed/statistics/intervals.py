@@ -60,17 +60,21 @@ class Interval:
         """Whether no difference at all is among what the interval holds, so that neither side may be called better."""
         return self.low <= 0 <= self.high
 
+    @property
+    def standard_error(self) -> float:
+        """The square root of the variance of the mean, whatever widened the interval."""
+        return math.sqrt(_total(self.squares) / (self.rows * self.pairs))
+
     @cached_property
     def dof(self) -> float:
         """The degrees of freedom at which Student's quantile, times the standard error, is half the interval."""
         p, one, other = (1 + self.level) / 2, self.rows - 1, self.pairs - 1
         if min(one, other) < 1:
             return float(max(one, other))
-        total = _total(self.squares)
-        if total <= 0:
+        if self.standard_error <= 0:
             return float(min(one, other))
         half = _half_width(self.squares, self.rows, self.pairs, p)
-        return _degrees_of(half * math.sqrt(self.rows * self.pairs / total), p, one, other)
+        return _degrees_of(half / self.standard_error, p, one, other)
 
     @cached_property
     def needs(self) -> Needs:
