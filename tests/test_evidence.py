@@ -19,6 +19,7 @@ from wellposed.statistics.intervals import (
     look_level,
     mean_squares,
     of_itself,
+    paired_interval,
     power,
 )
 from wellposed.statistics.student import student_quantile
