@@ -653,7 +653,7 @@ def failing(width: int = 4) -> nn.Module:
 
 
 @pytest.mark.usefixtures("own_clock")
-@pytest.mark.parametrize("budget", ["7 recipes", "60 epochs", "2s"])
+@pytest.mark.parametrize("budget", ["7 recipes", "60 epochs", "6s"])
 def test_a_recipe_that_fails_in_training_is_said_and_passed_over(budget: str) -> None:
     study = improve(problem(model=failing, space={"width": [8, 16]}), budget)
     assert any("could not be trained" in note and "too wide to train" in note for note in study.notes)
