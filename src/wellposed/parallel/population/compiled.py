@@ -252,7 +252,7 @@ def _compiled(compiler: str, here: Path) -> bytes:
                 if _status(command, folder):
                     raise Missing("the C compiler fails")
             with open_regular(linked, InputError) as file:
-                return file.read(LARGEST)
+                return file.read(min(os.fstat(file.fileno()).st_size, LARGEST))
     except (OSError, InputError) as error:
         raise Missing("the C compiler leaves no library") from error
 
