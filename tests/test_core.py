@@ -7,6 +7,7 @@ import inspect
 import json
 import math
 import os
+import pickle
 import random
 import subprocess
 import sys
@@ -306,6 +307,19 @@ def test_the_drawn_tree_of_errors_is_the_real_one() -> None:
             assert issubclass(getattr(errors, name), __builtins__[builtin])  # type: ignore[index]
         if line.startswith("│   "):
             assert issubclass(getattr(errors, line.split("── ")[1].split()[0]), InputError)
+
+
+def test_every_error_passes_from_a_worker_to_its_parent() -> None:
+    from wellposed.parallel.jobs import NotBegun
+
+    def below(cls: type[WellposedError]) -> set[type[WellposedError]]:
+        return {cls}.union(*map(below, cls.__subclasses__()))
+
+    ours = {cls for cls in below(WellposedError) if cls.__module__.startswith("wellposed.")}
+    assert NotBegun in ours
+    for error in (NotBegun(), *(cls("why") for cls in ours)):
+        sent = pickle.loads(pickle.dumps(error))
+        assert (type(sent), str(sent)) == (type(error), str(error))
 
 
 def test_suggestions_and_lists() -> None:

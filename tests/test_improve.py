@@ -36,6 +36,7 @@ from wellposed.search import (  # noqa: E402
 )
 from wellposed.search import improve as searching  # noqa: E402
 from wellposed.search.baseline import BASELINE_RATES, next_rates  # noqa: E402
+from wellposed.search.confirmation import Confirmed  # noqa: E402
 from wellposed.search.improve import improve, with_test  # noqa: E402
 from wellposed.search.references import references  # noqa: E402
 from wellposed.search.space import Space  # noqa: E402
@@ -712,6 +713,13 @@ def test_the_command_ends_with_130_when_interrupted(tmp_path: Path, monkeypatch:
         assert _status(monkeypatch, "improve", "--recipes", "5", "--out", str(out), *more) == 130
         assert (out / "report.html").exists()
         assert (out / "model" / "model.safetensors").exists()
+
+
+def test_a_clock_that_cuts_the_confirmation_is_no_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wellposed.cli.improve.problem_of", lambda *_: (problem(), None, ()))
+    monkeypatch.setattr(searching, "confirm", lambda bench, baseline, best, epochs: Confirmed(baseline, best))
+    assert _status(monkeypatch, "improve", "--recipes", "2", "--out", str(tmp_path / "run")) == 0
+    assert json.loads((tmp_path / "run" / "study.json").read_text())["looks"] == 0
 
 
 def test_ctrl_c_before_the_first_run_ends_with_130_too(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -252,8 +253,16 @@ def test_without_room_for_files_torch_does_it(
     compiler: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> None:
     compiler(f'exec {REAL} "$@"')
-    monkeypatch.setattr(tempfile, "tempdir", str(home / "nothing"))
-    assert compiled.load_kernel() == "the C compiler leaves no library"
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(tempfile, "tempdir", str(home / "nothing"))
+        assert compiled.load_kernel() == "the C compiler leaves no library"
+
+    def refused(*_: object) -> int:
+        raise PermissionError("vm.memfd_noexec = 2")
+
+    monkeypatch.setattr(os, "memfd_create", refused)
+    compiled.load_kernel.cache_clear()
+    assert compiled.load_kernel() == "what the C compiler made cannot be loaded"
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
@@ -305,6 +314,10 @@ def damaged_in_turn(home: Path) -> None:
             assert path.read_bytes() == whole, name
             assert path.stat().st_mode & 0o777 == 0o600, name
         print(name)
+    library = whole[: -compiled.DIGEST]
+    for cut in range(0, len(library), len(library) // 60):  # by a compiler that says that all is well
+        with contextlib.suppress(compiled.Missing):
+            compiled._library(library[:cut])
 
 
 def test_a_damaged_library_is_built_again(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def improve(
     else:
         say(summary(record))
         say(f"report: {page}")
-    if not record.get("looks"):  # interrupted before the confirmation
+    if study is not None and study.interrupted:
         raise typer.Exit(130)
 
 

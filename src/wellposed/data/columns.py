@@ -6,6 +6,7 @@ Everything that looks at texts looks at the distinct ones only, so that a long c
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -103,7 +104,8 @@ def column_reading(column: pd.Series[Any], usual: Usual | None = None, kind: Col
     return infer_reading(names_there, np.bincount(codes[codes >= 0], minlength=len(names_there)), usual, kind)
 
 
-_CODE, _EITHER, _COMPACT_DATE = r"\s*[-+]?0\d+\s*", r"\s*[-+]?[1-9]\d{0,2}\.\d{3}\s*", r"(?:19|20)\d{6}"
+_CODE, _EITHER = re.compile(r"\s*[-+]?0\d+\s*"), re.compile(r"\s*[-+]?[1-9]\d{0,2}\.\d{3}\s*")
+_COMPACT_DATE = re.compile(r"(?:19|20)\d{6}")
 
 
 def _as_programs_write(column: pd.Series[Any]) -> pd.Series[Any] | None:
@@ -120,11 +122,11 @@ def _plain_numbers(column: pd.Series[Any]) -> Floats | None:
     numbers = _as_programs_write(column) if is_text(column) else None
     if numbers is None or not numbers.notna().any():
         return None
-    texts = column.dropna().str
-    points = texts.contains(".", regex=False)
-    if texts.fullmatch(_CODE).any() or texts.fullmatch(_COMPACT_DATE).all():
+    texts = column.dropna().tolist()
+    points = [text for text in texts if "." in text]
+    if any(map(_CODE.fullmatch, texts)) or all(map(_COMPACT_DATE.fullmatch, texts)):
         return None
-    if points.any() and bool((texts.fullmatch(_EITHER) | ~points).all()):
+    if points and all(map(_EITHER.fullmatch, points)):
         return None
     return np.asarray(numbers.dropna(), dtype=np.float64)
 

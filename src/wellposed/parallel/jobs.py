@@ -38,8 +38,8 @@ class Job:
 class NotBegun(TrainingError):
     """The time was over before a job began to be trained."""
 
-    def __init__(self) -> None:
-        super().__init__("The time ran out before the training of this recipe began.")
+    def __init__(self, message: str = "The time ran out before the training of this recipe began.") -> None:
+        super().__init__(message)  # its only argument, as of every exception that a worker sends
 
 
 Outcome = Run | WellposedError

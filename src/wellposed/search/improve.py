@@ -107,7 +107,7 @@ def improve(
             study.folder = folder
             study.save(folder)
             search.close()
-        study.late = search.bench.late()
+        study.late, study.interrupted = search.bench.late(), search.bench.interrupted
     return study
 
 

@@ -34,14 +34,15 @@ class Study:
     Attributes:
         baseline, best: the confirmed runs of either recipe with the lowest validation loss; equal where nothing beat
             the baseline in validation.
-        improvement: how much better the best recipe is on rows that the search never touched; None where the study was
-            interrupted before.
+        improvement: how much better the best recipe is on rows that the search never touched; None where the study
+            ended before, interrupted or cut by its clock.
         runs: the confirmation runs, pair by pair.
         trials: every recipe that was tried.
         references: test scores of a constant, a linear model and histogram boosting.
         against: how much better the best recipe is than each reference on the same rows, judged together.
         ablation: what each ingredient of the best recipe is worth on validation rows, the most valuable first.
         late: whether its clock leaves no time to draw figures.
+        interrupted: whether Ctrl-C ended it; its folder can be resumed.
         over_folds: what takes the place of this study's own numbers in its record, where every row was held out in turn.
         simplest: the recipe without those whose worth is within one standard error of nothing; None where there is none.
     """
@@ -59,6 +60,7 @@ class Study:
     simplest: dict[str, Any] | None
     folder: Path | None = None
     late: bool = False
+    interrupted: bool = False
     against: dict[str, Interval] = field(default_factory=dict)
     over_folds: dict[str, Any] | None = None
 

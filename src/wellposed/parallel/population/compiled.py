@@ -21,6 +21,7 @@ import platform
 import shutil
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import time
@@ -42,6 +43,7 @@ IDLE, WORK = 10.0, 20.0
 """Seconds without any processor time, and of processor time, after which a compiler is given up; three of work are usual."""
 AGAIN = 86_400.0
 """Seconds for which a compiler that was given up is not asked again."""
+HANGS = "the C compiler does not end"
 POLL = 0.1
 PRIVATE = 0o600
 DIGEST = hashlib.sha256().digest_size
@@ -116,19 +118,35 @@ def _address(library: ctypes.CDLL | None, symbol: str) -> int | None:
 
 def _library(content: bytes) -> ctypes.CDLL:
     """The library, loaded from a copy in memory, which nobody can cut or change. The copy is open as long as the process."""
-    handle = os.memfd_create("wellposed-kernel", os.MFD_CLOEXEC)
     try:
-        with open(handle, "wb", closefd=False) as file:
-            file.write(content)
-        library = ctypes.CDLL(f"/proc/self/fd/{handle}")
-        lacking = [name for name in SYMBOLS if not hasattr(library, name)]
-    except OSError as error:
-        os.close(handle)
+        _check_whole(content)
+        handle = os.memfd_create("wellposed-kernel", os.MFD_CLOEXEC)
+        try:
+            with open(handle, "wb", closefd=False) as file:
+                file.write(content)
+            library = ctypes.CDLL(f"/proc/self/fd/{handle}")
+        except OSError:
+            os.close(handle)
+            raise
+    except (OSError, struct.error) as error:
         raise Missing("what the C compiler made cannot be loaded") from error
-    if lacking:
+    if not all(hasattr(library, name) for name in SYMBOLS):
         raise Missing("what the C compiler made is no kernel")
     library.wp_sizes.restype = ctypes.c_int64
     return library
+
+
+def _check_whole(library: bytes) -> None:
+    """Look whether an ELF file of 64 bits holds all that its headers let the system map: the process dies where that ends early.
+
+    Raises:
+        OSError, struct.error: a compiler was killed, or had no room, and said that all is well.
+    """
+    (start,), (size, count) = struct.unpack_from("<Q", library, 32), struct.unpack_from("<HH", library, 54)
+    for place in range(count):
+        offset, length = struct.unpack_from("<8xQ16xQ", library, start + place * size)
+        if offset + length > len(library):
+            raise OSError("the file was cut")
 
 
 # The cache
@@ -156,13 +174,13 @@ def _built() -> ctypes.CDLL:
     if content[-DIGEST:] == hashlib.sha256(content[:-DIGEST]).digest():
         with contextlib.suppress(Missing):
             return _library(content[:-DIGEST])
-    if (why := _ours(given_up)) and 0 <= time.time() - given_up.stat().st_mtime < AGAIN:
-        raise Missing(why.decode("utf-8", "replace"))
+    if _ours(given_up, AGAIN):
+        raise Missing(HANGS)
     try:
         content = _compiled(compiler, here)
         library = _library(content)
-    except Hangs as why_not:
-        _keep(given_up, str(why_not).encode())
+    except Hangs:
+        _keep(given_up, HANGS.encode())
         raise
     _keep(kept, content + hashlib.sha256(content).digest())
     return library
@@ -184,12 +202,13 @@ def _only_ours(seen: os.stat_result) -> bool:
     return seen.st_uid == os.getuid() and not seen.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
-def _ours(path: Path) -> bytes | None:
-    """The content of a file in the cache that only this user could have written."""
+def _ours(path: Path, within: float = math.inf) -> bytes | None:
+    """The content of a file in the cache that only this user could have written, and within so many seconds of now."""
     try:
         with open_regular(path, InputError) as file:
             seen = os.fstat(file.fileno())
-            return file.read(seen.st_size) if _only_ours(seen) and seen.st_size <= LARGEST else None
+            fits = _only_ours(seen) and seen.st_size <= LARGEST and abs(time.time() - seen.st_mtime) < within
+            return file.read(seen.st_size) if fits else None
     except (InputError, OSError):
         return None
 
@@ -233,7 +252,7 @@ def _compiled(compiler: str, here: Path) -> bytes:
                 if _status(command, folder):
                     raise Missing("the C compiler fails")
             with open_regular(linked, InputError) as file:
-                return file.read(LARGEST)
+                return file.read(min(os.fstat(file.fileno()).st_size, LARGEST))
     except (OSError, InputError) as error:
         raise Missing("the C compiler leaves no library") from error
 
@@ -259,7 +278,7 @@ def _status(command: Sequence[str], folder: Path) -> int:
             if work != seen:
                 seen, since = work, time.monotonic()
             if work > WORK or time.monotonic() - since > IDLE:
-                raise Hangs("the C compiler does not end")
+                raise Hangs(HANGS)
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
