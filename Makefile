@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 BUDGET ?= 60s
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
 
-.PHONY: improve test check clean
+.PHONY: improve test nightly check clean
 
 improve: $(VENV)/.improve ## train, search and prove on a real table, and write a report
 	$(BIN)/wellposed improve --budget $(BUDGET)
@@ -14,6 +14,9 @@ improve: $(VENV)/.improve ## train, search and prove on a real table, and write 
 test: check ## everything that must hold
 	$(BIN)/python -m pytest -n 3
 	$(BIN)/python tests/installed.py
+
+nightly: check ## what proves the tests: mutants of the slow laws, and the rest of a product of cases
+	$(BIN)/python -m pytest -n 3 -m nightly
 
 check: $(VENV)/.test ## style, types, layers
 	$(BIN)/ruff check src tests benchmarks examples

@@ -276,6 +276,7 @@ def test_there_are_enough_mutants() -> None:
     assert len(mutants()) >= 50
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("cls", mutants(), ids=lambda cls: cls.__name__)
 def test_a_wrong_penalty_is_caught(cls: type[Chargeable]) -> None:
     assert is_caught(cls), f"{cls.__name__} passed every law and its closed form"

@@ -1153,6 +1153,7 @@ WRONG_RULES: dict[str, tuple[Callable[..., Any], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.nightly
 @needs_kernel
 @pytest.mark.parametrize("name", WRONG_RULES)
 def test_wrong_rules_are_caught(name: str, tried: Tried, monkeypatch: pytest.MonkeyPatch) -> None:

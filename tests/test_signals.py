@@ -783,6 +783,7 @@ MUTANTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
 def test_wrong_rules_are_caught(mutant: type[Inside]) -> None:
     rule = mutant()
