@@ -15,6 +15,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -86,7 +87,7 @@ class Tiled(Groups):
     shape: tuple[int, ...]
     counted: tuple[int, ...]
 
-    @property
+    @cached_property
     def within(self) -> tuple[int, ...]:
         return tuple(i for i in range(len(self.shape)) if i not in self.counted)
 

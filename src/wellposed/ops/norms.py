@@ -66,9 +66,8 @@ def unless_diverged(distance: Tensor, w: Tensor) -> Tensor:
 def power_of_two(size: Tensor) -> Tensor:
     """The largest power of two that is at most ``size >= 0``; 1 where that is 0 or not finite. Carries no gradient."""
     size = size.detach()
-    exponent = torch.frexp(size).exponent - 1
-    ordinary = (size > 0) & torch.isfinite(size)
-    return torch.ldexp(torch.ones_like(size), torch.where(ordinary, exponent, 0))
+    mantissa = torch.frexp(size).mantissa  # in [1/2, 1), so that the quotient is exact; 0/0 or inf/inf elsewhere
+    return torch.nan_to_num(size / (2 * mantissa), nan=1.0)
 
 
 def largest(x: Tensor, dim: Axes = None) -> Tensor:
