@@ -111,9 +111,15 @@ _COMPACT_DATE = re.compile(r"(?:19|20)\d{6}")
 def _as_programs_write(column: pd.Series[Any]) -> pd.Series[Any] | None:
     """The numbers of texts that are all written as programs write them, which needs no look at each; else None."""
     pandas = require("pandas", "tables")
-    if pandas.api.types.infer_dtype(column, skipna=True) != "string":
+    types = pandas.api.types
+    if types.is_object_dtype(column.dtype) and types.infer_dtype(column, skipna=True) != "string":
         return None
-    numbers: pd.Series[Any] = pandas.to_numeric(column, errors="coerce")
+    try:
+        numbers: pd.Series[Any] = pandas.to_numeric(column)  # ends at the first text that is none
+    except (TypeError, ValueError):
+        return None
+    if not types.is_numeric_dtype(numbers.dtype):  # beyond 64 bits
+        numbers = pandas.to_numeric(column, errors="coerce")
     return numbers if numbers.notna().equals(column.notna()) else None
 
 
