@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from wellposed.bayes.calibration import FEWEST, calibration
-from wellposed.core.progress import emit
+from wellposed.core.clock import CONFIRMATION, enter_stage
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
 from wellposed.search.baseline import divergence_error
@@ -76,7 +76,7 @@ def confirm(bench: Bench, baseline: Recipe, best: Recipe, epochs: int) -> Confir
         ProblemError: without a search, the baseline diverged.
         TrainingError, InputError: a recipe cannot be trained.
     """
-    emit("phase", text="confirmation")
+    enter_stage(CONFIRMATION)
     pair = [baseline] if baseline == best else [baseline, best]
     how = plan_pairs(bench, pair, epochs)
     if how.rows is not None:

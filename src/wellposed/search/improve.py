@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from wellposed.core.checks import Seed, checked
+from wellposed.core.clock import WRITING, clock_open, enter_stage, spent_on
 from wellposed.core.errors import InputError, did_you_mean, listed, require
-from wellposed.core.progress import emit
 from wellposed.diagnosis.diagnose import Diagnosis, own_rules
 from wellposed.diagnosis.rules.rule import Rule
 from wellposed.parallel.executors import ENGINES
@@ -93,6 +93,7 @@ def improve(
     spent = Budget.parse(budget)
     folder = Path(out) if out is not None else None
     with contextlib.ExitStack() as stack:
+        clock = stack.enter_context(clock_open(began))
         if folder is not None:
             stack.enter_context(claim_folder(folder, resume))
         elif resume:
@@ -103,10 +104,14 @@ def improve(
             search.own = as_recipe(recipe)
             search.own.to_dict()  # refuses what a study could not write down
         study = search.run(command)
+        study.facts["clock"] = clock.told()
         if folder is not None:
-            study.folder = folder
-            study.save(folder)
-            search.close()
+            enter_stage(WRITING)
+            with spent_on(WRITING):
+                study.folder = folder
+                study.facts["clock"] = clock.told()
+                study.save(folder)
+                search.close()
         study.late = search.bench.late()
     return study
 
@@ -180,7 +185,7 @@ class Search:
 
     def check(self) -> None:
         """Fail early and clearly on what cannot be trained."""
-        emit("phase", text="checks")
+        enter_stage("checks")
         if not self.account.budget.none:
             require("optuna", "search")
             require("scipy", "search")
@@ -194,7 +199,7 @@ class Search:
 
     def references(self) -> References:
         """A constant, a linear model and boosting on the same rows."""
-        emit("phase", text="references")
+        enter_stage("references")
         account = self.account
         if account.timed and account.spent >= budget_split.STARTED:
             said = f"There was no time for the reference models: {account.elapsed:.0f} of {account.budget.amount:g} s had passed."

@@ -6,8 +6,8 @@ import math
 import time
 from collections.abc import Sequence
 
+from wellposed.core.clock import SAMPLER, enter_stage, spent_on
 from wellposed.core.errors import InputError
-from wellposed.core.progress import emit
 from wellposed.diagnosis.finding import Change
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split, playbook
@@ -59,7 +59,7 @@ class Rounds:
 
     def run(self) -> None:
         """Lots until the search's share of the budget is gone."""
-        emit("phase", text="search")
+        enter_stage("search")
         bench, state = self.bench, self.bench.state
         if bench.journal is not None:
             bench.journal.open(self.space, state.trials)
@@ -161,9 +161,10 @@ class Rounds:
         for number, count in enumerate(shared_out(room - len(recipes))):
             shared, count = self.group(state.lots, number, told, count)
             running = [point for _, point in recipes if point]
-            points = self.proposals.ask(
-                count, state.proposals, MOST_GROUPS * state.lots + number, told, shared, running
-            )
+            with spent_on(SAMPLER):
+                points = self.proposals.ask(
+                    count, state.proposals, MOST_GROUPS * state.lots + number, told, shared, running
+                )
             state.proposals += len(points)
             recipes += [(self.space.recipe(point), point) for point in points]
         state.pending = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from wellposed.core.progress import emit
+from wellposed.core.clock import PACE, enter_stage
 from wellposed.core.shared import threads_of
 from wellposed.parallel.executors import train_jobs
 from wellposed.parallel.jobs import Job
@@ -29,7 +29,7 @@ def measure_pace(bench: Bench, plain: Recipe) -> tuple[Recipe, int, int | None]:
     account, pace, total = bench.account, bench.pace, bench.total
     if not account.timed:
         return plain, pace.search_plan(plain, total, 0.0)[0], None
-    emit("phase", text="pace")
+    enter_stage(PACE)
     if pace.speed(plain).step > SLOW_STEP:
         plain = plain.replace(batch_size=min(plain.batch_size, SLOW_BATCH))
     if account.spent < budget_split.STARTED:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wellposed.core.clock import BATCHES, EVALUATION, TRAINING, spent_on
 from wellposed.core.errors import listed
 from wellposed.core.random import seeded, stream_seed
 from wellposed.core.shared import threads_of
@@ -91,6 +92,9 @@ class Population:
         self.slots: list[Slot] = []
         self.free = list(range(self.places))[::-1]
         self.total = len(jobs)
+        recipe = jobs[0][1].recipe
+        settings = [*sorted(recipe.model.items()), ("batch", recipe.batch_size)]
+        self.shape = ", ".join(f"{name} {value}" for name, value in settings)
         self.stacks: Stacks | None = None
 
     # --- places
@@ -187,7 +191,8 @@ class Population:
         slots = self.unharmed(slots)
         if not slots:
             return
-        sides = self.measured(slots)
+        with spent_on(EVALUATION):
+            sides = self.measured(slots)
         watched = time.perf_counter()
         for slot, train, valid in zip(slots, *sides, strict=True):
             training = slot.training
@@ -223,7 +228,8 @@ class Population:
         live = np.arange(len(slots))
         for step in range(feed.steps):
             chosen = [slots[i] for i in live]
-            self.step(chosen, feed.batch(step, live, [s.training for s in chosen]), lrs[live, step])
+            with spent_on(BATCHES):
+                self.step(chosen, feed.batch(step, live, [s.training for s in chosen]), lrs[live, step])
             late = time.monotonic() > self.deadline
             for slot in chosen:
                 if late:
@@ -259,7 +265,8 @@ class Population:
             if own[j]:
                 with slot.by_itself():
                     training.set_rate()
-                    norms[j] = training.move(total)
+                    with spent_on(TRAINING, self.shape):
+                        norms[j] = training.move(total)
             else:
                 training.streams.step += 1
             slot.costs, slot.norms, slot.steps = slot.costs + total, slot.norms + float(norms[j]), slot.steps + 1
@@ -277,11 +284,13 @@ class Population:
         }
         noisy = np.array([j in noised for j in range(len(slots))])
         if isinstance(self.engine, Eager):
-            costs, norms = self.engine.step(places, trainings, batch, noisy), np.zeros(len(slots))
+            with spent_on(TRAINING, self.shape):
+                costs, norms = self.engine.step(places, trainings, batch, noisy), np.zeros(len(slots))
         else:
             rates = np.stack([slot.rates for slot in slots])
             bits = self.bits(trainings, batch) if rates.any() else None
-            costs, norms = self.engine.step(places, trainings, batch, rule, charge, rates, bits, noisy)
+            with spent_on(TRAINING, self.shape):
+                costs, norms = self.engine.step(places, trainings, batch, rule, charge, rates, bits, noisy)
         for j in map(int, np.flatnonzero(rule["kind"] == NO_UPDATE)):
             for parameter, gradient in slots[j].reattached:  # noise and ascents put others in their place
                 parameter.grad = gradient
