@@ -124,7 +124,7 @@ def improve(
         raise typer.BadParameter("give --budget or --recipes, not both")
     spent = Budget.parse(f"{recipes} recipes" if recipes is not None else DEFAULT_BUDGET if budget is None else budget)
     # What somebody's problem file prints is no result: stdout is kept for ours.
-    with clock_open(began) as clock, show_progress(spent, quiet or as_json), stdout_to_stderr():
+    with clock_open(began) as running, show_progress(spent, quiet or as_json), stdout_to_stderr():
         with spent_on(IMPORTS):
             from wellposed.core.drawing import left_out
             from wellposed.core.records import texts
@@ -189,7 +189,7 @@ def improve(
     else:
         say(summary(record))
         say(f"report: {page}")
-        if details and (time_spent := TimeSpent.of({"clock": clock.told()})) is not None:
+        if details and (time_spent := TimeSpent.of({"clock": running.told()})) is not None:
             say(f"\n{time_spent}")
     if not record.get("looks"):  # interrupted before the confirmation
         raise typer.Exit(130)

@@ -75,7 +75,7 @@ def enter_stage(name: str) -> None:
         clock.turn(name, clock.now[1], clock.now[2])
 
 
-class spent_on:  # noqa: N801 - a context manager, as fast as can be: it runs at each step of a population
+class spent_on:
     """Charge the block to an activity of the stage that runs; nothing where no clock is open.
 
     Args:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from wellposed.core.errors import ProblemError, listed
 from wellposed.core.clock import enter_stage
+from wellposed.core.errors import ProblemError, listed
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
 from wellposed.search.playbook import edge_note

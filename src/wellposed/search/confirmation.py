@@ -198,7 +198,7 @@ def seconds_left(bench: Bench, pair: Sequence[Recipe]) -> float:
 def scoring(bench: Bench, pair: Sequence[Recipe]) -> float:
     """Seconds in which the test rows of a pair are scored."""
     test = bench.problem.prepared.test
-    return sum(bench.pace.speed(recipe).row for recipe in pair) * (0 if test is None else len(test))
+    return 0.0 if test is None else sum(bench.pace.scoring(recipe, len(test)) for recipe in pair)
 
 
 # --- runs

@@ -34,7 +34,7 @@ from wellposed.search.runner import Bench
 from wellposed.search.smaller import smaller
 from wellposed.search.space import Space
 from wellposed.search.timing import FEWEST_RECIPES
-from wellposed.search.timing_probes import measure_pace
+from wellposed.search.timing_probes import measure_pace, plan_runs
 from wellposed.study.budget import Account, Budget
 from wellposed.study.fingerprint import fingerprint
 from wellposed.study.folder import claim_folder
@@ -155,6 +155,8 @@ class Search:
         self.plain, epochs, rows = measure_pace(bench, self.plain)
         baseline = tuned_baseline(bench, self.plain, epochs, rows)
         best = baseline
+        if self.account.timed:
+            epochs, rows = plan_runs(bench, self.plain)  # its own lot has shown how fast it is
         with bench.pace.calm():
             self.space = self.declared(baseline)
         if self.space is not None and self.account.budget.none:
@@ -190,9 +192,8 @@ class Search:
             require("optuna", "search")
             require("scipy", "search")
         pace = self.bench.pace
-        pace.speed(self.plain)
-        if self.own is not None:
-            pace.check(self.own)
+        for recipe in filter(None, (self.plain, self.own)):
+            pace.check(recipe)
         for key, values in self.problem.space.items():
             for value in values:
                 self.plain.replace(model={key: value})

@@ -229,6 +229,7 @@ class Bench:
             self.state.pending = [pending for pending in self.state.pending if pending.kind != kind]
         if self.account.timed and not self.interrupted:
             trained = [TrialTiming.of(run) for run in runs if run is not None]
+            self.pace.compiled = any(run.engine.startswith("compiled") for run in runs if run is not None)
             self.pace.took(kind, trained, rows or self.total, time.monotonic() - began)
         self._forget()
         return runs

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from wellposed.core.errors import CompositionError, InputError, listed
 from wellposed.core.clock import enter_stage
+from wellposed.core.errors import CompositionError, InputError, listed
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
 from wellposed.search.confirmation import Confirmed

@@ -11,7 +11,6 @@ from wellposed.core.clock import BATCHES, CONFIRMATION, EVALUATION, PACE, TRAINI
 from wellposed.core.formats import percent, table
 from wellposed.core.records import number_or_nan, rows, text
 
-
 COLUMNS = "s", "share", "computing"
 """Of a table of parts, after the name; the last is the share of its seconds in which the process had a processor."""
 
@@ -63,9 +62,10 @@ class TimeSpent:
                 both[1] += number_or_nan(row.get("cpu"))
             return [Part(name, wall, wall / total, cpu) for name, (wall, cpu) in found.items()]
 
+        kept = (TRAINING, BATCHES, EVALUATION)
         useful = [
             row for row in told
-            if row.get("stage") == CONFIRMATION or (row.get("activity") in (TRAINING, BATCHES, EVALUATION) and row.get("stage") != PACE)
+            if row.get("stage") == CONFIRMATION or (row.get("activity") in kept and row.get("stage") != PACE)
         ]  # fmt: skip
         computed = sum(number_or_nan(row.get("cpu")) for row in told)
         trained = [row for row in told if row.get("activity") == TRAINING]

@@ -41,6 +41,7 @@ class Slot:
         number: of the job.
         reattached: parameters with the views that their gradients are; None where no gradient comes.
         error: what went wrong with this run alone.
+        alone: seconds of the epoch that runs in which nothing was done for others.
         costs, norms: added up over the steps of the epoch that runs.
     """
 
@@ -54,15 +55,19 @@ class Slot:
     steps: int = 0
     rates: np.ndarray = field(default_factory=lambda: np.ones(0))
     error: Exception | None = None
+    alone: float = 0.0
 
     @contextlib.contextmanager
     def by_itself(self) -> Iterator[None]:
         """What goes wrong inside ends this run and no other; see `Population.lose`."""
+        began = time.perf_counter()
         try:
             yield
         except Exception as error:
             self.error = error
             self.training.stop(Stopped.FAILED)
+        finally:
+            self.alone += time.perf_counter() - began
 
 
 class Population:
@@ -194,6 +199,7 @@ class Population:
         with spent_on(EVALUATION):
             sides = self.measured(slots)
         watched = time.perf_counter()
+        shared = (watched - began - sum(slot.alone for slot in slots)) / len(slots)
         for slot, train, valid in zip(slots, *sides, strict=True):
             training = slot.training
             row = {"epoch": slot.epoch, "cost": slot.costs / slot.steps, "grad_norm": slot.norms / slot.steps}
@@ -201,8 +207,8 @@ class Population:
                 training.judge(row, train, valid)
             if not self.unharmed([slot]):
                 continue
-            # What one of them costs: its share of what all of them took together.
-            row["seconds"] = (watched - began) / len(slots)
+            # What one of them costs: its share of what was done for all of them, and what was done for it.
+            row["seconds"] = shared + slot.alone
             row["watch_seconds"] = (watched - trained) / len(slots)
             training.enter(row)
             slot.epoch += 1
@@ -224,7 +230,7 @@ class Population:
         feed = Feed(source, [(s.training, s.epoch) for s in slots], first.rows_per_epoch)
         lrs = np.stack([rates(s.training, s.training.optimizer.steps, feed.steps) for s in slots])
         for slot in slots:
-            slot.costs, slot.norms, slot.steps = 0.0, 0.0, 0
+            slot.costs, slot.norms, slot.steps, slot.alone = 0.0, 0.0, 0, 0.0
         live = np.arange(len(slots))
         for step in range(feed.steps):
             chosen = [slots[i] for i in live]
