@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,8 @@ from wellposed.data.tables import prepare_table  # noqa: E402
 from wellposed.recipe.recipe import Recipe  # noqa: E402
 from wellposed.search import timing  # noqa: E402
 from wellposed.search.improve import improve  # noqa: E402
+from wellposed.search.lots import Rounds  # noqa: E402
+from wellposed.search.space import Space  # noqa: E402
 from wellposed.study.budget import Account, Budget  # noqa: E402
 from wellposed.study.study import Study  # noqa: E402
 from wellposed.training.problem import Problem  # noqa: E402
@@ -240,7 +243,7 @@ def test_the_pace_is_learned_from_lots() -> None:
     assert plans.factor(recipe) == pytest.approx(0.8), "the machine has slowed down"
 
 
-def test_an_epoch_is_reckoned_from_the_arithmetic_of_its_network() -> None:
+def test_an_epoch_is_reckoned_from_the_arithmetic_of_its_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers of 3 x w and w x 2 multiply 5 w numbers a row, and have w + 2 outputs; a step by torch alone is as long for any."""
 
     def net(width: int = 8) -> nn.Module:
@@ -262,6 +265,19 @@ def test_an_epoch_is_reckoned_from_the_arithmetic_of_its_network() -> None:
     assert plans.step(ahead) == plans.step(small)
     plans.compiled = True
     assert plans.step(ahead) == pytest.approx(plans.step(small) + timing.BY_TORCH)
+    # Such recipes are as much rarer: of 40 that take four times as long, three quarters lose both ingredients, and nothing else.
+    monkeypatch.setattr(timing, "BY_TORCH", 3 * plans.step(small))
+    rounds = Rounds.__new__(Rounds)
+    rounds.space, rounds.cheapened = Space(problem, small, []), 0
+    rounds.bench = SimpleNamespace(account=plans.account, pace=plans, seed=0)  # type: ignore[assignment]
+    kept = rounds.space.plain(1e-3) | {"l2": True, "l2.size": 0.1}
+    dear = {"drop_connect": True, "drop_connect.size": 0.1, "lookahead": True, "lookahead.size": 5.0}
+    found = [rounds.cheaper(kept | dear, number) for number in range(40)]
+    assert {tuple(sorted(point.items())) for point in found} == {
+        tuple(sorted(point.items())) for point in (kept | dear, kept | {"drop_connect": False, "lookahead": False})
+    }
+    assert 20 < rounds.cheapened == sum(not point["lookahead"] for point in found) < 40
+    assert rounds.cheaper(kept, 0) == kept
 
 
 def test_a_pair_that_the_clock_cut_is_no_evidence_and_no_failure(

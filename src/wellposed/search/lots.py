@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from wellposed.core.clock import SAMPLER, enter_stage, spent_on
 from wellposed.core.errors import InputError
@@ -39,7 +39,7 @@ SLOWER, SLOWEST_BY = 1.3, 3.0
 SAME_SIZE = 1.5
 """A recipe that takes not much longer than the baseline is always tried."""
 DEAR = 2.5
-"""An ingredient that makes a step so many times as long is tried as much less often."""
+"""Ingredients that make a step so many times as long are tried as much less often."""
 MOST_PASSED = 20
 """Groups that may be passed over for being too slow; then the baseline's own settings are taken."""
 
@@ -83,7 +83,7 @@ class Rounds:
             )
         if self.cheapened:
             bench.notes.append(
-                f"In {count_noun(self.cheapened, 'recipe')} an ingredient was left out that makes each step at least "
+                f"From {count_noun(self.cheapened, 'recipe')} ingredients were left out that make each step at least "
                 f"{DEAR:g} times as long, so that more recipes could be tried."
             )
         if self.passed:
@@ -216,17 +216,25 @@ class Rounds:
         return {name: value for name, value in plain if self.space.dimensions[name].shared}, count
 
     def cheaper(self, point: Point, number: int) -> Point:
-        """Under a clock, the point without ingredients that make its recipe several times as slow: they stay in it as much more
-        rarely."""
+        """Under a clock, the point without the ingredients whose steps torch takes for its recipe alone, where these make it
+        several times as slow: as much more rarely they stay in it."""
         if not self.bench.account.timed or not stepped_by_torch(self.space.recipe(point)):
             return point
-        draw = numpy_generator(self.bench.seed, "cheaper", number)
-        for name in (one.name for one in self.space.ingredients if point.get(one.name)):
-            without = {key: value for key, value in point.items() if key != f"{name}.size"} | {name: False}
-            costs = [self.bench.pace.step(self.space.recipe(one)) for one in (point, without)]
-            if costs[0] > DEAR * costs[1] and draw.random() > costs[1] / costs[0]:
-                point, self.cheapened = without, self.cheapened + 1
-        return point
+
+        def left(out: Callable[[str], bool]) -> Point:
+            names = {one.name for one in self.space.ingredients if point.get(one.name) and out(one.name)}
+            kept = {key: value for key, value in point.items() if key.removesuffix(".size") not in names}
+            return kept | dict.fromkeys(names, False)
+
+        def by_torch(name: str) -> bool:
+            return stepped_by_torch(self.space.recipe(left(lambda other: other != name)))
+
+        without = left(by_torch)
+        times = self.bench.pace.step(self.space.recipe(point)) / self.bench.pace.step(self.space.recipe(without))
+        if times <= DEAR or numpy_generator(self.bench.seed, "cheaper", number).random() < 1 / times:
+            return point
+        self.cheapened += 1
+        return without
 
     def can_be_confirmed(self, recipe: Recipe) -> bool:
         """Whether the fewest pairs of the confirmation fit its share of the time: else the best recipe would be judged after fewer
