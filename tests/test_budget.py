@@ -268,7 +268,7 @@ def test_an_epoch_is_reckoned_from_the_arithmetic_of_its_network(monkeypatch: py
     # Such recipes are as much rarer: of 40 that take four times as long, three quarters lose both ingredients, and nothing else.
     monkeypatch.setattr(timing, "BY_TORCH", 3 * plans.step(small))
     rounds = Rounds.__new__(Rounds)
-    rounds.space, rounds.cheapened = Space(problem, small, []), 0
+    rounds.space, rounds.cheapened, rounds.stepped = Space(problem, small, []), 0, {}
     rounds.bench = SimpleNamespace(account=plans.account, pace=plans, seed=0)  # type: ignore[assignment]
     kept = rounds.space.plain(1e-3) | {"l2": True, "l2.size": 0.1}
     dear = {"drop_connect": True, "drop_connect.size": 0.1, "lookahead": True, "lookahead.size": 5.0}

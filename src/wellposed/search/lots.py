@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from wellposed.core.clock import SAMPLER, enter_stage, spent_on
 from wellposed.core.errors import InputError
@@ -57,6 +57,7 @@ class Rounds:
     ) -> None:
         self.bench, self.space, self.own, self.plain, self.epochs, self.rows = bench, space, own, plain, epochs, rows
         self.passed, self.cheapened, self.slower = 0, 0, SLOWER
+        self.stepped: dict[str, bool] = {}
         self.size = self._size()
         quasi = min(max(FEWEST_QUASI, round(QUASI * self._expected())), MOST_QUASI)
         self.proposals = Proposals(space, bench.seed, quasi)
@@ -218,23 +219,24 @@ class Rounds:
     def cheaper(self, point: Point, number: int) -> Point:
         """Under a clock, the point without the ingredients whose steps torch takes for its recipe alone, where these make it
         several times as slow: as much more rarely they stay in it."""
-        if not self.bench.account.timed or not stepped_by_torch(self.space.recipe(point)):
+        if not self.bench.account.timed:
             return point
-
-        def left(out: Callable[[str], bool]) -> Point:
-            names = {one.name for one in self.space.ingredients if point.get(one.name) and out(one.name)}
-            kept = {key: value for key, value in point.items() if key.removesuffix(".size") not in names}
-            return kept | dict.fromkeys(names, False)
-
-        def by_torch(name: str) -> bool:
-            return stepped_by_torch(self.space.recipe(left(lambda other: other != name)))
-
-        without = left(by_torch)
+        dear = {one.name for one in self.space.ingredients if point.get(one.name) and self.by_torch(one.name, point)}
+        if not dear:
+            return point
+        without = left_out(point, dear)
         times = self.bench.pace.step(self.space.recipe(point)) / self.bench.pace.step(self.space.recipe(without))
         if times <= DEAR or numpy_generator(self.bench.seed, "cheaper", number).random() < 1 / times:
             return point
         self.cheapened += 1
         return without
+
+    def by_torch(self, name: str, point: Point) -> bool:
+        """Whether an ingredient of the point has steps that torch takes for its recipe alone."""
+        if name not in self.stepped:
+            others = {one.name for one in self.space.ingredients if one.name != name and point.get(one.name)}
+            self.stepped[name] = stepped_by_torch(self.space.recipe(left_out(point, others)))
+        return self.stepped[name]
 
     def can_be_confirmed(self, recipe: Recipe) -> bool:
         """Whether the fewest pairs of the confirmation fit its share of the time: else the best recipe would be judged after fewer
@@ -301,6 +303,13 @@ class Rounds:
             self.space.dimensions[dimension.name] = dimension
             self.bench.state.ranges[dimension.name] = [dimension.low, dimension.high]
         self.bench.state.said += [said for _, said in shrunk]
+
+
+def left_out(point: Point, names: set[str]) -> Point:
+    """The point without these ingredients."""
+    return {key: value for key, value in point.items() if key.removesuffix(".size") not in names} | dict.fromkeys(
+        names, False
+    )
 
 
 def shared_out(count: int) -> list[int]:
