@@ -69,7 +69,7 @@ class TrialTiming:
 
 
 @dataclass(frozen=True)
-class Size:
+class NetworkSize:
     """Of a network: the multiplications for one row, and its weights."""
 
     work: float
@@ -93,7 +93,7 @@ class Pace:
         self.together, self.load, self.compiled = 1, 1.0, False
         self.torch_threads = torch.get_num_threads()
         self.most = self.torch_threads if device.type == "cpu" else 1
-        self._sizes: dict[str, Size] = {}
+        self._sizes: dict[str, NetworkSize] = {}
         self._factors: dict[TrainingShape, float] = {}
         self._alike: dict[TrainingShape, float] = {}
         self._lasting: dict[str, float] = {}
@@ -111,7 +111,7 @@ class Pace:
                 training.step(0, next(iter(training.batches(0))))
             training.record({"epoch": 0}, time.perf_counter())
 
-    def size(self, recipe: Recipe) -> Size:
+    def size(self, recipe: Recipe) -> NetworkSize:
         """Of the recipe's network: what its layers multiply is counted in a forward pass of two rows."""
         key = repr(sorted(recipe.model.items()))
         if key not in self._sizes:
@@ -120,7 +120,7 @@ class Pace:
             with random_states_kept(), trainable():
                 model = self.problem.build(recipe.model, 0)
                 work = count_work(model, lambda: self.problem.forward(model, data.batch(index)[0]))
-            self._sizes[key] = Size(work / len(index), sum(p.numel() for p in model.parameters()))
+            self._sizes[key] = NetworkSize(work / len(index), sum(p.numel() for p in model.parameters()))
         return self._sizes[key]
 
     def step(self, recipe: Recipe) -> float:
