@@ -224,7 +224,7 @@ class Rounds:
         dear = {one.name for one in self.space.ingredients if point.get(one.name) and self.by_torch(one.name, point)}
         if not dear:
             return point
-        without = left_out(point, dear)
+        without = point_without(point, dear)
         times = self.bench.pace.step(self.space.recipe(point)) / self.bench.pace.step(self.space.recipe(without))
         if times <= DEAR or numpy_generator(self.bench.seed, "cheaper", number).random() < 1 / times:
             return point
@@ -235,7 +235,7 @@ class Rounds:
         """Whether an ingredient of the point has steps that torch takes for its recipe alone."""
         if name not in self.stepped:
             others = {one.name for one in self.space.ingredients if one.name != name and point.get(one.name)}
-            self.stepped[name] = stepped_by_torch(self.space.recipe(left_out(point, others)))
+            self.stepped[name] = stepped_by_torch(self.space.recipe(point_without(point, others)))
         return self.stepped[name]
 
     def can_be_confirmed(self, recipe: Recipe) -> bool:
@@ -305,7 +305,7 @@ class Rounds:
         self.bench.state.said += [said for _, said in shrunk]
 
 
-def left_out(point: Point, names: set[str]) -> Point:
+def point_without(point: Point, names: set[str]) -> Point:
     """The point without these ingredients."""
     return {key: value for key, value in point.items() if key.removesuffix(".size") not in names} | dict.fromkeys(
         names, False
