@@ -28,7 +28,7 @@ import wellposed as wp
 from wellposed.cli.improve import Asked, problem_of
 
 RECIPES, EPOCHS = 9, 9
-CLOCK = frozenset({"seconds", "watch_seconds", "command"})
+CLOCK = frozenset({"seconds", "watch_seconds", "clock", "command"})
 """What a record says of the clock, and of how it was started; all else is to be equal."""
 WAYS = ("kill", "full")
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,8 @@ from wellposed.data.tables import prepare_table  # noqa: E402
 from wellposed.recipe.recipe import Recipe  # noqa: E402
 from wellposed.search import timing  # noqa: E402
 from wellposed.search.improve import improve  # noqa: E402
+from wellposed.search.lots import Rounds  # noqa: E402
+from wellposed.search.space import Space  # noqa: E402
 from wellposed.study.budget import Account, Budget  # noqa: E402
 from wellposed.study.study import Study  # noqa: E402
 from wellposed.training.problem import Problem  # noqa: E402
@@ -180,33 +183,38 @@ def test_large_data_are_searched_on_fewer_rows_and_that_is_said() -> None:
     began = time.monotonic()
     study = improve(problem, "6s")
     assert time.monotonic() - began < 1.2 * 6 + 0.5
-    searched = {trial.train_rows for trial in study.trials if trial.kind in ("baseline", "search")}
-    assert max(searched) < len(problem.prepared.train)
-    assert any(f"The search trained on {max(searched)} of" in note for note in study.notes)
+    rows = {kind: {trial.train_rows for trial in study.trials if trial.kind == kind} for kind in ("baseline", "search")}
+    assert max(rows["baseline"] | rows["search"]) < len(problem.prepared.train)
+    said = [note for note in study.notes if note.startswith("The search trained on")]
+    assert [note.split()[4] for note in said] == [str(one) for one in rows["search"]]
     assert any("fewer than 20" in note for note in study.notes) == (study.record()["recipes_tried"] < 20)
 
 
-def test_plans_follow_the_measured_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One step takes 10 ms and an evaluation 20 ms: 2 steps of 32 rows are an epoch of 40 ms alone."""
-    monkeypatch.setattr(timing, "measure_speed", lambda *_: (0.01, 0.02, 1e-5))
+@pytest.fixture
+def an_epoch_takes_40_ms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its arithmetic, each 32 rows take 10 ms and an evaluation 20 ms: 64 rows are an epoch of 40 ms."""
+    monkeypatch.setattr(timing.Pace, "epoch", lambda _, recipe, rows: rows / 32 * 0.01 + 0.02)
+
+
+@pytest.mark.usefixtures("an_epoch_takes_40_ms")
+def test_plans_follow_the_arithmetic() -> None:
     recipe = Recipe(batch_size=32)
     plans = timing.Pace(linear(), Account(Budget.parse("100s"), time.monotonic()), torch.device("cpu"))
-    assert plans.seconds("baseline", [recipe] * 5, epochs=10, rows=60) == pytest.approx(2.0)
-    assert plans.affordable("baseline", [recipe] * 5, 60, seconds=4.0, most=300) == 20
-    assert plans.affordable("baseline", [recipe] * 5, 60, seconds=400.0, most=300) == 300
-    epochs, rows = plans.search_plan(recipe, 60, seconds=40.0)
-    assert rows == 60
+    assert plans.seconds("baseline", [recipe] * 5, epochs=10, rows=64) == pytest.approx(2.0)
+    assert plans.affordable("baseline", [recipe] * 5, 64, seconds=4.0, most=300) == 20
+    assert plans.affordable("baseline", [recipe] * 5, 64, seconds=400.0, most=300) == 300
+    epochs, rows = plans.search_plan(recipe, 64, seconds=40.0)
+    assert rows == 64
     assert epochs * 20 * 0.04 <= 40.0, "20 recipes at least"
     fewest, fewer = plans.search_plan(recipe, 100_000, seconds=40.0)
     assert fewer < 100_000
     assert fewest >= 1
     plain = timing.Pace(linear(), Account(Budget.parse("9 recipes"), 0.0), torch.device("cpu"))
-    assert plain.search_plan(recipe, 60, 0.0) == (timing.PLAIN_EPOCHS, 60)
+    assert plain.search_plan(recipe, 64, 0.0) == (timing.PLAIN_EPOCHS, 64)
 
 
-def test_the_pace_is_learned_from_lots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """60 rows, 2 steps of 10 ms and an evaluation of 20 ms: 40 ms an epoch alone."""
-    monkeypatch.setattr(timing, "measure_speed", lambda *_: (0.01, 0.02, 1e-5))
+@pytest.mark.usefixtures("an_epoch_takes_40_ms")
+def test_the_pace_is_learned_from_lots() -> None:
     recipe, noisy = Recipe(batch_size=32, epochs=10), Recipe(batch_size=32, noise={"places": [
         {"kind": "drop_connect", "on": "weights", "rate": 0.1}
     ]})  # fmt: skip
@@ -215,41 +223,68 @@ def test_the_pace_is_learned_from_lots(monkeypatch: pytest.MonkeyPatch) -> None:
     def lot(each: float, epochs: int = 10, count: int = 5, cut: bool = False) -> list[timing.TrialTiming]:
         return [timing.TrialTiming(recipe, epochs, each * epochs, cut)] * count
 
-    plans.took("baseline", lot(each=0.008), 60, seconds=0.4)
-    assert plans.seconds("finalist", [recipe], 10, 60) == pytest.approx(0.08), "five times as fast together"
-    assert plans.seconds("finalist", [noisy], 10, 60) == pytest.approx(0.4), "what is trained alone gains nothing"
-    plans.took("search", lot(each=0.008, epochs=4), 60, seconds=0.16)
-    assert plans.seconds("search", [recipe], 10, 60) == pytest.approx(0.032), "halving ends runs early"
-    assert plans.seconds("confirmation", [recipe], 10, 60) == pytest.approx(0.08), "which says nothing of others"
-    plans.took("confirmation", lot(each=0.008, epochs=2, cut=True), 60, seconds=0.08)
-    assert plans.seconds("confirmation", [recipe], 10, 60) == pytest.approx(0.08), (
+    plans.load = 3.0
+    assert plans.factor(recipe) == 3.0, "a busy machine is slower, before any lot has shown how much"
+    plans.took("baseline", lot(each=0.008), 64, seconds=0.4)
+    assert plans.seconds("finalist", [recipe], 10, 64) == pytest.approx(0.08), "five times as fast as was thought"
+    assert plans.factor(noisy) == pytest.approx(0.2), "which holds for others too until one of them was trained"
+    plans.took("search", lot(each=0.008, epochs=4), 64, seconds=0.16)
+    assert plans.seconds("search", [recipe], 10, 64) == pytest.approx(0.032), "halving ends runs early"
+    assert plans.seconds("confirmation", [recipe], 10, 64) == pytest.approx(0.08), "which says nothing of others"
+    plans.took("confirmation", lot(each=0.008, epochs=2, cut=True), 64, seconds=0.08)
+    assert plans.seconds("confirmation", [recipe], 10, 64) == pytest.approx(0.08), (
         "the clock says nothing of how long runs last"
     )
-    plans.took("ablation", lot(each=0.008), 60, seconds=0.8)
-    assert plans.seconds("ablation", [recipe], 10, 60) == pytest.approx(0.16), "as much again between the epochs"
-    plans.took("finalist", lot(each=0.03, count=1), 60, seconds=0.3)
+    plans.took("ablation", lot(each=0.008), 64, seconds=0.8)
+    assert plans.seconds("ablation", [recipe], 10, 64) == pytest.approx(0.16), "as much again between the epochs"
+    plans.took("finalist", lot(each=0.03, count=1), 64, seconds=0.3)
     assert plans.factor(recipe) == pytest.approx(0.2), "one alone says nothing of many together"
-    plans.took("finalist", lot(each=0.032), 60, seconds=1.6)
+    plans.took("finalist", lot(each=0.032), 64, seconds=1.6)
     assert plans.factor(recipe) == pytest.approx(0.8), "the machine has slowed down"
 
 
-def test_a_larger_model_gains_less_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        timing, "measure_speed", lambda problem, recipe, *_: (1e-4 * recipe.model.get("width", 1), 0.0, 1e-5)
-    )
-    plans = timing.Pace(linear(), Account(Budget.parse("100s"), time.monotonic()), torch.device("cpu"))
-    small, large, largest = (Recipe(batch_size=32, epochs=10, model={"width": width}) for width in (1, 16, 10_000))
-    plans.took("baseline", [timing.TrialTiming(small, 10, 0.1 * 10 * 2e-4, False)] * 8, 60, seconds=1.0)
-    assert plans.factor(small) == pytest.approx(0.1)
-    assert plans.factor(large) == pytest.approx(0.8)
-    assert plans.factor(largest) == 1.0
+def test_an_epoch_is_reckoned_from_the_arithmetic_of_its_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers of 3 x w and w x 2 multiply 5 w numbers a row, and have w + 2 outputs; a step by torch alone is as long for any."""
+
+    def net(width: int = 8) -> nn.Module:
+        return nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Linear(width, 2))
+
+    x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    problem = Problem(net, "cross_entropy", (x, (x[:, 0] > 0).long()), space={"width": [8, 512]})
+    plans = timing.Pace(problem, Account(Budget.parse("100s"), time.monotonic()), torch.device("cpu"))
+    small, large = (Recipe(batch_size=32, model={"width": width}) for width in (8, 512))
+    for recipe, width in ((small, 8), (large, 512)):
+        assert plans.size(recipe) == timing.NetworkSize(5 * width + timing.UNIT * (width + 2), 6 * width + 2)
+    assert plans.epoch(large, 64) > plans.epoch(small, 64)
+    plans.took("search", [timing.TrialTiming(small, 1, 5 * plans.epoch(small, 64), False)] * 8, 64, seconds=1.0)
+    assert plans.factor(large) == pytest.approx(5.0), "what is not known is as much slower as what is most alike"
+    plans.took("search", [timing.TrialTiming(large, 1, 2 * plans.epoch(large, 64), False)] * 8, 64, seconds=1.0)
+    assert [plans.factor(one) for one in (small, large)] == pytest.approx([5.0, 2.0])
+    sharp, ahead = small.replace(sharpness={"radius": 0.1}), small.replace(lookahead={"every": 5})
+    assert plans.step(sharp) == 2 * plans.step(small)
+    assert plans.step(ahead) == plans.step(small)
+    plans.compiled = True
+    assert plans.step(ahead) == pytest.approx(plans.step(small) + timing.BY_TORCH)
+    # Such recipes are as much rarer: of 40 that take four times as long, three quarters lose both ingredients, and nothing else.
+    monkeypatch.setattr(timing, "BY_TORCH", 3 * plans.step(small))
+    rounds = Rounds.__new__(Rounds)
+    rounds.space, rounds.cheapened, rounds.stepped = Space(problem, small, []), 0, {}
+    rounds.bench = SimpleNamespace(account=plans.account, pace=plans, seed=0)  # type: ignore[assignment]
+    kept = rounds.space.plain(1e-3) | {"l2": True, "l2.size": 0.1}
+    dear = {"drop_connect": True, "drop_connect.size": 0.1, "lookahead": True, "lookahead.size": 5.0}
+    found = [rounds.cheaper(kept | dear, number) for number in range(40)]
+    assert {tuple(sorted(point.items())) for point in found} == {
+        tuple(sorted(point.items())) for point in (kept | dear, kept | {"drop_connect": False, "lookahead": False})
+    }
+    assert 20 < rounds.cheapened == sum(not point["lookahead"] for point in found) < 40
+    assert rounds.cheaper(kept, 0) == kept
 
 
 def test_a_pair_that_the_clock_cut_is_no_evidence_and_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The study is done, its scores are shown, nothing is claimed, and the command ends with 0."""
-    monkeypatch.setattr(timing, "measure_speed", lambda *_: (1e-5, 1e-5, 1e-8))  # ever so hopeful
+    monkeypatch.setattr(timing.Pace, "epoch", lambda *_: 1e-5)  # ever so hopeful
     monkeypatch.setattr(timing.Pace, "took", lambda *_: None)  # and never taught better
 
     class Slow(nn.Module):

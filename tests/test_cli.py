@@ -218,8 +218,11 @@ def test_a_positive_estimate_is_better_whatever_the_metric(
 
 def test_without_json_the_verdict_comes_first_and_the_report_last(place: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    found = call("improve", place / "t.csv", "--target", "kind", "--budget", "0", "--out", out, "--quiet")
-    lines = found.out.splitlines()
+    found = call("improve", place / "t.csv", "--target", "kind", "--budget", "0", "--out", out, "--quiet", "--details")
+    verdict, time_spent = found.out.split("\n\n", 1)
+    lines = verdict.splitlines()
+    assert time_spent.startswith("Of ")
+    assert {"imports", "confirmation", "training"} <= {line.split("  ")[0] for line in time_spent.splitlines()}
     assert found.status == 0
     assert lines[0].startswith(("Shown", "Not shown"))
     assert lines[-1] == f"report: {out / 'report.html'}"

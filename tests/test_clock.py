@@ -6,6 +6,7 @@ that the tests run on changes what they see.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,11 +24,13 @@ import sklearn.linear_model
 import torch
 
 import wellposed.search.improve as improving
+from wellposed.core.clock import EVALUATION, PYTHON, TRAINING, WRITING, clock_open, enter_stage, spent_on
 from wellposed.data.tables import prepare_table
 from wellposed.parallel.population.population import Population
 from wellposed.search import runner
 from wellposed.study.budget import Budget
 from wellposed.study.study import Study, summary
+from wellposed.study.time_spent import TimeSpent
 from wellposed.training.loop import Training
 from wellposed.training.problem import Problem
 from wellposed.training.ready_problems import table_problem
@@ -104,9 +107,13 @@ MACHINES: dict[str, Callable[[float], float]] = {
 def test_a_budget_in_seconds_ends_the_study_on_any_machine(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, MACHINES[name])
     study = improving.improve(problem(), Budget(BUDGET, "seconds"))
+    record = study.record()
+    spent = TimeSpent.of(record)
+    assert spent is not None
+    assert spent.seconds == pytest.approx(machine.elapsed), "every second is somewhere, and in one place alone"
+    assert sum(row["cpu"] for row in record["clock"]) == pytest.approx(machine.used - machine.began)
     machine.work(1.0)  # the page
     assert machine.elapsed <= MOST
-    record = study.record()
     cut = [trial for trial in record["trials"] if trial["stopped"] == "budget"]
     assert not cut or any("The time ran out before some runs" in note for note in study.notes)
     for reference in ("linear", "boosting"):
@@ -118,6 +125,42 @@ def test_a_budget_in_seconds_ends_the_study_on_any_machine(name: str, monkeypatc
     if name == "quiet":
         assert set(record["references"]) == {"constant", "linear", "boosting"}
         assert record["improvement"]["pairs"] >= 4
+        assert spent.overhead < 0.15, "most of the time trains"
+        assert spent.waited == pytest.approx(0.0, abs=1e-9)
+
+
+def test_what_is_nested_is_charged_once_and_other_threads_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, lambda gone: 2.0)
+
+    def beside() -> None:
+        with spent_on(EVALUATION):
+            machine.work(1.0)
+
+    with clock_open() as clock:
+        enter_stage("search")
+        with spent_on(TRAINING, "width 8"):
+            machine.work(2.0)
+            with spent_on(EVALUATION), clock_open() as inner:
+                assert inner is clock
+                machine.work(0.5)
+            thread = threading.Thread(target=beside)
+            thread.start()
+            thread.join()
+        with pytest.raises(KeyError), spent_on(WRITING):
+            raise KeyError
+        machine.work(0.25)
+        told = {(row["stage"], row["activity"], row["of"]): (row["seconds"], row["cpu"]) for row in clock.told()}
+    assert {place: spent for place, spent in told.items() if spent[0] > 0} == {
+        ("search", TRAINING, "width 8"): (6.0, 3.0), ("search", EVALUATION, ""): (1.0, 0.5),
+        ("search", PYTHON, ""): (0.5, 0.25),
+    }  # fmt: skip
+    spent = TimeSpent.of({"clock": clock.told()})
+    assert spent is not None
+    assert (spent.overhead, spent.waited) == pytest.approx((0.5 / 7.5, 0.5))
+    assert [part.name for part in spent.shapes] == ["width 8"]
+    assert TimeSpent.of({}) is None
+    with spent_on(TRAINING):
+        pass  # without a clock it does nothing
 
 
 def test_a_reference_that_was_cut_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,11 @@ def problem(train: Any = None, test: Any = None, **more: Any) -> Problem:
 def timeless(value: Any) -> Any:
     """A record without what a clock says."""
     if isinstance(value, dict):
-        return {k: timeless(v) for k, v in value.items() if k not in ("seconds", "watch_seconds", "command", "budget")}
+        return {
+            k: timeless(v)
+            for k, v in value.items()
+            if k not in ("seconds", "watch_seconds", "clock", "command", "budget")
+        }
     return [timeless(item) for item in value] if isinstance(value, list) else value
 
 

@@ -104,6 +104,7 @@ def improve(
             "--small", help="Train smaller networks too, and show score against size. Takes time of the budget."
         ),
     ] = False,
+    details: Annotated[bool, typer.Option("--details", help="Say where the time went.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print study.json, and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     max_memory: MaxMemory = None,
@@ -112,6 +113,7 @@ def improve(
     # Imports take seconds, and count: `wellposed.cli.main.run` hands over when the process began.
     began = clock.monotonic() if context.obj is None else float(context.obj)
     from wellposed.cli.progress_bar import show_progress
+    from wellposed.core.clock import IMPORTS, WRITING, clock_open, enter_stage, spent_on
     from wellposed.core.errors import InputError, StudyFinished, did_you_mean, listed
     from wellposed.core.files import read_json
     from wellposed.study.budget import Budget
@@ -122,15 +124,17 @@ def improve(
         raise typer.BadParameter("give --budget or --recipes, not both")
     spent = Budget.parse(f"{recipes} recipes" if recipes is not None else DEFAULT_BUDGET if budget is None else budget)
     # What somebody's problem file prints is no result: stdout is kept for ours.
-    with show_progress(spent, quiet or as_json), stdout_to_stderr():
-        from wellposed.core.drawing import left_out
-        from wellposed.core.records import texts
-        from wellposed.recipe.presets import as_recipe
-        from wellposed.reporting.html import report, same_page
-        from wellposed.search.fold_studies import improve_in_folds
-        from wellposed.search.improve import improve as search
-        from wellposed.study.study import STUDY, summary
-        from wellposed.study.trials import SCHEMA
+    with clock_open(began) as running, show_progress(spent, quiet or as_json), stdout_to_stderr():
+        with spent_on(IMPORTS):
+            from wellposed.core.drawing import left_out
+            from wellposed.core.records import texts
+            from wellposed.recipe.presets import as_recipe
+            from wellposed.reporting.html import report, same_page
+            from wellposed.search.fold_studies import improve_in_folds
+            from wellposed.search.improve import improve as search
+            from wellposed.study.study import STUDY, summary
+            from wellposed.study.time_spent import TimeSpent
+            from wellposed.study.trials import SCHEMA
 
         own = None if recipe is None else as_recipe(recipe)
         if resume and out is None:
@@ -140,6 +144,7 @@ def improve(
             decode_argument(target), task, columns, decode_argument(group), decode_argument(time), test, decode_argument(weight),
             class_weight, decode_argument(levels), target_transform, kinds_by_column(kind),
         )  # fmt: skip
+        enter_stage("reading")
         problem, table, found = problem_of(data, metric, asked)
         if folds is not None and (table is None or asked.test or resume or small):
             raise InputError(
@@ -169,7 +174,7 @@ def improve(
                 raise
             study = None
         late = study is not None and study.late
-        with left_out() if late else contextlib.nullcontext():
+        with spent_on(WRITING), left_out() if late else contextlib.nullcontext():
             page = report(study or folder)
         record = read_json(folder / STUDY, SCHEMA, "study")
     for weight in ("warning", "note"):
@@ -184,7 +189,13 @@ def improve(
     else:
         say(summary(record))
         say(f"report: {page}")
+<<<<<<< HEAD
     if study is not None and study.interrupted:
+=======
+        if details and (time_spent := TimeSpent.of({"clock": running.told()})) is not None:
+            say(f"\n{time_spent}")
+    if not record.get("looks"):  # interrupted before the confirmation
+>>>>>>> k2
         raise typer.Exit(130)
 
 

@@ -124,7 +124,8 @@ def _holds(value: Any, kind: type, inner: tuple[Any, ...]) -> bool:
         )
     if not issubclass(kind, Iterable):
         return isinstance(value, kind)
-    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+    # `isinstance(value, Iterable)` asks the same, and looks through all classes of all packages to say no.
+    if getattr(type(value), "__iter__", None) is None or isinstance(value, (str, bytes, Mapping)):
         return False
     if kind is tuple and inner[-1] is not Ellipsis:
         fixed = isinstance(value, (tuple, list)) and len(value) == len(inner)

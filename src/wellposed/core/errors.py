@@ -28,6 +28,8 @@ from datetime import date, time
 from types import ModuleType
 from typing import Any, TypeVar
 
+from wellposed.core.clock import IMPORTS, spent_on
+
 T = TypeVar("T")
 
 
@@ -178,7 +180,8 @@ def require(module: str, extra: str) -> ModuleType:
         MissingExtra: ``module`` is not installed.
     """
     try:
-        return importlib.import_module(module)
+        with spent_on(IMPORTS):
+            return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name != module.split(".")[0]:
             raise

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from wellposed.core.clock import TRAINING, spent_on
 from wellposed.core.errors import InputError, TrainingError, require
 from wellposed.core.progress import emit, reporting_to
 from wellposed.core.shared import warnings_apart
@@ -187,7 +188,8 @@ class Crew:
     def listen(self) -> None:
         """Until no worker is left, or those that were asked to end have had their time."""
         while self.workers and (self.ending is None or time.monotonic() < self.ending):
-            ready = wait([worker.line for worker in self.workers], timeout=0.5)
+            with spent_on(TRAINING, "in other processes"):
+                ready = wait([worker.line for worker in self.workers], timeout=0.5)
             for worker in list(self.workers):
                 if worker.line in ready:
                     self.hear(worker)

@@ -32,6 +32,7 @@ from wellposed.diagnosis.finding import evidence_rows
 from wellposed.reporting import budget_panel, figures
 from wellposed.reporting.pages import page
 from wellposed.study import verdict
+from wellposed.study.time_spent import TimeSpent
 
 SCHEMA = 1
 RECORD = "study.json"
@@ -135,6 +136,7 @@ def _view(record: dict[str, Any]) -> dict[str, Any]:
         "data": _data(record),
         "warnings": texts(record.get("warnings"), 600),
         "notes": texts(record.get("notes"), 600),
+        "time": TimeSpent.of(record),
         "reproduce": _reproduce(record),
     }
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from wellposed.core.progress import emit
+from wellposed.core.clock import enter_stage
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
 from wellposed.search.ingredients import FixedPart, Ingredient, contents
@@ -65,7 +65,7 @@ def ablation(bench: Bench, baseline: Recipe, best: Recipe, epochs: int, rows: in
     inside = contents(best, baseline)
     if bench.interrupted or not inside:
         return found
-    emit("phase", text="ablation")
+    enter_stage("ablation")
     without = [one.removed(best) for one in inside]
     pairs = affordable_pairs(bench, [best, *without], epochs, rows)
     if pairs < PAIRS[0] and bench.account.timed and epochs >= SHORTEST:

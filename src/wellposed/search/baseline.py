@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
+from wellposed.core.clock import enter_stage
 from wellposed.core.errors import ProblemError, listed
-from wellposed.core.progress import emit
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
 from wellposed.search.playbook import edge_note
@@ -29,7 +29,7 @@ def tuned_baseline(bench: Bench, plain: Recipe, epochs: int, rows: int | None) -
     Raises:
         ProblemError: every rate diverged.
     """
-    emit("phase", text="baseline")
+    enter_stage("baseline")
     if bench.account.budget.none:
         return plain
     limit = len(BASELINE_RATES)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from wellposed.bayes.calibration import FEWEST, calibration
-from wellposed.core.progress import emit
+from wellposed.core.clock import CONFIRMATION, enter_stage
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
 from wellposed.search.baseline import divergence_error
@@ -76,7 +76,7 @@ def confirm(bench: Bench, baseline: Recipe, best: Recipe, epochs: int) -> Confir
         ProblemError: without a search, the baseline diverged.
         TrainingError, InputError: a recipe cannot be trained.
     """
-    emit("phase", text="confirmation")
+    enter_stage(CONFIRMATION)
     pair = [baseline] if baseline == best else [baseline, best]
     how = plan_pairs(bench, pair, epochs)
     if how.rows is not None:
@@ -198,7 +198,7 @@ def seconds_left(bench: Bench, pair: Sequence[Recipe]) -> float:
 def scoring(bench: Bench, pair: Sequence[Recipe]) -> float:
     """Seconds in which the test rows of a pair are scored."""
     test = bench.problem.prepared.test
-    return sum(bench.pace.speed(recipe).row for recipe in pair) * (0 if test is None else len(test))
+    return 0.0 if test is None else sum(bench.pace.scoring(recipe, len(test)) for recipe in pair)
 
 
 # --- runs

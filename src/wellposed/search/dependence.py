@@ -111,6 +111,8 @@ def dependence(table: TableData, metric: str | None = None) -> list[Dependence]:
         table: what `prepare_table` gave.
         metric: a metric's name.
     """
+    if not table.suspects:
+        return []
     require("sklearn", "tables")
     found = [measured for suspect in table.suspects if (measured := _measured(table, suspect, metric)) is not None]
     return sorted((one for one in found if one.matters), key=lambda one: -one.fall)

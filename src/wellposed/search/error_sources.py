@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from wellposed.core.clock import enter_stage
 from wellposed.core.errors import TrainingError
-from wellposed.core.progress import emit
 from wellposed.decomposition.error_budget import error_budget, least_seconds
 from wellposed.search.confirmation import Confirmed
 from wellposed.search.runner import Bench
@@ -42,7 +42,7 @@ def error_budgets(bench: Bench, shown: Confirmed) -> dict[str, Any]:
     bench.notes += [too_late(plan, time_left(bench)) for plan in able if plan not in chosen]
     found: dict[str, Any] = {}
     for place, plan in enumerate(chosen):
-        emit("phase", text="error budget")
+        enter_stage("error budget")
         share = plan.seconds / sum(other.seconds for other in chosen[place:])
         try:
             budget = error_budget(

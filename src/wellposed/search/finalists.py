@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from wellposed.core.progress import emit
+from wellposed.core.clock import enter_stage
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
 from wellposed.search.runner import Bench
@@ -22,7 +22,7 @@ WITHOUT_CLOCK, EACH = (3, 3), 12
 
 def best_of_finalists(bench: Bench, baseline: Recipe, epochs: int) -> Recipe:
     """The recipe with the best mean in validation over new seeds, on all rows if time allows; the baseline is among them."""
-    emit("phase", text="finalists")
+    enter_stage("finalists")
     if bench.account.timed and bench.account.spent >= bench.until(budget_split.CONFIRMATION):
         bench.notes.append("There was no time to train the best few again: the best of the search was taken as it is.")
         cut = (Stopped.CULLED, Stopped.BUDGET)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from wellposed.core.clock import clock_open
 from wellposed.core.errors import InputError
 from wellposed.data.columns import category_codes
 from wellposed.data.splits import duplicate_ids, folds
@@ -86,16 +87,17 @@ def improve_in_folds(
     if spent.unit == "seconds":
         spent = Budget(spent.amount / count, "seconds")
     studies: list[Study] = []
-    for number, (part, held) in enumerate(fold_tables(table, count), start=1):
-        problem = table_problem(part, metric=metric, test=held, class_weight=class_weight)
-        problem.warnings = (*problem.warnings, *warnings)
-        began = began if number == 1 else time.monotonic()
-        study = improve(problem, spent, seed, out / f"fold-{number}", began=began, **options)
-        studies.append(study)
-        if study.improvement is None:
-            return study
+    with clock_open(began) as clock:
+        for number, (part, held) in enumerate(fold_tables(table, count), start=1):
+            problem = table_problem(part, metric=metric, test=held, class_weight=class_weight)
+            problem.warnings = (*problem.warnings, *warnings)
+            began = began if number == 1 else time.monotonic()
+            study = improve(problem, spent, seed, out / f"fold-{number}", began=began, **options)
+            studies.append(study)
+            if study.improvement is None:
+                return study
     first = studies[0]
-    first.over_folds = together(studies)
+    first.over_folds = together(studies) | {"clock": clock.told()}
     first.folder = out
     first.save(out)
     return first

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from wellposed.core.checks import Seed, checked
+from wellposed.core.clock import WRITING, clock_open, enter_stage, spent_on
 from wellposed.core.errors import InputError, did_you_mean, listed, require
-from wellposed.core.progress import emit
 from wellposed.diagnosis.diagnose import Diagnosis, own_rules
 from wellposed.diagnosis.rules.rule import Rule
 from wellposed.parallel.executors import ENGINES
@@ -34,7 +34,7 @@ from wellposed.search.runner import Bench
 from wellposed.search.smaller import smaller
 from wellposed.search.space import Space
 from wellposed.search.timing import FEWEST_RECIPES
-from wellposed.search.timing_probes import measure_pace
+from wellposed.search.timing_probes import measure_pace, plan_runs
 from wellposed.study.budget import Account, Budget
 from wellposed.study.fingerprint import fingerprint
 from wellposed.study.folder import claim_folder
@@ -93,6 +93,7 @@ def improve(
     spent = Budget.parse(budget)
     folder = Path(out) if out is not None else None
     with contextlib.ExitStack() as stack:
+        clock = stack.enter_context(clock_open(began))
         if folder is not None:
             stack.enter_context(claim_folder(folder, resume))
         elif resume:
@@ -103,10 +104,14 @@ def improve(
             search.own = as_recipe(recipe)
             search.own.to_dict()  # refuses what a study could not write down
         study = search.run(command)
+        study.facts["clock"] = clock.told()
         if folder is not None:
-            study.folder = folder
-            study.save(folder)
-            search.close()
+            enter_stage(WRITING)
+            with spent_on(WRITING):
+                study.folder = folder
+                study.facts["clock"] = clock.told()
+                study.save(folder)
+                search.close()
         study.late, study.interrupted = search.bench.late(), search.bench.interrupted
     return study
 
@@ -150,6 +155,8 @@ class Search:
         self.plain, epochs, rows = measure_pace(bench, self.plain)
         baseline = tuned_baseline(bench, self.plain, epochs, rows)
         best = baseline
+        if self.account.timed:
+            epochs, rows = plan_runs(bench, self.plain)  # its own lot has shown how fast it is
         with bench.pace.calm():
             self.space = self.declared(baseline)
         if self.space is not None and self.account.budget.none:
@@ -180,21 +187,20 @@ class Search:
 
     def check(self) -> None:
         """Fail early and clearly on what cannot be trained."""
-        emit("phase", text="checks")
+        enter_stage("checks")
         if not self.account.budget.none:
             require("optuna", "search")
             require("scipy", "search")
         pace = self.bench.pace
-        pace.speed(self.plain)
-        if self.own is not None:
-            pace.check(self.own)
+        for recipe in filter(None, (self.plain, self.own)):
+            pace.check(recipe)
         for key, values in self.problem.space.items():
             for value in values:
                 self.plain.replace(model={key: value})
 
     def references(self) -> References:
         """A constant, a linear model and boosting on the same rows."""
-        emit("phase", text="references")
+        enter_stage("references")
         account = self.account
         if account.timed and account.spent >= budget_split.STARTED:
             said = f"There was no time for the reference models: {account.elapsed:.0f} of {account.budget.amount:g} s had passed."

@@ -6,8 +6,10 @@ import math
 import time
 from collections.abc import Sequence
 
+from wellposed.core.clock import SAMPLER, enter_stage, spent_on
 from wellposed.core.errors import InputError
-from wellposed.core.progress import emit
+from wellposed.core.formats import count_noun
+from wellposed.core.random import numpy_generator
 from wellposed.diagnosis.finding import Change
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split, playbook
@@ -17,7 +19,7 @@ from wellposed.search.proposals import Proposals, TrialResult
 from wellposed.search.runner import Bench, PlannedTrial
 from wellposed.search.space import Point, Space
 from wellposed.search.successive_halving import Halving
-from wellposed.search.timing import with_epochs
+from wellposed.search.timing import FEWEST_EPOCHS, stepped_by_torch, with_epochs
 from wellposed.study.ranking import WORST
 from wellposed.study.trials import Pending, Trial
 from wellposed.training.history import Stopped
@@ -36,6 +38,8 @@ SLOWER, SLOWEST_BY = 1.3, 3.0
 """A lot takes longer than its recipes say, since halving leaves programs with few of them; by how much is learned, up to this."""
 SAME_SIZE = 1.5
 """A recipe that takes not much longer than the baseline is always tried."""
+DEAR = 2.5
+"""Ingredients that make a step so many times as long are tried as much less often."""
 MOST_PASSED = 20
 """Groups that may be passed over for being too slow; then the baseline's own settings are taken."""
 
@@ -52,14 +56,15 @@ class Rounds:
         self, bench: Bench, space: Space, own: Recipe | None, plain: Recipe, epochs: int, rows: int | None
     ) -> None:
         self.bench, self.space, self.own, self.plain, self.epochs, self.rows = bench, space, own, plain, epochs, rows
-        self.passed, self.slower = 0, SLOWER
+        self.passed, self.cheapened, self.slower = 0, 0, SLOWER
+        self.stepped: dict[str, bool] = {}
         self.size = self._size()
         quasi = min(max(FEWEST_QUASI, round(QUASI * self._expected())), MOST_QUASI)
         self.proposals = Proposals(space, bench.seed, quasi)
 
     def run(self) -> None:
         """Lots until the search's share of the budget is gone."""
-        emit("phase", text="search")
+        enter_stage("search")
         bench, state = self.bench, self.bench.state
         if bench.journal is not None:
             bench.journal.open(self.space, state.trials)
@@ -72,6 +77,16 @@ class Rounds:
             self.finish_lot()
         wider = playbook.widening_note(self.space.declared, self.space.dimensions)
         bench.notes += [*([wider] if wider else []), *state.said]
+        if self.rows is not None and state.of("search"):
+            bench.notes.append(
+                f"The search trained on {self.rows} of {bench.total} training rows, so that each recipe had at least "
+                f"{FEWEST_EPOCHS} epochs' time; the finalists and the confirmation trained on as many as the time allowed."
+            )
+        if self.cheapened:
+            bench.notes.append(
+                f"From {count_noun(self.cheapened, 'recipe')} ingredients were left out that make each step at least "
+                f"{DEAR:g} times as long, so that more recipes could be tried."
+            )
         if self.passed:
             bench.notes.append(
                 f"{self.passed} groups of recipes were skipped: they train too slowly for this budget. A larger one tries them."
@@ -161,10 +176,12 @@ class Rounds:
         for number, count in enumerate(shared_out(room - len(recipes))):
             shared, count = self.group(state.lots, number, told, count)
             running = [point for _, point in recipes if point]
-            points = self.proposals.ask(
-                count, state.proposals, MOST_GROUPS * state.lots + number, told, shared, running
-            )
+            with spent_on(SAMPLER):
+                points = self.proposals.ask(
+                    count, state.proposals, MOST_GROUPS * state.lots + number, told, shared, running
+                )
             state.proposals += len(points)
+            points = [self.cheaper(point, state.proposals + place) for place, point in enumerate(points, -len(points))]
             recipes += [(self.space.recipe(point), point) for point in points]
         state.pending = [
             Pending(state.number(), recipe.to_dict(), point, self.epochs, self.rows, seed=self.bench.seed)
@@ -198,6 +215,28 @@ class Rounds:
             self.passed += 1
         plain = self.space.plain(1e-3).items()
         return {name: value for name, value in plain if self.space.dimensions[name].shared}, count
+
+    def cheaper(self, point: Point, number: int) -> Point:
+        """Under a clock, the point without the ingredients whose steps torch takes for its recipe alone, where these make it
+        several times as slow: as much more rarely they stay in it."""
+        if not self.bench.account.timed:
+            return point
+        dear = {one.name for one in self.space.ingredients if point.get(one.name) and self.by_torch(one.name, point)}
+        if not dear:
+            return point
+        without = point_without(point, dear)
+        times = self.bench.pace.step(self.space.recipe(point)) / self.bench.pace.step(self.space.recipe(without))
+        if times <= DEAR or numpy_generator(self.bench.seed, "cheaper", number).random() < 1 / times:
+            return point
+        self.cheapened += 1
+        return without
+
+    def by_torch(self, name: str, point: Point) -> bool:
+        """Whether an ingredient of the point has steps that torch takes for its recipe alone."""
+        if name not in self.stepped:
+            others = {one.name for one in self.space.ingredients if one.name != name and point.get(one.name)}
+            self.stepped[name] = stepped_by_torch(self.space.recipe(point_without(point, others)))
+        return self.stepped[name]
 
     def can_be_confirmed(self, recipe: Recipe) -> bool:
         """Whether the fewest pairs of the confirmation fit its share of the time: else the best recipe would be judged after fewer
@@ -264,6 +303,13 @@ class Rounds:
             self.space.dimensions[dimension.name] = dimension
             self.bench.state.ranges[dimension.name] = [dimension.low, dimension.high]
         self.bench.state.said += [said for _, said in shrunk]
+
+
+def point_without(point: Point, names: set[str]) -> Point:
+    """The point without these ingredients."""
+    return {key: value for key, value in point.items() if key.removesuffix(".size") not in names} | dict.fromkeys(
+        names, False
+    )
 
 
 def shared_out(count: int) -> list[int]:

@@ -20,6 +20,8 @@ from wellposed.study.ranking import WORST, Rank
 
 MOST_DRAWS = 20
 """Draws for a point that differs from all others; a small space may have no more, and then one comes twice."""
+FIRST_POINTS = 32
+"""Of the quasi-random sequence, how many are drawn beyond the one that is asked for."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,8 @@ class Proposals:
 
     def _quasi(self, at: int, shared: Point) -> Point:
         """The point at the ``at``-th place of a scrambled Sobol sequence."""
-        while len(self._units) <= at:
-            self._units.extend(_sobol(list(self.space.dimensions), self.seed, len(self._units), at + 1))
+        if len(self._units) <= at:  # a power of two, as the sequence wants it
+            self._units = _sobol(list(self.space.dimensions), self.seed, 2 ** (at + FIRST_POINTS).bit_length())
         return self.space.point(self._units[at], shared)
 
     def _study(self, told: Sequence[TrialResult], running: Sequence[Point], lot: int) -> Any:
@@ -184,17 +186,11 @@ def suggest_value(trial: Any, dimension: Dimension) -> Any:
     return dimension.choices[choices_of(dimension).index(label)] if dimension.kind == "choice" else label
 
 
-def _sobol(names: Sequence[str], seed: int, first: int, end: int) -> list[dict[str, float]]:
-    """Points ``first`` to ``end`` of a scrambled Sobol sequence in the unit cube, by Optuna's sampler."""
-    optuna = require("optuna", "search")
-    require("scipy", "search")
-    cube = {name: optuna.distributions.FloatDistribution(0.0, 1.0) for name in names}
-    sampler = optuna.samplers.QMCSampler(scramble=True, seed=stream_seed(seed, "quasi") % 2**32)
-    study = optuna.create_study(sampler=sampler)
-    # The sampler takes its space from the first trial, which it draws at random: that one is given, and is no point of ours.
-    study.add_trial(optuna.trial.create_trial(params=dict.fromkeys(names, 0.5), distributions=cube, value=0.0))
-    points = [dict(study.ask(cube).params) for _ in range(end)]
-    return points[first:]
+def _sobol(names: Sequence[str], seed: int, count: int) -> list[dict[str, float]]:
+    """The first points of a scrambled Sobol sequence in the unit cube."""
+    qmc = require("scipy.stats.qmc", "search")
+    sequence = qmc.Sobol(len(names), scramble=True, seed=stream_seed(seed, "quasi") % 2**32)
+    return [dict(zip(names, point, strict=True)) for point in sequence.random(count).tolist()]
 
 
 @contextlib.contextmanager

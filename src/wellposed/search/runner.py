@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from wellposed.core.clock import DIAGNOSIS, WRITING, spent_on
 from wellposed.core.errors import InputError, TrainingError, WellposedError
 from wellposed.core.progress import emit
 from wellposed.core.shared import threads_of
@@ -228,6 +229,7 @@ class Bench:
             self.state.pending = [pending for pending in self.state.pending if pending.kind != kind]
         if self.account.timed and not self.interrupted:
             trained = [TrialTiming.of(run) for run in runs if run is not None]
+            self.pace.compiled = any(run.engine.startswith("compiled") for run in runs if run is not None)
             self.pace.took(kind, trained, rows or self.total, time.monotonic() - began)
         self._forget()
         return runs
@@ -280,7 +282,8 @@ class Bench:
             note(trial, run)
         self.keep()
         if self.journal is not None and not known:
-            self.journal.add(trial)
+            with spent_on(WRITING):
+                self.journal.add(trial)
         self._forget()
         emit("trial", trial=trial, best=self.best_so_far(), elapsed=self.account.elapsed, spent=self.account.spent)
         return run
@@ -302,15 +305,17 @@ class Bench:
 
     def diagnosed(self, run: Run | History) -> Diagnosis:
         """What holds a run back; rules of the user's own are asked too."""
-        return diagnose(run, rules=self.rules)
+        with spent_on(DIAGNOSIS):
+            return diagnose(run, rules=self.rules)
 
     # --- what is kept
 
     def keep(self) -> None:
         """Write the state, so that a killed process loses at most the lot that it was training."""
         if self.folder is not None:
-            self.state.seconds = self.before + self.account.elapsed
-            self.state.save(self.folder)
+            with spent_on(WRITING):
+                self.state.seconds = self.before + self.account.elapsed
+                self.state.save(self.folder)
 
     def best_so_far(self) -> float:
         """The best validation score of the baseline and the search; NaN before there is one."""

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from wellposed.core.clock import enter_stage
 from wellposed.core.errors import CompositionError, InputError, listed
-from wellposed.core.progress import emit
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
 from wellposed.search.confirmation import Confirmed
@@ -40,7 +40,7 @@ def smaller(bench: Bench, shown: Confirmed) -> dict[str, Any]:
     """
     if bench.interrupted or not shown.looks:
         return {}
-    emit("phase", text="smaller networks")
+    enter_stage("smaller networks")
     try:
         return _traded(bench, shown)
     except InputError as error:

@@ -6,19 +6,20 @@ import contextlib
 import math
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from wellposed.core.errors import ProblemError, WellposedError
 from wellposed.core.preserve import random_states_kept
 from wellposed.core.shared import threads_of
 from wellposed.noise.activations import dropout_from_streams
 from wellposed.recipe.recipe import Recipe
-from wellposed.search import budget_split
 from wellposed.study.budget import Account
+from wellposed.training.evaluate import evaluating
 from wellposed.training.history import Stopped
 from wellposed.training.loop import Training
 from wellposed.training.problem import Problem
@@ -31,18 +32,19 @@ PLAIN_EPOCHS = 100
 EPOCH_RUNS = 30
 """A budget in epochs is spread over so many recipes."""
 FEWEST_ROWS = PROBE_ROWS = 1000
-SHORT_STEP = 0.003
-"""Seconds of a step below which one thread is as fast as two on a quiet machine, and far faster on a busy one."""
-STEPS = 6
-"""Steps that are timed; the median is taken."""
+STEP, PER_WORK, PER_WEIGHT, SCORING, PER_SCORED = 7e-5, 4.6e-11, 2.5e-9, 2e-4, 1.2e-11
+"""Seconds that one of several recipes trained together takes for a step, for each multiplication of a row, for each weight that is
+moved, for an evaluation, and for each multiplication in one. Fitted on one core to 22 perceptrons from 64 x 1 to 512 x 3 with
+batches from 16 to 256: the largest errors are a third, and what another machine makes of it is learned."""
+BY_TORCH = 2e-3
+"""Seconds of a step that torch takes for one recipe alone, beside a program of the kernel."""
+UNIT = 100.0
+"""Multiplications that an output of a layer costs beside those by its weights: norm, activation, dropout."""
 TILT = 0.25
 """Epochs for each recipe of the search: of ``J`` epochs that fit in all, each has ``sqrt(TILT * J)``."""
-LEAST_FACTOR, MOST_AROUND = 0.02, 4.0
+MOST_AROUND = 4.0
 FEW = 4
-"""So few recipes are hardly faster together than alone, and say nothing of a lot of many."""
-SLOWER = 0.75
-"""A program of a larger model has more arithmetic and less overhead to save: as the time alone grows, so does the factor, by this
-power; measured: .07 for 128 units in 2 layers, .6 for 256 in 4."""
+"""So few recipes say nothing of a lot of many."""
 HALVED = 0.6
 """Share of their epochs that runs of the search have, before one has shown it: two rungs that stop half each leave 0.58."""
 FEWEST_RECIPES = 20
@@ -67,21 +69,19 @@ class TrialTiming:
 
 
 @dataclass(frozen=True)
-class Speed:
-    """Seconds of a step, of an epoch's evaluation and of evaluating one row, and the threads they were measured with."""
+class NetworkSize:
+    """Of a network: the multiplications for one row, and its weights."""
 
-    step: float
-    rest: float
-    row: float
-    threads: int
+    work: float
+    weights: int
 
 
 class Pace:
     """Plans the epochs of a study's runs.
 
-    A lot takes ``around * sum_j planned_j * lasting * factor_j * alone_j``: what an epoch of each recipe takes alone; what training
-    it together with others makes of that; which share of their epochs runs have, since halving and patience end them early; and
-    what is spent between epochs. All but ``alone`` is learned from the lots themselves.
+    A lot takes ``around * sum_j planned_j * lasting * factor_j * arithmetic_j``: what an epoch takes by its arithmetic; what the
+    machine, its load and the way of training make of that; which share of their epochs runs have, since halving and patience end
+    them early; and what is spent between epochs. All but the arithmetic is learned from the lots themselves.
 
     Args:
         problem, device: what is trained, and where.
@@ -90,54 +90,57 @@ class Pace:
 
     def __init__(self, problem: Problem, account: Account, device: torch.device) -> None:
         self.problem, self.account, self.device = problem, account, device
-        self.together = 1
+        self.together, self.load, self.compiled = 1, 1.0, False
         self.torch_threads = torch.get_num_threads()
         self.most = self.torch_threads if device.type == "cpu" else 1
-        self._speeds: dict[tuple[Any, ...], Speed] = {}
+        self._sizes: dict[str, NetworkSize] = {}
         self._factors: dict[TrainingShape, float] = {}
-        self._alone: dict[TrainingShape, float] = {}
+        self._alike: dict[TrainingShape, float] = {}
         self._lasting: dict[str, float] = {}
         self._around: dict[str, float] = {}
         self._last_around = 1.0
 
-    # --- alone
-
-    def speed(self, recipe: Recipe, rows: int | None = None) -> Speed:
-        """Measured on a few steps of plain training with the recipe's model and batch size, with one thread and, where steps
-        are long, with all of them.
-
-        Several threads pay for large networks; on a busy machine they wait for each other, many times longer, and for short
-        steps that costs more than it can gain.
-        """
-        key = (repr(sorted(recipe.model.items())), recipe.batch_size)
-        if key not in self._speeds:
-            plain = Recipe(model=recipe.model, batch_size=recipe.batch_size)
-            probe = self.probe_rows(rows or 4 * FEWEST_ROWS)
-            alone = self._measured(plain, probe, 1)
-            long = self.most > 1 and alone.step > SHORT_STEP
-            late = self.account.timed and self.account.spent >= budget_split.STARTED
-            both = self._measured(plain, probe, self.most) if long and not late else alone
-            self._speeds[key] = min(alone, both, key=lambda speed: speed.step)
-        return self._speeds[key]
-
-    def _measured(self, recipe: Recipe, probe_rows: int | None, threads: int) -> Speed:
-        try:
-            with threads_of(threads):
-                return Speed(*measure_speed(self.problem, recipe, self.device, probe_rows), threads)
-        except WellposedError:
-            raise
-        except Exception as error:
-            raise ProblemError(f"The model cannot be trained: {type(error).__name__}: {error}.") from error
+    # --- arithmetic
 
     def check(self, recipe: Recipe) -> None:
-        """Take a few steps of this very recipe, so that what cannot be trained is said early."""
-        self._measured(recipe, PROBE_ROWS, 1)
+        """Take a step of this very recipe, and evaluate, so that what cannot be trained is said early."""
+        with threads_of(1), random_states_kept(), trainable():
+            training = Training.begin(self.problem, recipe, 0, self.device, math.inf, None, PROBE_ROWS)
+            training.model.train()
+            with dropout_from_streams(training.model, training.streams):
+                training.step(0, next(iter(training.batches(0))))
+            training.record({"epoch": 0}, time.perf_counter())
+
+    def size(self, recipe: Recipe) -> NetworkSize:
+        """Of the recipe's network: what its layers multiply is counted in a forward pass of two rows."""
+        key = repr(sorted(recipe.model.items()))
+        if key not in self._sizes:
+            data = self.problem.prepared.train_clean
+            index = torch.arange(min(2, len(data)))
+            with random_states_kept(), trainable():
+                model = self.problem.build(recipe.model, 0)
+                work = count_work(model, lambda: self.problem.forward(model, data.batch(index)[0]))
+            self._sizes[key] = NetworkSize(work / len(index), sum(p.numel() for p in model.parameters()))
+        return self._sizes[key]
+
+    def step(self, recipe: Recipe) -> float:
+        """Seconds of a step by its arithmetic alone. Sharpness takes each gradient twice."""
+        size = self.size(recipe)
+        step = STEP + PER_WORK * size.work * recipe.batch_size + PER_WEIGHT * size.weights
+        if self.compiled and stepped_by_torch(recipe):
+            step += BY_TORCH
+        return 2.0 * step if recipe.sharpness.radius else step
 
     def epoch(self, recipe: Recipe, rows: int) -> float:
-        """Seconds of an epoch alone. Sharpness takes each gradient twice."""
-        speed = self.speed(recipe, rows)
-        step = speed.step * (2.0 if recipe.sharpness.radius else 1.0)
-        return math.ceil(rows / recipe.batch_size) * step + speed.rest
+        """Seconds of an epoch by its arithmetic alone, with its evaluation."""
+        scored = len(self.problem.prepared.valid) + rows
+        if (most := self.probe_rows(rows)) is not None:
+            scored = min(most, rows) + min(most, len(self.problem.prepared.valid))
+        return rows / recipe.batch_size * self.step(recipe) + self.scoring(recipe, scored)
+
+    def scoring(self, recipe: Recipe, rows: int) -> float:
+        """Seconds in which a network is evaluated on so many rows, by its arithmetic alone."""
+        return SCORING + PER_SCORED * self.size(recipe).work * rows
 
     def probe_rows(self, rows: int) -> int | None:
         """Under a clock, watching must not cost more than training: half of the training rows, at least 1000."""
@@ -154,17 +157,15 @@ class Pace:
         return threads_of(self.threads())
 
     def factor(self, recipe: Recipe) -> float:
-        """What training together makes of the time alone of an epoch: of recipes of this shape, or of the shape most alike in
-        time, from which a slower one gains less; 1 before anything was trained together."""
+        """How many times as long as by its arithmetic an epoch takes: of recipes of this shape, or of the shape that is most alike
+        in size; before anything was trained, ``load``: how many times as long as alone this process takes."""
         if (shape := recipe_shape(recipe)) in self._factors:
             return self._factors[shape]
-        alike = [other for other in self._factors if other[-1] == shape[-1]]
-        if not alike:
-            return 1.0
-        alone = self.alone(recipe)
-        nearest = min(alike, key=lambda other: abs(math.log(self._alone[other] / alone)))
-        found = self._factors[nearest]
-        return max(found, min(1.0, found * math.pow(alone / self._alone[nearest], SLOWER)))
+        known = [other for other in self._factors if other[-2:] == shape[-2:]] or list(self._factors)
+        if not known:
+            return self.load
+        here = math.log(self.epoch(recipe, FEWEST_ROWS))
+        return self._factors[min(known, key=lambda other: abs(math.log(self._alike[other]) - here))]
 
     def took(self, kind: str, lot: Sequence[TrialTiming], rows: int, seconds: float) -> None:
         """Learn from a lot that took so long: what an epoch of each shape takes, how many of their epochs runs of this kind have,
@@ -174,10 +175,10 @@ class Pace:
             shapes[recipe_shape(one.recipe)].append(one)
         for shape, members in shapes.items():
             together = sum(one.seconds for one in members)
-            alone = sum(one.epochs * self.epoch(one.recipe, rows) for one in members)
-            if alone > 0 and (len(members) >= FEW or shape not in self._factors):
-                self._factors[shape] = max(together / alone, LEAST_FACTOR)
-                self._alone[shape] = self.alone(members[0].recipe)
+            expected = sum(one.epochs * self.epoch(one.recipe, rows) for one in members)
+            if together > 0 and expected > 0 and (len(members) >= FEW or shape not in self._factors):
+                self._factors[shape] = together / expected
+                self._alike[shape] = self.epoch(members[0].recipe, FEWEST_ROWS)
         if len(lot) < FEW:
             return
         ended = [one for one in lot if not one.cut]
@@ -186,10 +187,6 @@ class Pace:
         within = sum(one.seconds for one in lot)
         if within > 0 and kind != "probe":
             self._last_around = self._around[kind] = min(max(seconds / within, 1.0), MOST_AROUND)
-
-    def alone(self, recipe: Recipe) -> float:
-        """Seconds of an epoch alone on `FEWEST_ROWS` rows, to compare shapes by."""
-        return self.epoch(recipe, FEWEST_ROWS)
 
     def seconds(self, kind: str, recipes: Sequence[Recipe], epochs: int, rows: int) -> float:
         """What a lot of these recipes is expected to take."""
@@ -220,9 +217,7 @@ class Pace:
         wanted = seconds / (FEWEST_EPOCHS * FEWEST_RECIPES)
         rows, cost = total, self.cost("search", plain, total)
         if cost > wanted:
-            speed = self.speed(plain, total)
-            steps = max(1.0, (self.epoch(plain, total) * wanted / cost - speed.rest) / speed.step)
-            rows = min(total, max(FEWEST_ROWS, int(steps * plain.batch_size)))
+            rows = min(total, max(FEWEST_ROWS, int(total * wanted / cost)))
         # More time gives longer runs and more of them.
         fit = max(seconds, 0.0) / self.cost("search", plain, rows)
         return max(1, min(MOST_EPOCHS, max(FEWEST_EPOCHS, int(math.sqrt(TILT * fit))), int(fit / 4) or 1)), rows
@@ -233,10 +228,15 @@ class Pace:
 
 
 def recipe_shape(recipe: Recipe) -> TrainingShape:
-    """What recipes have in common that one program trains; sharpness takes each gradient twice, and noise on
-    weights goes through Python."""
+    """What recipes have in common that take equally long: sharpness takes each gradient twice, and some steps are torch's."""
     sharp = bool(recipe.sharpness.radius)
-    return repr(sorted(recipe.model.items())), recipe.batch_size, sharp, bool(recipe.noise.places)
+    return repr(sorted(recipe.model.items())), recipe.batch_size, sharp, stepped_by_torch(recipe)
+
+
+def stepped_by_torch(recipe: Recipe) -> bool:
+    """Whether each step of the recipe is taken for it alone by torch, also where the kernel trains the others."""
+    noise = recipe.noise
+    return bool(noise.places or noise.acting("gradients") or recipe.lookahead.every or recipe.classes)
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
@@ -249,20 +249,35 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
     return recipe.replace(epochs=epochs, stopping={"patience": max(10, epochs // 5)})
 
 
-def measure_speed(
-    problem: Problem, recipe: Recipe, device: torch.device, probe_rows: int | None
-) -> tuple[float, float, float]:
-    """The median of a few steps, an evaluation, and its part for one row, of a model that is thrown away."""
-    with random_states_kept():
-        training = Training.begin(problem, recipe, 0, device, math.inf, None, probe_rows)
-        training.model.train()
-        times = []
-        with dropout_from_streams(training.model, training.streams):
-            for index in list(training.batches(0))[:STEPS]:
-                began = time.perf_counter()
-                training.step(0, index)
-                times.append(time.perf_counter() - began)
-        began = time.perf_counter()
-        training.record({"epoch": 0}, began)
-        rest = time.perf_counter() - began
-    return sorted(times)[len(times) // 2], rest, rest / sum(len(probe) for probe in training.probes)
+@contextlib.contextmanager
+def trainable() -> Iterator[None]:
+    """Whatever somebody's model raises inside is said as one sentence.
+
+    Raises:
+        ProblemError: it raised something.
+    """
+    try:
+        yield
+    except WellposedError:
+        raise
+    except Exception as error:
+        raise ProblemError(f"The model cannot be trained: {type(error).__name__}: {error}.") from error
+
+
+def count_work(model: nn.Module, forward: Callable[[], Any]) -> float:
+    """Multiplications of linear and convolutional layers in a forward pass, with `UNIT` for each output."""
+    found = 0.0
+
+    def count(layer: nn.Module, _: Any, output: Any) -> None:
+        nonlocal found
+        if isinstance(output, Tensor):
+            found += output.numel() * (UNIT + layer.weight[0].numel())  # type: ignore[index]
+
+    with contextlib.ExitStack() as stack:
+        for layer in model.modules():
+            weight = getattr(layer, "weight", None)
+            if isinstance(weight, Tensor) and weight.ndim > 1:
+                stack.callback(layer.register_forward_hook(count).remove)
+        stack.enter_context(evaluating(model))
+        forward()
+    return found

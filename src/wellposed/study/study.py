@@ -107,7 +107,7 @@ class Study:
             "best": self.side("best"),
             "improvement": improvement,
             "recipes_tried": len(searched),
-            **{key: self.facts[key] for key in ("seconds", "name", "budget", "looks")},
+            **{key: self.facts[key] for key in ("seconds", "clock", "name", "budget", "looks")},
             "trials": [asdict(trial) for trial in self.trials],
             "histories": {n: getattr(self, n).history.to_dict() for n in ("baseline", "best")},
             "diagnoses": {n: _told(d) for n, d in self.diagnoses.items()},

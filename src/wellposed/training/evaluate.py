@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wellposed.core.batches import cat_padded, examples_in
+from wellposed.core.clock import EVALUATION, spent_on
 from wellposed.core.errors import noting
 from wellposed.core.preserve import random_states_kept, reach_kept
 from wellposed.core.random import seeded
@@ -77,7 +78,7 @@ def evaluate(
     outputs: list[Tensor] = []
     targets: list[Tensor] = []
     kept = 0
-    with evaluating(model, forward, loss.given):
+    with spent_on(EVALUATION), evaluating(model, forward, loss.given):
         for inputs, target in batches:
             inputs, target = to_device(inputs, device), to_device(target, device)
             with noting("the model in evaluation mode", inputs):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from wellposed.core.checks import Count, Seed, checked
+from wellposed.core.clock import TRAINING, spent_on
 from wellposed.core.errors import ProblemError, RecipeError, TrainingError, WellposedError, first_line, guard_call
 from wellposed.core.progress import emit
 from wellposed.core.random import generator, reseed, seeded
@@ -245,7 +246,7 @@ class Training:
         began = time.perf_counter()
         self.model.train()
         costs, norms, steps = 0.0, 0.0, 0
-        with dropout_from_streams(self.model, self.streams):
+        with spent_on(TRAINING, "trained alone"), dropout_from_streams(self.model, self.streams):
             for index in self.batches(epoch):
                 cost, norm = self.step(epoch, index)
                 costs, norms, steps = costs + cost, norms + norm, steps + 1

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wellposed.core.clock import BATCHES, EVALUATION, TRAINING, spent_on
 from wellposed.core.errors import listed
 from wellposed.core.random import seeded, stream_seed
 from wellposed.core.shared import threads_of
@@ -40,6 +41,7 @@ class Slot:
         number: of the job.
         reattached: parameters with the views that their gradients are; None where no gradient comes.
         error: what went wrong with this run alone.
+        alone: seconds of the epoch that runs in which nothing was done for others.
         costs, norms: added up over the steps of the epoch that runs.
     """
 
@@ -53,15 +55,19 @@ class Slot:
     steps: int = 0
     rates: np.ndarray = field(default_factory=lambda: np.ones(0))
     error: Exception | None = None
+    alone: float = 0.0
 
     @contextlib.contextmanager
     def by_itself(self) -> Iterator[None]:
         """What goes wrong inside ends this run and no other; see `Population.lose`."""
+        began = time.perf_counter()
         try:
             yield
         except Exception as error:
             self.error = error
             self.training.stop(Stopped.FAILED)
+        finally:
+            self.alone += time.perf_counter() - began
 
 
 class Population:
@@ -91,6 +97,9 @@ class Population:
         self.slots: list[Slot] = []
         self.free = list(range(self.places))[::-1]
         self.total = len(jobs)
+        recipe = jobs[0][1].recipe
+        settings = [*sorted(recipe.model.items()), ("batch", recipe.batch_size)]
+        self.shape = ", ".join(f"{name} {value}" for name, value in settings)
         self.stacks: Stacks | None = None
 
     # --- places
@@ -187,8 +196,10 @@ class Population:
         slots = self.unharmed(slots)
         if not slots:
             return
-        sides = self.measured(slots)
+        with spent_on(EVALUATION):
+            sides = self.measured(slots)
         watched = time.perf_counter()
+        shared = (watched - began - sum(slot.alone for slot in slots)) / len(slots)
         for slot, train, valid in zip(slots, *sides, strict=True):
             training = slot.training
             row = {"epoch": slot.epoch, "cost": slot.costs / slot.steps, "grad_norm": slot.norms / slot.steps}
@@ -196,8 +207,8 @@ class Population:
                 training.judge(row, train, valid)
             if not self.unharmed([slot]):
                 continue
-            # What one of them costs: its share of what all of them took together.
-            row["seconds"] = (watched - began) / len(slots)
+            # What one of them costs: its share of what was done for all of them, and what was done for it.
+            row["seconds"] = shared + slot.alone
             row["watch_seconds"] = (watched - trained) / len(slots)
             training.enter(row)
             slot.epoch += 1
@@ -219,11 +230,12 @@ class Population:
         feed = Feed(source, [(s.training, s.epoch) for s in slots], first.rows_per_epoch)
         lrs = np.stack([rates(s.training, s.training.optimizer.steps, feed.steps) for s in slots])
         for slot in slots:
-            slot.costs, slot.norms, slot.steps = 0.0, 0.0, 0
+            slot.costs, slot.norms, slot.steps, slot.alone = 0.0, 0.0, 0, 0.0
         live = np.arange(len(slots))
         for step in range(feed.steps):
             chosen = [slots[i] for i in live]
-            self.step(chosen, feed.batch(step, live, [s.training for s in chosen]), lrs[live, step])
+            with spent_on(BATCHES):
+                self.step(chosen, feed.batch(step, live, [s.training for s in chosen]), lrs[live, step])
             late = time.monotonic() > self.deadline
             for slot in chosen:
                 if late:
@@ -259,7 +271,8 @@ class Population:
             if own[j]:
                 with slot.by_itself():
                     training.set_rate()
-                    norms[j] = training.move(total)
+                    with spent_on(TRAINING, self.shape):
+                        norms[j] = training.move(total)
             else:
                 training.streams.step += 1
             slot.costs, slot.norms, slot.steps = slot.costs + total, slot.norms + float(norms[j]), slot.steps + 1
@@ -277,11 +290,13 @@ class Population:
         }
         noisy = np.array([j in noised for j in range(len(slots))])
         if isinstance(self.engine, Eager):
-            costs, norms = self.engine.step(places, trainings, batch, noisy), np.zeros(len(slots))
+            with spent_on(TRAINING, self.shape):
+                costs, norms = self.engine.step(places, trainings, batch, noisy), np.zeros(len(slots))
         else:
             rates = np.stack([slot.rates for slot in slots])
             bits = self.bits(trainings, batch) if rates.any() else None
-            costs, norms = self.engine.step(places, trainings, batch, rule, charge, rates, bits, noisy)
+            with spent_on(TRAINING, self.shape):
+                costs, norms = self.engine.step(places, trainings, batch, rule, charge, rates, bits, noisy)
         for j in map(int, np.flatnonzero(rule["kind"] == NO_UPDATE)):
             for parameter, gradient in slots[j].reattached:  # noise and ascents put others in their place
                 parameter.grad = gradient
