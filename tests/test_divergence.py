@@ -167,7 +167,7 @@ def test_mean_and_log_variance_may_come_from_two_layers_used_more_than_once() ->
     )
     torch.testing.assert_close(optimizer.penalty(), 0.5 * wanted)
     (back,) = wp.Recipe.from_toml(wp.Recipe(terms=[term]).to_toml()).build_terms()
-    assert (back.charge, back.where) == (charge, term.where)
+    assert (back.charge, list(back.where)) == (charge, list(term.where))
     for model, place in ((net, ["to_mean"]), (Apart(wide=2), term.where)):
         optimizer = wp.regularize(torch.optim.SGD(model.parameters(), lr=0.1), model, [charge.on(place)])
         model(x)

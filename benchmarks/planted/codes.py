@@ -111,6 +111,7 @@ class Coding:
         term = charge.on(self.place, schedule=wp.ramp(self.warmup) if self.warmup else None)
         optimizer = wp.regularize(torch.optim.Adam(net.parameters(), self.lr), net, [term])
         train, fresh = self.rows[:kept], self.rows[kept:]
+        falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs)
         watch = wp.watch(net, self.loss, (train, train), (fresh, fresh), optimizer=optimizer, share=1)
         for _ in range(self.epochs):
             net.train()
@@ -118,6 +119,7 @@ class Coding:
                 optimizer.zero_grad()
                 (self.loss(net(train[batch]), train[batch]).mean() + optimizer.penalty()).backward()
                 optimizer.step()
+            falling.step()
             watch.epoch()
         return watch, net
 
@@ -155,7 +157,10 @@ def hidden(seed: int, rows: int, features: int, causes: int) -> Tensor:
 
 
 def counted(seed: int, rows: int, length: int, letters: int = 20) -> Tensor:
-    """Letters in steps of one, two or three from the first on."""
+    """Letters in steps of one, two or three from the first on; a quarter is any letter, so that no two rows are alike."""
     draw = torch.Generator().manual_seed(seed)
     start, step = torch.randint(letters, (rows, 1), generator=draw), torch.randint(1, 4, (rows, 1), generator=draw)
-    return (start + step * torch.arange(length)) % letters
+    told = (start + step * torch.arange(length)) % letters
+    return torch.where(
+        torch.rand(told.shape, generator=draw) < 0.25, torch.randint(letters, told.shape, generator=draw), told
+    )

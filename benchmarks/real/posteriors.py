@@ -69,7 +69,10 @@ def trained(
     torch.manual_seed(0)
     optimizer = wp.regularize(torch.optim.Adam(net.parameters(), lr), net, [term])
     rows = len(x) * 3 // 4
-    watch = wp.watch(net, loss, (x[:rows], x[:rows]), (x[rows:], x[rows:]), optimizer=optimizer, forward=forward)
+    watch = wp.watch(
+        net, loss, (x[:rows], x[:rows]), (x[rows:], x[rows:]), optimizer=optimizer,
+        forward=lambda model, batch: forward(model, batch[0]), target=lambda batch: batch[1],
+    )  # fmt: skip
     for _ in range(epochs):
         net.train()
         for batch in torch.randperm(rows).split(25):
@@ -176,7 +179,7 @@ def means_of(net: nn.Module, means: list[Tensor], spreads: list[Tensor]) -> None
     for name, mean, spread in zip(names, means, spreads, strict=True):
         prefix, _, last = name.rpartition(".")
         own[name].data.copy_(mean)
-        own[f"{prefix}.posterior.{last}"].data.copy_(spread.log())
+        own[f"{prefix}.posterior.{last}".lstrip(".")].data.copy_(spread.log())
 
 
 @case
