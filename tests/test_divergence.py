@@ -12,6 +12,7 @@ from torch import Tensor, distributions, nn
 import wellposed as wp
 from wellposed.core.errors import CompositionError, InputError, ShapeError
 from wellposed.optim.charges import Charges
+from wellposed.penalties.base import Context
 from wellposed.penalties.divergence import FAMILIES, KL, DroppedInputs, Prior, WeightDistribution
 
 PRIORS: dict[str, Prior] = {
@@ -173,6 +174,14 @@ def test_mean_and_log_variance_may_come_from_two_layers_used_more_than_once() ->
         model(x)
         with pytest.raises((InputError, ShapeError), match=r"two modules|a log-variance for each mean"):
             optimizer.penalty()
+
+
+def test_examples_may_lie_along_the_second_axis_as_of_the_last_state_of_an_lstm() -> None:
+    x = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0))
+    one, other = wp.KLToStandardNormal(axis=-1, batch=1), wp.KLToStandardNormal(axis=-1)
+    found = one.value(Context(activations={"code": x}))
+    torch.testing.assert_close(found, other.value(Context(activations={"code": x.movedim(1, 0)})))
+    assert found < other.value(Context(activations={"code": x}))
 
 
 def test_what_a_code_tells_is_bounded_by_its_divergence_from_the_gaussian_of_all_rows() -> None:

@@ -308,11 +308,12 @@ def temperature(given: SimpleNamespace) -> tuple[str, str]:
 
     steps.step(closure)
     found = wp.calibrate(outputs, y[500:])
-    ece = [float(of._ECELoss()(o, y[500:])) for o in (outputs, outputs / found.temperature)]
-    return (
-        "equal within 1 %; ECE falls",
-        f"{agrees(found.temperature, float(theirs.temperature), 0.01)}; ECE {ece[0]:.3f} to {ece[1]:.3f}",
-    )
+    at = {"ours": found.temperature, "theirs": float(theirs.temperature.detach())}
+    nll = {name: float(F.cross_entropy(outputs / t, y[500:])) for name, t in at.items()}
+    ece = [float(of._ECELoss()(o, y[500:])) for o in (outputs, *(outputs / t for t in at.values()))]
+    said = agrees(*at.values(), within=0.01)
+    said = f"{said}, NLL {nll['ours']:.4f} and {nll['theirs']:.4f}; ECE {ece[0]:.3f} to {ece[1]:.3f} and {ece[2]:.3f}"
+    return "equal within 1 %; ECE falls", said
 
 
 def main() -> None:
