@@ -184,7 +184,7 @@ def means_of(net: nn.Module, means: list[Tensor], spreads: list[Tensor]) -> None
 
 @case
 def kl_torchbnn(given: SimpleNamespace) -> tuple[str, str]:
-    """Iris: the network of the demonstration, trained by it for 200 steps; the sum of its divergences, and its accuracy."""
+    """Iris: the network of the demonstration, trained by it for 400 steps; the sum of its divergences, and its accuracy."""
     from sklearn.datasets import load_iris
 
     folder = given.folder / "bayesian-neural-network-pytorch/torchbnn"
