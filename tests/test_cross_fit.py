@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import wellposed as wp
-from wellposed.bayes import nearby
+from wellposed.bayes import nearby, spread
 from wellposed.bayes.nearby import Nearby
 from wellposed.bayes.predictive import PredictiveNumbers
 from wellposed.bayes.spread import Spread
@@ -63,6 +63,14 @@ def test_neighbours_help_where_residuals_are_alike_and_do_no_harm_where_they_are
     assert bool((fixed()[1] == 1).all())
 
 
+@pytest.fixture
+def few_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spread chooses between two ridges in three folds, in a third of the time."""
+    monkeypatch.setattr(spread, "FOLDS", 3)
+    monkeypatch.setattr(spread, "RIDGES", (1.0, 100.0))
+
+
+@pytest.mark.usefixtures("few_fits")
 def test_a_spread_is_found_and_its_density_is_that_of_its_components() -> None:
     x = rows(1200, 2)
     students = rows(1200, 1, 1)[:, 0] / rows(1200, 4, 2).square().mean(1).sqrt()  # with 4 degrees of freedom
@@ -96,6 +104,7 @@ def wavy(many: int, seed: int) -> tuple[Tensor, Tensor]:
     return x, 3 + torch.sin(2 * x[:, 0]) + 0.1 * (x[:, 0] / 2).exp() * rows(many, 1, seed + 1)[:, 0]
 
 
+@pytest.mark.usefixtures("few_fits")
 def test_rows_are_answered_by_networks_that_have_not_seen_them_and_intervals_cover() -> None:
     x, y = wavy(300, 0)
     found = wp.cross_fit(network, x, y, [RECIPE, RECIPE.replace(epochs=1)], folds=3)

@@ -12,6 +12,7 @@ from torch import Tensor, distributions, nn
 import wellposed as wp
 from wellposed.core.errors import CompositionError, InputError, ShapeError
 from wellposed.optim.charges import Charges
+from wellposed.penalties.base import Context
 from wellposed.penalties.divergence import FAMILIES, KL, DroppedInputs, Prior, WeightDistribution
 
 PRIORS: dict[str, Prior] = {
@@ -142,6 +143,55 @@ def test_activations_against_the_standard_normal(shape: tuple[int, ...]) -> None
     assert float(charge.mean(x)) == pytest.approx(float(dimensions.clamp_min(0.5).sum()), rel=1e-12)
     assert float(charge.mean(torch.zeros(2, 4))) == 1.0
     assert float(wp.KLToStandardNormal().mean(torch.zeros(2, 4))) == 0.0
+
+
+class Apart(nn.Module):
+    """Means and log-variances by two layers, which stand in the other order."""
+
+    def __init__(self, wide: int = 3) -> None:
+        super().__init__()
+        self.to_log_variance, self.to_mean = nn.Linear(4, wide), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.to_mean(x), self.to_log_variance(x)
+
+
+def test_mean_and_log_variance_may_come_from_two_layers_used_more_than_once() -> None:
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    net, charge = Apart(), wp.KLToStandardNormal(0.5, apart=True)
+    term = charge.on(["to_mean", "to_log_variance"])
+    optimizer = wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, [term])
+    codes = [net(x), net(2 * x)]
+    wanted = sum(
+        distributions.kl_divergence(distributions.Normal(m, (v / 2).exp()), distributions.Normal(0.0, 1.0)).sum() / 6
+        for m, v in codes
+    )
+    torch.testing.assert_close(optimizer.penalty(), 0.5 * wanted)
+    (back,) = wp.Recipe.from_toml(wp.Recipe(terms=[term]).to_toml()).build_terms()
+    assert (back.charge, list(back.where)) == (charge, list(term.where))
+    for model, place in ((net, ["to_mean"]), (Apart(wide=2), term.where)):
+        optimizer = wp.regularize(torch.optim.SGD(model.parameters(), lr=0.1), model, [charge.on(place)])
+        model(x)
+        with pytest.raises((InputError, ShapeError), match=r"two modules|a log-variance for each mean"):
+            optimizer.penalty()
+
+
+def test_examples_may_lie_along_the_second_axis_as_of_the_last_state_of_an_lstm() -> None:
+    x = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0))
+    one, other = wp.KLToStandardNormal(axis=-1, batch=1), wp.KLToStandardNormal(axis=-1)
+    found = one.value(Context(activations={"code": x}))
+    torch.testing.assert_close(found, other.value(Context(activations={"code": x.movedim(1, 0)})))
+    assert found < other.value(Context(activations={"code": x}))
+
+
+def test_what_a_code_tells_is_bounded_by_its_divergence_from_the_gaussian_of_all_rows() -> None:
+    """0 where all rows have one distribution, whichever; log 10 or more of ten codes that do not overlap."""
+    charge, log_variance = wp.KLToStandardNormal(), torch.full((10, 1), -20.0)
+    assert float(charge.told(torch.cat([log_variance, log_variance], 1)).sum()) == pytest.approx(0.0, abs=1e-12)
+    mean = torch.arange(10.0)[:, None]
+    found = float(charge.told(torch.cat([mean, log_variance], 1)).sum())
+    assert found == pytest.approx(0.5 * math.log(1 + 8.25 * math.exp(20.0)), rel=1e-6)
+    assert found > math.log(10)
 
 
 MIXED, PLAIN = WeightDistribution(wp.ScaleMixturePrior()), WeightDistribution(wp.GaussianPrior(1.0))

@@ -650,8 +650,8 @@ class WarmUpIsOver(latent_codes.PosteriorCollapse):
     WARM = 0.0
 
 
-class NothingIsEmpty(latent_codes.PosteriorCollapse):
-    EMPTY = -1.0
+class EveryCodeIsHeard(latent_codes.PosteriorCollapse):
+    BIT, IGNORED = 0.0, -1.0
 
 
 class AFewDead(units.DyingUnits):

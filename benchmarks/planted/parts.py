@@ -8,7 +8,7 @@ from benchmarks.planted.case import Kinds
 
 PARTS = {
     "tuned": (("tuned", "tuned"),),
-    "frozen": (("frozen", "test"), ("tuned", "test")),
+    "frozen": (("frozen", "test"), ("tuned", "test"), ("frozen_codes", "test")),
     "frozen_two": (("frozen_two", "test"),),
 }
 """Halves of the kinds, each with the side of its parameters."""

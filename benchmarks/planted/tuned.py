@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from benchmarks.planted import data, truth
+from benchmarks.planted import codes, data, truth
 from benchmarks.planted.case import Draws, Kinds, Plan
 from benchmarks.planted.data import Split
 from benchmarks.planted.models import Detached, Transformer, convnet, mlp
@@ -1008,3 +1008,39 @@ def softmax_at_a_tiny_rate(draw: Draws) -> Plan:
     both = run.but(net=perceptron(split), lr=200 * run.lr)
     half = [run.but(net=both.net), run.but(lr=both.lr)]
     return Plan(run.watched, lambda: truth.first(*(truth.worse(one, both) for one in half)))
+
+
+# Autoencoders
+
+MATTERS_OF_TASTE = (*STALLED, "overfits", "noisy_evidence", "not_enough_evidence", "dying_units", "rate_too_low")
+"""What an autoencoder may also be called, with its code or without."""
+
+
+@KINDS.fault("posterior_collapse", allowed=(*MATTERS_OF_TASTE, "over_regularized"))
+def a_code_that_costs_too_much(draw: Draws) -> Plan:
+    """Numbers of three hidden causes, with a divergence that costs more than the code is worth. Known: no linear function of the
+    code explains fresh rows."""
+    features = draw.whole("features", (10, 14), (8, 20))
+    rows = codes.hidden(draw.seed, 600, features, 3)
+    code = draw.whole("code", (3, 8), (2, 16))
+    run = codes.Coding(
+        partial(codes.Coder, features, code),
+        codes.gaussian,
+        rows,
+        draw.seed,
+        draw.number("beta", (250, 500), (200, 1000)),
+        epochs=30,
+    )
+    return Plan(run.watched, run.says_nothing)
+
+
+@KINDS.near_miss(allowed=(*MATTERS_OF_TASTE, "over_regularized"))
+def a_wide_code_mostly_empty(draw: Draws) -> Plan:
+    """Three causes and a code of many more numbers, most of which stay empty. Known: a linear function of the code explains a tenth
+    of fresh rows' variance or more."""
+    rows = codes.hidden(draw.seed, 600, 12, 3)
+    run = codes.Coding(
+        partial(codes.Coder, 12, draw.whole("code", (12, 20), (10, 30))), codes.gaussian, rows, draw.seed,
+        draw.number("beta", (2, 20), (1, 30)), epochs=30,
+    )  # fmt: skip
+    return Plan(run.watched, run.says_something)

@@ -380,7 +380,7 @@ def select(model: nn.Module, value: object) -> list[Leaf]:
 
 
 def modules(model: nn.Module, where: object) -> dict[str, nn.Module]:
-    """The modules that ``where`` chooses, by name: a glob over names, a module type, a predicate, or several of these.
+    """The modules that ``where`` chooses, by name: a glob over names, a module type, a predicate, or several of these in turn.
 
     Args:
         where: ``"encoder.*"`` (names match whole), ``nn.ReLU``, ``lambda name, module: ...``, or a list.
@@ -395,7 +395,7 @@ def modules(model: nn.Module, where: object) -> dict[str, nn.Module]:
     if not found:
         names = [name for name, _ in model.named_modules() if name]
         raise SelectorError(f"{_unmatched(where, names)} The model has: {listed(names)}.")
-    return {name: module for name, module in model.named_modules() if name in found}
+    return found
 
 
 def _unmatched(where: object, names: list[str]) -> str:

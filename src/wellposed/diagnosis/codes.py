@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,13 +34,15 @@ class Code:
 
     Attributes:
         place: the module's name.
-        nats: of each dimension, a mean over rows.
+        nats: of each dimension from the prior, a mean over rows.
+        told: nats that each dimension says of which row it is, at most.
         rise: of the loss when codes are exchanged between rows, with its standard ``error``, and the ``loss`` before.
         charged: the share of the strength that the schedule will come to which is charged now, in [0, 1].
     """
 
     place: str
     nats: Tensor
+    told: Tensor
     rise: float
     error: float
     loss: float
@@ -62,46 +65,49 @@ def codes_of(
     charged = [term for term in terms if isinstance(term.charge, KLToStandardNormal) and term.charge.strength > 0]
     found = []
     for term in charged:
-        assert isinstance(term.charge, KLToStandardNormal)
-        for name, module in modules(unwrap_model(model), term.where).items():
-            seen: list[Tensor] = []
-            plain = _losses(model, module, _keeping(seen), predict, loss, batches)
-            mixed = _losses(model, module, _exchanged, predict, loss, batches)
-            if (
-                len(plain) < 2 or min((len(a) for a in seen), default=0) < 2
-            ):  # a row alone has no other to exchange with
+        charge, chosen = term.charge, modules(unwrap_model(model), term.where)
+        assert isinstance(charge, KLToStandardNormal)
+        for names in charge.places([*chosen]):
+            place = [chosen[name] for name in names]
+            seen: list[list[Tensor]] = [[] for _ in place]
+            plain = _losses(model, [*zip(place, map(_keeping, seen), strict=True)], predict, loss, batches)
+            mixed = _losses(
+                model, [(module, partial(_exchanged, charge.batch)) for module in place], predict, loss, batches
+            )
+            codes = [charge.joined(*parts).float() for parts in zip(*seen, strict=True)]
+            if len(plain) < 2 or min(map(len, codes), default=0) < 2:  # a row alone has no other to exchange with
                 continue
             rises = (mixed - plain).double()
-            nats = torch.cat([term.charge.of(a.float()).flatten(1) for a in seen]).mean(0)
+            nats = torch.cat([charge.of(code).flatten(1) for code in codes]).mean(0)
             error = float(rises.std()) / math.sqrt(len(rises))
-            share = _share(term, steps)
-            found.append(Code(name, nats, float(rises.mean()), error, float(plain.mean()), share))
+            told, rise, share = charge.told(torch.cat(codes)), float(rises.mean()), _share(term, steps)
+            found.append(Code(names[0], nats, told, rise, error, float(plain.mean()), share))
     return tuple(found)
 
 
 def _losses(
     model: nn.Module,
-    module: nn.Module,
-    hook: Callable[..., Any],
+    hooks: Sequence[tuple[nn.Module, Callable[..., Any]]],
     predict: Predict,
     loss: Loss,
     batches: Sequence[RowsWithTargets],
 ) -> Tensor:
-    """The mean loss of each batch, under the same draws, with a hook behind a module."""
-    handle = module.register_forward_hook(hook)
+    """The mean loss of each batch, under the same draws, with hooks behind modules."""
+    handles = [module.register_forward_hook(hook) for module, hook in hooks]
     try:
         with seeded(0, "codes"), evaluating(model, predict, loss.given):
             return torch.tensor([float(loss.mean(predict(model, batch), target)) for batch, target in batches])
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def _keeping(seen: list[Tensor]) -> Callable[..., None]:
     return lambda module, args, output: seen.append(output.detach())
 
 
-def _exchanged(module: nn.Module, args: object, output: Tensor) -> Tensor:
-    return output.roll(1, dims=0)
+def _exchanged(axis: int, module: nn.Module, args: object, output: Tensor) -> Tensor:
+    return output.roll(1, dims=axis)
 
 
 def _share(term: Term, steps: int) -> float:

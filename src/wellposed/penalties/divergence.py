@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Self
 
@@ -27,7 +27,7 @@ from wellposed.core.checks import Count, Positive, Within, checked
 from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.selectors import Leaf, Selector, distributions
 from wellposed.ops.norms import at_least_float32, length, unless_diverged
-from wellposed.penalties.base import How, Penalty, Summands, Traits, at_least_zero
+from wellposed.penalties.base import Context, How, Penalty, Summands, Traits, at_least_zero
 from wellposed.penalties.functional import OfActivations
 
 GeneratorSource = Callable[[], torch.Generator]
@@ -476,7 +476,8 @@ class KLToStandardNormal(OfActivations):
     """``strength * mean_i KL(N(mean_i, exp(log_variance_i)) || N(0, I))`` of a code, as a variational autoencoder has.
 
     The selected module puts out mean and log-variance side by side along ``axis``: ``(batch, 2*code)``, or
-    ``(batch, 2*channels, ...)``. In nats: ``1/2 sum_j (mean_j^2 + exp(v_j) - 1 - v_j)`` for each example.
+    ``(batch, 2*channels, ...)``. Where two layers put them out, give both, the mean first: ``apart=True`` and
+    ``.on(["to_mean", "to_log_variance"])``. In nats: ``1/2 sum_j (mean_j^2 + exp(v_j) - 1 - v_j)`` for each example.
 
     Args:
         strength: >= 0, beta: 1 is the evidence lower bound where the loss is a sum over pixels and a mean over examples. 0
@@ -484,8 +485,12 @@ class KLToStandardNormal(OfActivations):
         free: >= 0, nats for each dimension that are not charged for: ``max(free, mean_i KL_ij)``. It keeps a decoder from
             giving its code up.
         axis: along which mean and log-variance lie, not 0.
+        apart: whether two modules put them out.
+        batch: the axis of the examples. It is 1 of the last state of an LSTM, ``(layers, batch, features)``; ``axis`` then counts
+            in ``(batch, layers, features)``.
     Raises:
-        ShapeError: the activation's axis has an odd size, or is missing.
+        ShapeError: the activation's axis has an odd size, or is missing, or the two modules differ in shape.
+        InputError: ``apart`` and not two modules.
     Source:
         Kingma & Welling (2014), ICLR, appendix B; Higgins et al. (2017), ICLR (beta); Kingma et al. (2016), NeurIPS (free bits).
     Example:
@@ -502,10 +507,47 @@ class KLToStandardNormal(OfActivations):
     strength: float = 1.0
     free: float = 0.0
     axis: int = 1
+    apart: bool = False
+    batch: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least_zero(self, free=self.free)
+
+    def value(self, context: Context) -> Tensor:
+        context.needs(self)
+        uses: dict[str, list[Tensor]] = {}
+        for name, activation in context.activations.items():
+            uses.setdefault(name.partition("#")[0], []).append(activation)
+        codes = {
+            f"{names[0]}#{use}": self.joined(*parts)
+            for names in self.places([*uses])
+            for use, parts in enumerate(zip(*(uses[name] for name in names), strict=True))
+        }
+        return super().value(replace(context, activations=codes))
+
+    def places(self, names: Sequence[str]) -> list[tuple[str, ...]]:
+        """The modules of each code, of all that a term selects.
+
+        Raises:
+            InputError: ``apart``, and they are not two.
+        """
+        if self.apart and len(names) != 2:
+            raise InputError(
+                "KLToStandardNormal(apart=True) takes two modules, the mean's and then the log-variance's; it was given "
+                f'{len(names)}. Write .on(["to_mean", "to_log_variance"]), and one term for each code.'
+            )
+        return [tuple(names)] if self.apart else [(name,) for name in names]
+
+    def joined(self, mean: Tensor, *rest: Tensor) -> Tensor:
+        """What the modules of a code put out, side by side, with the examples along the first axis."""
+        if any(mean.shape != other.shape for other in rest):
+            raise ShapeError(
+                f"KLToStandardNormal needs a log-variance for each mean; their shapes are {tuple(mean.shape)} and "
+                f"{', '.join(str(tuple(other.shape)) for other in rest)}."
+            )
+        parts = [part.movedim(self.batch, 0) if self.batch else part for part in (mean, *rest)]
+        return torch.cat(parts, self.axis) if rest else parts[0]
 
     def of(self, activation: Tensor) -> Tensor:
         """``KL_ij`` in nats of each example and dimension: half as many along ``axis``."""
@@ -516,6 +558,14 @@ class KLToStandardNormal(OfActivations):
             )
         mean, log_variance = activation.chunk(2, dim=self.axis)
         return 0.5 * (mean.square() + torch.expm1(log_variance) - log_variance)
+
+    def told(self, activation: Tensor) -> Tensor:
+        """The nats that each dimension says of its row, at most: ``1/2 (log(var_i mean_i + mean_i exp(v_i)) - mean_i v_i)``.
+
+        It is the divergence from the Gaussian with the moments of all rows, a bound of the mutual information of code and row.
+        """
+        mean, log_variance = (part.flatten(1).double() for part in activation.chunk(2, dim=self.axis))
+        return 0.5 * ((mean.var(0, correction=0) + log_variance.exp().mean(0)).log() - log_variance.mean(0))
 
     def mean(self, activation: Tensor) -> Tensor:
         return self.of(activation).mean(0).clamp_min(self.free).sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from wellposed.diagnosis import curves as measure
@@ -15,12 +16,12 @@ if TYPE_CHECKING:
 
 
 class PosteriorCollapse(Inside):
-    """The code of a variational autoencoder is that of the prior for every row, and the decoder does without it.
+    """The code of a variational autoencoder says nothing of its row, or its decoder does not listen.
 
-    Holds if most dimensions of a code hold less than a hundredth of a nat, and the loss rises by less than a fiftieth of itself
-    when every row is decoded from another row's code. Both are needed: a good autoencoder with a wide code leaves dimensions
-    empty and uses the others. It is not asked in the first half of a warm-up, nor while the training loss falls by a tenth of all
-    its progress in the last quarter: every decoder begins by learning the mean of all rows, and turns to the code afterwards.
+    Holds if the loss does not rise when every row is decoded from another row's code; or if it rises by less than a tenth of
+    itself, and all dimensions of the code together say less than one bit of which row it is. It is not asked in the first half of a
+    warm-up; nor, of a code that says a hundredth of a nat, while the training loss falls by a tenth of all its progress in the last
+    quarter: every decoder begins by learning the mean of all rows, and turns to the code afterwards.
     """
 
     name, severity = "posterior_collapse", 3
@@ -28,7 +29,7 @@ class PosteriorCollapse(Inside):
     code = 'wp.KLToStandardNormal(1.0, free=0.1).on("code", schedule=wp.ramp(1000))'
     explains = ("not_learning",)
     moves = ((with_less_regularization(10),), (with_less_regularization(100),))
-    EMPTY, MOST, IGNORED, WARM, MOVING = 0.01, 0.5, 0.02, 0.5, 0.1
+    BIT, LITTLE, IGNORED, NOTHING, WARM, MOVING = math.log(2), 0.1, 1e-3, 0.01, 0.5, 0.1
     LEVER = (
         "let the strength of the divergence rise from 0 over the first tenth of training, leave each dimension some free nats, "
         "lower the strength (beta), or make the decoder weaker"
@@ -39,23 +40,22 @@ class PosteriorCollapse(Inside):
         if not signals.codes or len(values) < FEWEST_EPOCHS:
             return None
         moves = measure.trend(curves.train_loss).gain >= self.MOVING * measure.progress(values, None)
-        if moves and improves(curves.train_loss):
-            return None
+        falls = moves and improves(curves.train_loss)
         for seen in signals.codes:
-            empty = float((seen.nats < self.EMPTY).double().mean())
+            told = float(seen.told.sum())
             ignored = seen.rise <= max(self.IGNORED * abs(seen.loss), 2 * seen.error)
-            if empty <= self.MOST or not ignored or seen.charged < self.WARM:
+            empty = told < self.BIT and seen.rise < self.LITTLE * abs(seen.loss)
+            if not (empty or ignored) or seen.charged < self.WARM or (falls and told >= self.NOTHING):
                 continue
             return self.finding(
-                0.9 if empty == 1 else 0.7,
+                0.9 if ignored else 0.7,
                 {
                     **measured("rise of the loss with exchanged codes", seen.rise, seen.error),
-                    "place": seen.place, "dimensions": len(seen.nats), "empty": int((seen.nats < self.EMPTY).sum()),
-                    "nats": float(seen.nats.sum()),
+                    "place": seen.place, "dimensions": len(seen.nats), "told": told, "nats": float(seen.nats.sum()),
                 },
                 self.LEVER,
-                f"{int((seen.nats < self.EMPTY).sum())} of {len(seen.nats)} dimensions of the code {seen.place!r} hold less than "
-                f"{self.EMPTY:g} nats, and rows can be decoded from each other's codes: the code says nothing of its "
-                "row (posterior collapse).",
+                f"the code {seen.place!r} says at most {told:.2g} nats of which row it is, and rows that are decoded from each "
+                f"other's codes cost {seen.rise:.2g} more, of {seen.loss:.3g}: the decoder does without its code (posterior "
+                "collapse).",
             )  # fmt: skip
         return None
