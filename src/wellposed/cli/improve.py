@@ -189,13 +189,9 @@ def improve(
     else:
         say(summary(record))
         say(f"report: {page}")
-<<<<<<< HEAD
-    if study is not None and study.interrupted:
-=======
         if details and (time_spent := TimeSpent.of({"clock": running.told()})) is not None:
             say(f"\n{time_spent}")
-    if not record.get("looks"):  # interrupted before the confirmation
->>>>>>> k2
+    if study is not None and study.interrupted:
         raise typer.Exit(130)
 
 
