@@ -109,6 +109,7 @@ PLANTED: dict[str, list[Callable[[int], FakeHistory]]] = {
         lambda s: history(s, fall(0.3), fall(0.3), facts={"stopped": "diverged"}),
     ],
     "not_learning": [
+        lambda s: {"loss": fall(0.25, 0.27), "val_loss": fall(0.28, 0.3), "val_accuracy": [*[0.6, 0.6, 0.6, 0.58] * 15]},
         lambda s: history(s, np.full(60, 1.0), np.full(60, 1.01)),
         lambda s: history(s, fall(1.0, 3.0), fall(1.0, 3.0)),
         lambda s: history(s, np.full(60, 0.7), np.full(60, 0.7), facts={"constant_loss": None}),
@@ -157,6 +158,7 @@ PLANTED: dict[str, list[Callable[[int], FakeHistory]]] = {
         lambda s: {"loss": fall(0.3), "val_loss": fall(0.5), "G_loss": turn(fall(1.0), 9, 0.1), "D_loss": fall(0.5)},
         lambda s: {"loss": np.where(T60 > 40, np.nan, 1.0), "actor_loss": fall(0.1), "critic_loss": fall(0.2)},
     ],
+    "leakage": [lambda s: {"loss": fall(0.1) + 1e-4, "val_loss": fall(0.1) + 1e-4}],
     "different_scales": [
         lambda s: {"loss": fall(0.08, 0.1), "val_loss": fall(20.0, 21.4)},
         lambda s: {"loss": 64 * fall(0.3), "val_loss": fall(0.35)},

@@ -59,7 +59,7 @@ PHRASES = {
     "word_error_rate": "wer", "character_error_rate": "cer", "char_error_rate": "cer", "error_rate": "error", "f_1": "f1",
     "f_score": "f1", "ents_f": "f1", "r_2": "r2", "r_squared": "r2", "top_1": "top1", "acc_1": "acc1", "exact_match": "em",
     "bits_per_byte": "bpb",
-    "time_cost": "time", "smooth_l1": "smoothl1", "bits_per_char": "bpc",
+    "time_cost": "time", "mini_batch": "minibatch", "smooth_l1": "smoothl1", "bits_per_char": "bpc",
     "bits_per_dim": "bpd", "learning_rate": "lr", "held_out": "heldout",
     "hold_out": "holdout", "in_sample": "insample", "out_of_sample": "outofsample", "sparse_categorical": "", "categorical": "",
     "binary": "", "multiclass": "", "balanced": "", "multi_logloss": "logloss", "tel": "test_loss", "trl": "train_loss",
