@@ -175,7 +175,11 @@ def test_a_second_stage_of_another_pace_is_a_run(tmp_path: Path) -> None:
 
 
 def test_an_epoch_at_a_time_ends_where_several_are_planned(tmp_path: Path) -> None:
-    runs = ["Epoch 1/1 loss {:.3f}\n" * 3, "".join(f"Epoch {e}/9 loss {{:.3f}}\n" for e in (1, 2, 3)), "Epoch 1/1 loss {:.3f}\n" * 3]
+    runs = [
+        "Epoch 1/1 loss {:.3f}\n" * 3,
+        "".join(f"Epoch {e}/9 loss {{:.3f}}\n" for e in (1, 2, 3)),
+        "Epoch 1/1 loss {:.3f}\n" * 3,
+    ]
     text = "".join(runs).format(*np.linspace(2, 1, 9))
     assert [table.columns["epoch"].tolist() for table in read_all(written(tmp_path, text))] == [[1, 2, 3]] * 3
 

@@ -28,7 +28,7 @@ SIDES = {
 LOSS = ("loss", "losses", "los")
 LOSSLIKE = (
     "nll", "logloss", "mlogloss", "ce", "bce", "xent", "deviance", "cost", "objective", "mse", "rmse", "rmsle", "mae", "mape",
-    "l2", "l1", "smoothl1", "huber", "ppl", "bpc", "bpb", "bpd", "elbo",
+    "rmspe", "smape", "wape", "nrmse", "l2", "l1", "smoothl1", "huber", "ppl", "bpc", "bpb", "bpd", "elbo",
 )  # fmt: skip
 METRICS = {
     **dict.fromkeys(("accuracy", "acc", "accuracies", "accs", "top1", "acc1", "prec1"), "accuracy"),
@@ -87,7 +87,7 @@ AS_USUAL = {
     "epoch", "epochs", "mean", "avg", "average", "averaged", "total", "history", "metrics", "metric", "score", "scores", "end",
     "overall", "set", "data", "dataset", "subset", "split", "combined", "global", "all", "main", "value", "values", "loss", "s",
     "results", "result", "scalars", "scalar", "over", "of", "on", "for", "the", "is", "per", "in", "at", "and", "with", "phase",
-    "info", "debug", "warning", "root", "logger", "current", "this", "final", "was", "model", "curve", "log",
+    "info", "debug", "warning", "root", "logger", "current", "this", "final", "was", "model", "curve", "log", "mode",
 } - {"loss"}  # fmt: skip
 OF_A_STEP = {"step", "batch", "batches", "iter", "iteration", "iterations", "steps", "vs", "inner", "minibatch"}
 SMOOTHED = {"smooth", "smoothed", "smoothing", "ema", "running", "moving"}

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from wellposed.core.errors import DataError
-from wellposed.logs.cells import MISSING, plain_numbers
+from wellposed.logs.cells import MISSING, TENSOR, plain_numbers
 from wellposed.logs.column_names import EPOCHS, NOBODY, SIDES, STEPS, TEST, guess, name_words, named_side, parse_name
 from wellposed.logs.documents import flattened, of_value
 from wellposed.logs.encodings import ABROAD
@@ -46,7 +46,7 @@ WORD = re.compile(
 COLOUR = re.compile(r"\x1b\[[\d;?]*[A-Za-z]|\[\d{1,2}(?:;\d{1,3})*m")  # some who copy a terminal lose the escape
 QUOTED = re.compile(r"^[ \t]*(?:#?>[ \t]?|%[ \t]+|\w+ ?= ?(?:'''|\"\"\"))+", re.MULTILINE)
 """What stands before a line that is quoted, in a comment of MATLAB, or in a string of Python."""
-PERCENT = re.compile(r"\b\d{1,3}% *(?=\|)")  # how far a bar is
+PERCENT = re.compile(r"(?<![\d.])\d{1,3}%(?=\|)")  # how far a bar is
 OF_NETWORK = re.compile(
     r"\bof the (?:network|model) on (?:the )?(?:\d[\d,]* )?(\w+) (?:images|samples|examples|pictures)", re.IGNORECASE
 )  # Accuracy of the network on the 10000 test images: 55 %
@@ -70,6 +70,7 @@ TIMES = re.compile(
 )
 ROW_BAR = re.compile(r":? {1,9}\d{1,3}%\|.*$")  # behind a row of numbers
 TWO_CELLS = re.compile(r"^\s*\|([^|]+)\|\s*([-+.\de]+)\s*\|\s*$")
+CELLS = re.compile(r"\S+(?: \S+)*")
 SUMMED = re.compile(r"\[[-+.\de, ]*\]")
 SPACY = "valid SCORE"
 SETTINGS = 4  # numbers on a line without a value; more are the arguments of the script
@@ -153,6 +154,7 @@ class _Found:
     side: str = NOBODY
     header: list[str] = field(default_factory=list)
     above: list[str] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
     whole: list[Log] = field(default_factory=list)
     twice: dict[str, tuple[float, float]] = field(default_factory=dict)
     lists: list[dict[str, Any]] = field(default_factory=lambda: [{}])
@@ -234,6 +236,7 @@ class _Found:
             if len(above) == len(cells):  # a head of two lines: MATLAB
                 cells = [re.sub(r"\(.*?\)", "", f"{a} {b}").strip() for a, b in zip(above, cells, strict=True)]
         if _is_header(cells):
+            self.ends = [] if "|" in line else [cell.end() for cell in CELLS.finditer(line)]
             self.header = (
                 _heads(line) if cells[:2] == ["E", "#"] else [c or f"column_{i}" for i, c in enumerate(cells, 1)]
             )
@@ -245,7 +248,7 @@ class _Found:
             return False
         if len(cells) != len(self.header):
             longer = len(cells) > len(self.header) and not _is_cell(cells[-1])
-            cells = cells[: len(self.header)] if longer else line.split()
+            cells = cells[: len(self.header)] if longer else self._below(line) or line.split()
         numbers = [cell for cell in cells if _is_cell(cell)]
         if len(cells) != len(self.header) or 2 * len(numbers) < len(cells):
             return False
@@ -261,6 +264,16 @@ class _Found:
             if cell and normalize_name(name) in EPOCHS and (found := plain_numbers([cell])) and found[0] is not None:
                 self.place["epoch"] = found[0]
         return True
+
+    def _below(self, line: str) -> list[str]:
+        """The cells of a line that lacks some, each below the name that ends nearest; none where two are below one."""
+        found = {
+            min(range(len(self.ends)), key=lambda i: abs(self.ends[i] - cell.end())): cell[0]
+            for cell in CELLS.finditer(line)
+            if self.ends
+        }
+        whole = len(self.ends) == len(self.header) > len(found) == len([*CELLS.finditer(line)])
+        return [found.get(i, "") for i in range(len(self.header))] if whole else []
 
     def _said(self, template: Wording, numbers: Sequence[float]) -> None:
         row: dict[str, float] = {}
@@ -634,10 +647,7 @@ def braces(line: str) -> dict[str, Any] | None:
     try:
         value = json.loads(inside if '"' in inside else inside.replace("'", '"'))
     except (ValueError, RecursionError):
-        plain = re.sub(
-            r"\b[A-Za-z_][\w.]{0,40}\(\s*([-+.\deE]+|nan|inf)\s*(?:,[^()]*)?\)", r"\1", inside
-        )  # tensor(0.5, device=...)
-        plain = re.sub(r"(?<![\w'\".])(-?)(nan|inf)(?![\w'\"])", r"'\1\2'", plain)
+        plain = re.sub(r"(?<![\w'\".])(-?)(nan|inf)(?![\w'\"])", r"'\1\2'", TENSOR.sub(r"\1", inside))
         try:
             value = ast.literal_eval(plain)
         except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):

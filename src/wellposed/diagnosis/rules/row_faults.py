@@ -55,7 +55,7 @@ class Leakage(Inside):
     the columns bound in which the fewest different rows agree; what is beyond was copied before the split. Rows of
     one Dataset by number count the same. A giveaway: one feature explains 98 % of the target on validation rows and no
     other feature 70 %. Easy data may look so; what was seen is said, and the confidence is modest.
-    Of curves alone it is known where both losses are one number in every epoch, in at least five of them one of four digits or more.
+    Curves alone show it where both losses are the same number in every epoch, in at least five of them one of four digits or more.
     """
 
     name, severity = "leakage", 1
