@@ -109,6 +109,7 @@ PLANTED: dict[str, list[Callable[[int], FakeHistory]]] = {
         lambda s: history(s, fall(0.3), fall(0.3), facts={"stopped": "diverged"}),
     ],
     "not_learning": [
+        lambda s: {"loss": fall(0.25, 0.27), "val_loss": fall(0.28, 0.3), "val_accuracy": [*[0.6, 0.6, 0.6, 0.58] * 15]},
         lambda s: history(s, np.full(60, 1.0), np.full(60, 1.01)),
         lambda s: history(s, fall(1.0, 3.0), fall(1.0, 3.0)),
         lambda s: history(s, np.full(60, 0.7), np.full(60, 0.7), facts={"constant_loss": None}),
@@ -308,6 +309,11 @@ def mistakes(name: str, by: list[Rule]) -> int:
 
 def names(source: Any, by: list[Rule]) -> list[str]:
     return [finding.name for finding in apply_rules(Curves.of(source), by)]
+
+
+def test_equal_losses_of_both_sides_are_a_leak_and_equal_ends_are_none() -> None:
+    assert names({"loss": fall(0.1), "val_loss": fall(0.1)}, rules())[0] == "leakage"
+    assert "leakage" not in names({"loss": fall(0.1).round(2), "val_loss": fall(0.1).round(2)}, rules())
 
 
 def test_the_rules_of_curves_found_are_those_that_are_tested() -> None:
@@ -668,7 +674,8 @@ def test_a_saved_history_keeps_its_facts(tmp_path: Path) -> None:
         ("", "empty"),
         ("epoch,loss,val_loss\n", "no rows"),
         ("a,b\n1,2\n", "no column of losses. Found: a, b. Needed"),
-        ("epoch,loss\n1,tensor(0.5)\n", "'loss' has 'tensor\\(0.5\\)' in row 1"),
+        ("epoch,loss\n1,tensor([0.5, 1])\n", "cells on line 2, more than"),
+        ("epoch,loss\n1,half\n", "'loss' has 'half' in row 1"),
         ("loss,loss\n1,2\n", "more than one column named"),
         ("epoch,loss\n1,2,3\n", "cells on line 2, more than"),
     ],

@@ -168,6 +168,38 @@ def test_a_table_that_begins_anew_holds_several_runs_and_a_resumed_one_is_one(fi
     assert len(read_all(table(rows[::-1]))) == 1
 
 
+def test_a_second_stage_of_another_pace_is_a_run(tmp_path: Path) -> None:
+    stages = [f"epoch {e}: train_loss={3 / (e + 1):.5f}\n" for e in range(30)]
+    stages += [f"epoch {e}: train_loss={0.1 / e:.5f}\n" for e in range(5, 26, 5)]
+    assert [len(table.columns["epoch"]) for table in read_all(written(tmp_path, "".join(stages)))] == [30, 5]
+
+
+def test_an_epoch_at_a_time_ends_where_several_are_planned(tmp_path: Path) -> None:
+    runs = [
+        "Epoch 1/1 loss {:.3f}\n" * 3,
+        "".join(f"Epoch {e}/9 loss {{:.3f}}\n" for e in (1, 2, 3)),
+        "Epoch 1/1 loss {:.3f}\n" * 3,
+    ]
+    text = "".join(runs).format(*np.linspace(2, 1, 9))
+    assert [table.columns["epoch"].tolist() for table in read_all(written(tmp_path, text))] == [[1, 2, 3]] * 3
+
+
+def test_rows_that_were_written_again_leave_no_blanks() -> None:
+    epochs = [*range(10), 3, 5, 7]
+    curves = Curves.of({"epoch": epochs, "loss": [1 / (e + 1) for e in epochs]})
+    assert curves.epoch.tolist() == [0, 1, 2, 3, 5, 7]
+
+
+def test_accuracies_on_so_many_images_are_metrics(tmp_path: Path) -> None:
+    text = "".join(
+        f"[{e}, 2000] loss: {x}\nAccuracy of the network on train images: {30 + e} %\n"
+        f"Accuracy of the network on the 10000 test images: {20 + e} %\n"
+        for e, (x, _) in enumerate(PAIRS, 1)
+    )
+    curves = Curves.of(written(tmp_path, text))
+    assert (curves.train_metric[-1], curves.valid_metric[-1]) == (34, 24)
+
+
 def test_training_that_was_started_epoch_by_epoch_is_one_run() -> None:
     curves = Curves.of({"epoch": [1, 2] * 5, "loss": np.linspace(2, 1, 10), "val_loss": np.linspace(2, 1, 10)})
     assert curves.epoch.tolist() == [*range(1, 11)]
@@ -294,9 +326,13 @@ def test_no_log_is_a_blank(tmp_path: Path) -> None:
 
 def test_the_table_of_spacy_has_scores_of_validation(tmp_path: Path) -> None:
     curves = Curves.of(
-        written(tmp_path, SPACY + lines("  {i}    {s}          0.00     {t}    3{e}.73    0.39    5.43    0.01"))
+        written(
+            tmp_path,
+            f"{SPACY}  0      0          0.00     226.1    31.73    0.39    5.43    0.01\n"
+            + lines("  {i}    {s}          0.00     {t}    3{e}.73    0.39    5.43    0.01"),
+        )
     )
-    assert curves.train_loss.tolist() == [*TRAIN]
+    assert curves.train_loss.tolist() == [*TRAIN]  # that of step 0 is of one batch
     assert curves.valid_metric.tolist() == [31.73, 32.73, 33.73, 34.73]
 
 

@@ -166,6 +166,25 @@ KINDS = {
     "steps within epochs": told(
         "Training loss @ step 5: 9.1\nTraining loss @ step 10: 9.5\nEpoch: {e} Loss/Test: {y}, Loss/Train: {x}\n"
     ),
+    "a head of two lines in comments": "% | Epoch | Time Elapsed |  Mini-batch  |  Validation  |\n"
+    "% |       | (hh:mm:ss)   |     Loss     |     Loss     |\n"
+    + told("% |      {e} |     00:00:10 |       {x} |       {y} |\n"),
+    "a table in a string": "op=''' epoch    train_loss    valid_loss\n-------  ---------  ------\n"
+    + told("      {e}   {x}   {y}\n")
+    + "'''\n",
+    "terms of a loss": "Step      Train loss              Test loss             Test metric\n"
+    + told("{e}000      [{x}, 0.0e-00]    [{y}, 0.00e+00]    []  \n"),
+    "a mode on a line of its own": told("epoch: {e}, loss is: {x}\ntesting in eval mode\nepoch: {e}, loss is: {y}\n"),
+    "cells that are left out": "  epoch    train_loss    valid_loss    cp     dur\n-----  ----------  ----------  ----  ------\n"
+    + "".join(
+        f"{e:>7}  {x:>12}  {y:>12}  {'   +' if e < 4 else '    '}  2.2838\n"
+        for e, (x, y) in enumerate(zip(TRAIN, VALID, strict=True), 1)
+    ),
+    "a score of XGBoost": told("[{e}]\ttrain-rmspe:{x}\teval-rmspe:{y}\n"),
+    "bars of one side": told("epoch {e}\nVal:  97%|█████▉| 33/34 [00:01<00:00, 20it/s]\nepoch {e} train loss {x} val loss {y}\n"),
+    "an evaluation of the end": told("Epoch {e}/5\n9/9 [====] - 1s 2ms/step - loss: {x} - val_loss: {y}\n")
+    + "9/9 [====] - 1s 2ms/step - loss: 0.7\n",
+    "what was restored": told("Epoch #{e}: train_loss={x}, val_loss={y}\n") + "Loaded best model from epoch 4 (val_loss=1.5)\n",
     "sizes of sets": "Shape of all test data set is (742, 83)\n" + told("Epoch {e}: train loss {x} val loss {y}\n"),
 }  # fmt: skip
 

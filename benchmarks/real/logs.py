@@ -1,6 +1,6 @@
 """Public training logs, read and judged, against what a person wrote down for each before anything was run.
 
-    python benchmarks/real/logs.py FOLDER [--answers FILE ...] [--half tune|frozen|third|fourth] [--all]
+    python benchmarks/real/logs.py FOLDER [--answers FILE ...] [--half SET] [--all]
 
 FOLDER holds the files; each answer names one of them, and says how many runs it holds, the first and the last value of the losses
 of both sides, the axis, and which verdicts are right. ``logs.jsonl`` beside this script lists sources and answers; the files
@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--answers", type=Path, nargs="+", default=[ANSWERS])
-    parser.add_argument("--half", default="tune", choices=("tune", "frozen", "third", "fourth"))
+    parser.add_argument("--half", default="tune", choices=("tune", "frozen", "third", "fourth", "fifth", "sixth"))
     parser.add_argument("--all", action="store_true", help="list the logs that are right, too")
     given = parser.parse_args()
     answers = [json.loads(line) for path in given.answers for line in path.read_text(encoding="utf-8").splitlines()]

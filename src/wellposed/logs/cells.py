@@ -15,6 +15,8 @@ MISSING = ("", "na", "n/a", "null", "none", "-", "--", "---", "—", "no log")
 BLANKS = ("NAType", "NaTType")  # of pandas, which need not be installed
 COMMA = re.compile(r"[-+]?(\d*|\d{1,3}(\.\d{3})+),\d+(e[-+]?\d+)?", re.IGNORECASE)  # 0,53 and 1.234,5
 THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
+TENSOR = re.compile(r"\b[A-Za-z_][\w.]{0,40}\(\s*([-+.\deE]+|nan|inf)\s*(?:,[^()]*(?:\(\))?[^()]*)?\)")
+"""A number as an object prints itself: ``tensor(0.5, device='cuda:0')``."""
 LONGEST = 40  # signs of a cell that are shown
 
 
@@ -32,7 +34,7 @@ def cell_number(cell: Any, counts: bool = False) -> float | None:
         return None
     if not isinstance(cell, str):
         return _float(cell)
-    text = cell.strip().removesuffix("%").rstrip()
+    text = TENSOR.sub(r"\1", cell).strip().removesuffix("%").rstrip()
     if text.lower() in MISSING:
         return None
     if counts and THOUSANDS.fullmatch(text):

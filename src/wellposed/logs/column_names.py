@@ -28,7 +28,7 @@ SIDES = {
 LOSS = ("loss", "losses", "los")
 LOSSLIKE = (
     "nll", "logloss", "mlogloss", "ce", "bce", "xent", "deviance", "cost", "objective", "mse", "rmse", "rmsle", "mae", "mape",
-    "l2", "l1", "smoothl1", "huber", "ppl", "bpc", "bpb", "bpd", "elbo",
+    "rmspe", "smape", "wape", "nrmse", "l2", "l1", "smoothl1", "huber", "ppl", "bpc", "bpb", "bpd", "elbo",
 )  # fmt: skip
 METRICS = {
     **dict.fromkeys(("accuracy", "acc", "accuracies", "accs", "top1", "acc1", "prec1"), "accuracy"),
@@ -59,7 +59,7 @@ PHRASES = {
     "word_error_rate": "wer", "character_error_rate": "cer", "char_error_rate": "cer", "error_rate": "error", "f_1": "f1",
     "f_score": "f1", "ents_f": "f1", "r_2": "r2", "r_squared": "r2", "top_1": "top1", "acc_1": "acc1", "exact_match": "em",
     "bits_per_byte": "bpb",
-    "time_cost": "time", "smooth_l1": "smoothl1", "bits_per_char": "bpc",
+    "time_cost": "time", "mini_batch": "minibatch", "smooth_l1": "smoothl1", "bits_per_char": "bpc",
     "bits_per_dim": "bpd", "learning_rate": "lr", "held_out": "heldout",
     "hold_out": "holdout", "in_sample": "insample", "out_of_sample": "outofsample", "sparse_categorical": "", "categorical": "",
     "binary": "", "multiclass": "", "balanced": "", "multi_logloss": "logloss", "tel": "test_loss", "trl": "train_loss",
@@ -87,7 +87,7 @@ AS_USUAL = {
     "epoch", "epochs", "mean", "avg", "average", "averaged", "total", "history", "metrics", "metric", "score", "scores", "end",
     "overall", "set", "data", "dataset", "subset", "split", "combined", "global", "all", "main", "value", "values", "loss", "s",
     "results", "result", "scalars", "scalar", "over", "of", "on", "for", "the", "is", "per", "in", "at", "and", "with", "phase",
-    "info", "debug", "warning", "root", "logger", "current", "this", "final", "was", "model", "curve", "log",
+    "info", "debug", "warning", "root", "logger", "current", "this", "final", "was", "model", "curve", "log", "mode",
 } - {"loss"}  # fmt: skip
 OF_A_STEP = {"step", "batch", "batches", "iter", "iteration", "iterations", "steps", "vs", "inner", "minibatch"}
 SMOOTHED = {"smooth", "smoothed", "smoothing", "ema", "running", "moving"}

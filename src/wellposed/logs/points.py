@@ -168,8 +168,11 @@ def _places(keys: Cells, cells: Cells) -> list[int]:
     found: list[int] = []
     first = before = rows[0][1] if rows else 0.0
     seen = {first}
-    for i, k in rows[1:]:
-        if (k < before or (once and k == before)) and k <= first and (ordered or k in seen):
+    pace = rows[1][1] - first if len(rows) > 1 else 0.0
+    for at, (i, k) in enumerate(rows[1:], 1):
+        later = [b - k for _, b in rows[at + 1 : at + 2]]
+        counted = later == [k] and k not in (first, pace)  # of another pace, from its first count on: another stage
+        if (k < before or (once and k == before)) and (k <= first or counted) and (ordered or k in seen):
             found.append(i)
             first, seen = k, set()
         before = k
@@ -204,7 +207,13 @@ def _current(raw: dict[str, Cells], key: str, losses: Sequence[str], notes: list
                 f"value{'' if gone == 1 else 's'} of {name}."
             )
             break
-    return kept
+    said = [name for name in raw if name not in ("epoch", "step")]
+    rows = [
+        i
+        for i in range(len(raw[key]))
+        if any(kept[name][i] is not None for name in said) or all(raw[name][i] is None for name in said)
+    ]  # a row that lost all it said is gone: left blank it would be one whose loss was no number
+    return {name: [cells[i] for i in rows] for name, cells in kept.items()}
 
 
 def _superseded(keys: Cells, cells: Cells) -> Cells:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from wellposed.core.errors import DataError
-from wellposed.logs.cells import MISSING, plain_numbers
+from wellposed.logs.cells import MISSING, TENSOR, plain_numbers
 from wellposed.logs.column_names import EPOCHS, NOBODY, SIDES, STEPS, TEST, guess, name_words, named_side, parse_name
 from wellposed.logs.documents import flattened, of_value
 from wellposed.logs.encodings import ABROAD
@@ -44,7 +44,12 @@ WORD = re.compile(
 )  # fmt: skip
 """In every line that can say something, and in others: where none of it stands, nothing is searched."""
 COLOUR = re.compile(r"\x1b\[[\d;?]*[A-Za-z]|\[\d{1,2}(?:;\d{1,3})*m")  # some who copy a terminal lose the escape
-QUOTED = re.compile(r"^[ \t]*(?:#?>[ \t]?)+", re.MULTILINE)
+QUOTED = re.compile(r"^[ \t]*(?:#?>[ \t]?|%[ \t]+|\w+ ?= ?(?:'''|\"\"\"))+", re.MULTILINE)
+"""What stands before a line that is quoted, in a comment of MATLAB, or in a string of Python."""
+PERCENT = re.compile(r"(?<![\d.])\d{1,3}%(?=\|)")  # how far a bar is
+OF_NETWORK = re.compile(
+    r"\bof the (?:network|model) on (?:the )?(?:\d[\d,]* )?(\w+) (?:images|samples|examples|pictures)", re.IGNORECASE
+)  # Accuracy of the network on the 10000 test images: 55 %
 OPEN = re.compile(r"\{\s*['\"][^\[{}]{1,40}\[\s*[-+.\d][^{}]{1,200000}\}")
 NTH = re.compile(r"第\s*(\d+)\s*(?:个|個)?(?:轮|輪|回|周期|エポック)")  # of the epochs, in Chinese and Japanese
 CHANGED = re.compile(r"\b(?:improv|decreas|increas|did not|didn't|from|better|early|saving|best)", re.IGNORECASE)
@@ -52,6 +57,7 @@ CHANGED = re.compile(r"\b(?:improv|decreas|increas|did not|didn't|from|better|ea
 TRIED = re.compile(r"\btrial\s*#?(\d{1,9})\b[^{}]{0,20}?\b(?:finished|completed?|pruned|failed)\b", re.IGNORECASE)
 """What Optuna and Keras Tuner say at the end of a trial."""
 BEST = re.compile(r"best (?:iteration|score|epoch)[^:]{0,20}:\s*$", re.IGNORECASE)  # the next line repeats one
+RESTORED = re.compile(r"^\W*(?:load|restor|revert|saved best)", re.IGNORECASE)  # what such a line says was said before
 LISTED = re.compile(
     r"^\W*([A-Za-z][\w .()/-]{0,60}?)\s*[:=]\s*\[([-+.\deE,\s]+|[^\[\]]*\bnan\b[^\[\]]*)\]\W*$"
 )  # losses = [1.0, 0.5]
@@ -64,6 +70,9 @@ TIMES = re.compile(
 )
 ROW_BAR = re.compile(r":? {1,9}\d{1,3}%\|.*$")  # behind a row of numbers
 TWO_CELLS = re.compile(r"^\s*\|([^|]+)\|\s*([-+.\de]+)\s*\|\s*$")
+CELLS = re.compile(r"\S+(?: \S+)*")
+SUMMED = re.compile(r"\[[-+.\de, ]*\]")
+SPACY = "valid SCORE"
 SETTINGS = 4  # numbers on a line without a value; more are the arguments of the script
 MOST_FAILED = 2_000_000  # signs between braces that were no dict, after which none is looked for
 MOST_RESULTS = 50  # lines of a list of the best; longer ones that jump to and fro are of several processes
@@ -144,6 +153,8 @@ class _Found:
     place: dict[str, float] = field(default_factory=dict)
     side: str = NOBODY
     header: list[str] = field(default_factory=list)
+    above: list[str] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
     whole: list[Log] = field(default_factory=list)
     twice: dict[str, tuple[float, float]] = field(default_factory=dict)
     lists: list[dict[str, Any]] = field(default_factory=lambda: [{}])
@@ -161,6 +172,8 @@ class _Found:
             return
         if line.rstrip().endswith(":") and BEST.search(line):
             self.repeated = True
+            return
+        if RESTORED.match(line):
             return
         if "{" in line and self.failed < MOST_FAILED and self._dict(line):
             return
@@ -212,12 +225,18 @@ class _Found:
 
     def _table(self, line: str) -> bool:
         line = ROW_BAR.sub("", line)
-        cells = split_cells(line)
+        cells, above = split_cells(line), self.above
+        self.above = []
         if len(cells) < 2:
             return False
         if re.fullmatch(r"[\s|:+=\-─━┼┃│]+", line):
             return True
+        if "|" in line and not any(map(NUMBER.search, cells)):
+            self.above = cells
+            if len(above) == len(cells):  # a head of two lines: MATLAB
+                cells = [re.sub(r"\(.*?\)", "", f"{a} {b}").strip() for a, b in zip(above, cells, strict=True)]
         if _is_header(cells):
+            self.ends = [] if "|" in line else [cell.end() for cell in CELLS.finditer(line)]
             self.header = (
                 _heads(line) if cells[:2] == ["E", "#"] else [c or f"column_{i}" for i, c in enumerate(cells, 1)]
             )
@@ -229,12 +248,13 @@ class _Found:
             return False
         if len(cells) != len(self.header):
             longer = len(cells) > len(self.header) and not _is_cell(cells[-1])
-            cells = cells[: len(self.header)] if longer else line.split()
+            cells = cells[: len(self.header)] if longer else self._below(line) or line.split()
         numbers = [cell for cell in cells if _is_cell(cell)]
         if len(cells) != len(self.header) or 2 * len(numbers) < len(cells):
             return False
-        known = [None if cell.lower() in MISSING or not _is_cell(cell) else cell.partition("/")[0] for cell in cells]
-        row: dict[str, Any] = dict(zip(self.header, known, strict=True))
+        row: dict[str, Any] = {name: _cell(cell) for name, cell in zip(self.header, cells, strict=True)}
+        if row.get("step") == "0" and SPACY in self.header:  # of one batch, where later ones are sums
+            row = {name: cell for name, cell in row.items() if not name.startswith("LOSS")}
         places = {name: cell for name, cell in row.items() if normalize_name(name) in (*EPOCHS, *STEPS)}
         first = normalize_name(self.header[0])
         if first in TRIALS[1:] or (first in ONE_EACH and not places):
@@ -244,6 +264,16 @@ class _Found:
             if cell and normalize_name(name) in EPOCHS and (found := plain_numbers([cell])) and found[0] is not None:
                 self.place["epoch"] = found[0]
         return True
+
+    def _below(self, line: str) -> list[str]:
+        """The cells of a line that lacks some, each below the name that ends nearest; none where two are below one."""
+        found = {
+            min(range(len(self.ends)), key=lambda i: abs(self.ends[i] - cell.end())): cell[0]
+            for cell in CELLS.finditer(line)
+            if self.ends
+        }
+        whole = len(self.ends) == len(self.header) > len(found) == len([*CELLS.finditer(line)])
+        return [found.get(i, "") for i in range(len(self.header))] if whole else []
 
     def _said(self, template: Wording, numbers: Sequence[float]) -> None:
         row: dict[str, float] = {}
@@ -266,6 +296,7 @@ class _Found:
                 self.alone += 1
                 place["epoch"] = self.alone
             elif slot.kind in PLACES or slot.kind == "index":
+                self.alone *= not (slot.kind == "epoch" and total)
                 place.setdefault(slot.kind, number)
                 within = slot.kind in ("batch", "index") or "epoch" in self.place.keys() | place.keys()
                 of_batch = of_batch or slot.kind == "batch"
@@ -282,12 +313,19 @@ class _Found:
         self.place |= place
         if not row:
             self.side = template.section or (NOBODY if "epoch" in place else self.side)
-        elif self.repeated:
+        elif self.repeated or (template.bar and not of_batch and self._evaluated(row)):
             self.repeated = False
         else:
             heard = f" ({self.side})" if self.side and not any(parse_name(name).side for name in row) else ""
             mark = " batch" if of_batch else ""
             self._add({**self.place, **{f"{name}{heard}{mark}": value for name, value in row.items()}})
+
+    def _evaluated(self, row: dict[str, float]) -> bool:
+        """Whether a bar repeats some of the names of the epoch that is over, without its side: an evaluation of the end."""
+        last = self.rows[-1] if self.rows else {}
+        same = "epoch" in last and last["epoch"] == self.place.get("epoch")
+        sided = [any(parse_name(name).side for name in names) for names in (row, last)]
+        return same and row.keys() < last.keys() and sided == [False, True]
 
     def _add(self, row: dict[str, Any]) -> None:
         """Keep a row, unless one of several processes has said just the same at this place."""
@@ -381,7 +419,8 @@ def _are_results(columns: dict[str, list[Any]], used: Sequence[str], unplaced: b
 
 def plain_line(line: str) -> str:
     """A line without clocks, and with its counted words apart from their numbers."""
-    line = CLOCK.sub(" ", line.replace("|", " | ") if line.lstrip().startswith("|") else line)
+    line = CLOCK.sub(" ", line.replace("|", " | ") if line.lstrip().startswith("|") else PERCENT.sub("", line))
+    line = OF_NETWORK.sub(r"on \1", line) if "of the" in line else line
     return COUNTED.sub(r"\1 ", SCORE.sub("loss at iteration", line) if "ore at" in line else line)
 
 
@@ -578,12 +617,22 @@ def _is_header(cells: Sequence[str]) -> bool:
 def _heads(line: str) -> list[str]:
     """The names in spaCy's header, whose scores are of validation."""
     cells = re.findall(r"LOSS\s+\S+|\S+", line)
-    known = {"E": "epoch", "#": "step"}
+    known = {"E": "epoch", "#": "step", "SCORE": SPACY}
     return [known.get(cell, cell if cell.startswith("LOSS") else f"valid {cell}") for cell in cells]
 
 
 def _is_cell(cell: str) -> bool:
-    return cell.lower() in MISSING or NUMBER.fullmatch(re.sub(r"/\d+$|\s*%$", "", cell)) is not None
+    plain = re.sub(r"/\d+$|\s*%$", "", cell)
+    return cell.lower() in MISSING or NUMBER.fullmatch(plain) is not None or SUMMED.fullmatch(cell) is not None
+
+
+def _cell(cell: str) -> str | float | None:
+    """What stands in a cell: a number as it is written, the sum of a list, or None."""
+    if cell.lower() in MISSING or not _is_cell(cell):
+        return None
+    if cell.startswith("["):  # the terms of a loss: DeepXDE
+        return sum(map(float, cell.strip("[]").split(","))) if cell != "[]" else None
+    return cell.partition("/")[0]
 
 
 # Dicts
@@ -598,10 +647,7 @@ def braces(line: str) -> dict[str, Any] | None:
     try:
         value = json.loads(inside if '"' in inside else inside.replace("'", '"'))
     except (ValueError, RecursionError):
-        plain = re.sub(
-            r"\b[A-Za-z_][\w.]{0,40}\(\s*([-+.\deE]+|nan|inf)\s*(?:,[^()]*)?\)", r"\1", inside
-        )  # tensor(0.5, device=...)
-        plain = re.sub(r"(?<![\w'\".])(-?)(nan|inf)(?![\w'\"])", r"'\1\2'", plain)
+        plain = re.sub(r"(?<![\w'\".])(-?)(nan|inf)(?![\w'\"])", r"'\1\2'", TENSOR.sub(r"\1", inside))
         try:
             value = ast.literal_eval(plain)
         except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):

@@ -114,7 +114,7 @@ class NotLearning(Rule):
     is less sure, because a log may begin with a network that is trained already; with fewer than five epochs, with a training
     loss alone, or where the log begins late, it is not given. A metric well above chance refutes it. Two signs need no
     reference: a loss that rests at ln K,
-    where each of K classes is as likely, and an error rate that is the same in four of five epochs while the loss hardly falls,
+    where each of K classes is as likely, and an error rate that is the same in three of four epochs while the loss hardly falls,
     which is that of always answering with one class.
     """
 
@@ -126,7 +126,7 @@ class NotLearning(Rule):
     overrules = ("undertrained", "slow", "underfits", "overfits", "overconfident", "noisy_evidence")
     SURE, UNSURE = 0.95, 0.6  # with and without the constant prediction's loss
     FEWEST = 5  # epochs without a reference: a fine-tuning of three epochs shows three times the same
-    SAME = 0.8  # of the epochs with one error rate
+    SAME = 0.75  # of the epochs with one error rate
 
     def judge(self, curves: Curves) -> Finding | None:
         y = curves.train_loss if len(measure.finite_values(curves.train_loss)) else curves.valid_loss
@@ -180,7 +180,7 @@ class NotLearning(Rule):
 
     @classmethod
     def _most_frequent(cls, curves: Curves) -> bool:
-        """Whether both error rates are those of the most frequent class in four of five epochs, and validation never cost less."""
+        """Whether both error rates are those of the most frequent class in three of four epochs, and validation never cost less."""
         constant, chance = curves.fact("constant_loss"), measure.chance_error(curves)
         rates = [measure.error_rate(curves, side) for side in ("train", "valid")]
         values = [measure.finite_values(rate) for rate in rates if rate is not None]

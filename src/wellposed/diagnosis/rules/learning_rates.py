@@ -237,6 +237,8 @@ class RateTooHigh(Rule):
         values = measure.finite_values(curves.train_loss)
         if (begun := initial_loss(curves)) is not None:
             values = np.concatenate([[begun], values])
+        elif measure.began_late(curves) and curves.fact("constant_loss") is None:  # the start is that of a tail
+            return None
         first, end = float(values[0]), measure.end(curves.train_loss)
         early = np.sort(values[1 : max(4, len(values) // 4)])
         lost = max(2, len(values) // 20)  # so many were spent above: a leap that is over at once costs nothing

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.moves import with_averaging, with_decay, with_lower_rate
 from wellposed.diagnosis.rules.batch_norm import disagree
-from wellposed.diagnosis.rules.rule import Inside, measured
+from wellposed.diagnosis.rules.rule import Inside, end_of, measured
 from wellposed.statistics.student import student_quantile
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ class Leakage(Inside):
     the columns bound in which the fewest different rows agree; what is beyond was copied before the split. Rows of
     one Dataset by number count the same. A giveaway: one feature explains 98 % of the target on validation rows and no
     other feature 70 %. Easy data may look so; what was seen is said, and the confidence is modest.
+    Curves alone show it where both losses are the same number in every epoch, in at least five of them one of four digits or more.
     """
 
     name, severity = "leakage", 1
@@ -61,8 +64,24 @@ class Leakage(Inside):
     SHARE, FEWEST = 0.02, 5  # of validation: less moves a loss by less than its usual standard error
     EXPLAINS, NEXT = 0.98, 0.7
 
+    def judge(self, curves: Curves) -> Finding | None:
+        return self._same(curves) or super().judge(curves)
+
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
         return self._copies(signals) or self._giveaway(signals)
+
+    def _same(self, curves: Curves) -> Finding | None:
+        both = np.isfinite(curves.train_loss) & np.isfinite(curves.valid_loss)
+        train, valid = curves.train_loss[both], curves.valid_loss[both]
+        told = {x for x in train.tolist() if x != float(f"{x:.3g}")}
+        if len(told) < self.FEWEST or not (train == valid).all():
+            return None
+        return self.finding(
+            0.9, {"epochs": len(train), **end_of(curves)},
+            "compute the validation loss on rows that are not trained on; then judge again",
+            "Training and validation loss are the same number in every epoch: they are of the same rows, and nothing is known "
+            "about new ones.",
+        )  # fmt: skip
 
     def _copies(self, signals: Signals) -> Finding | None:
         found = signals.copies

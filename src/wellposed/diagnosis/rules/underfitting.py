@@ -82,9 +82,8 @@ class Underfits(Rule):
             return False
         high = share.train >= (cls.HIGH if share.certain else cls.HIGH_UNSURE)
         small = (
-            share.valid - share.train < cls.SMALL_GAP * share.train
-            and measure.Z * gap_se(curves, share) < cls.SURE_GAP * share.train
-        )
+            share.valid - share.train if share.certain else abs(share.valid - share.train)
+        ) < cls.SMALL_GAP * share.train and measure.Z * gap_se(curves, share) < cls.SURE_GAP * share.train
         seen = share.certain or share.of == "error" or (share.train <= 0.9 and not measure.began_late(curves))
         going_on = falls(curves.train_loss, curves.fact("constant_loss")) and improves(curves.valid_loss)
         return high and small and seen and not going_on
