@@ -90,7 +90,7 @@ def _losses(
     """The mean loss of each batch, under the same draws, with a hook behind a module."""
     handle = module.register_forward_hook(hook)
     try:
-        with seeded(0, "codes"), evaluating(model, predict, loss.given):
+        with seeded(0, "codes"), evaluating(model, predict, loss):
             return torch.tensor([float(loss.mean(predict(model, batch), target)) for batch, target in batches])
     finally:
         handle.remove()

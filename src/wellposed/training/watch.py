@@ -122,6 +122,7 @@ class Watch:
         double = any(p.dtype == torch.float64 for p in model.parameters())
         readings = {name: sides_of(side, double, name, rows) for name, side in self.given.items()}
         calls = self._read(readings, rows, forward, target)
+        self.loss = calls.loss or self.loss
         sizes = self._sides["train"].size, self._sides["valid"].size
         self.forward: Forward = guard_call("The model" if forward is None else "forward=", calls.forward)
         self.target_of: Target = guard_call("target=", calls.target)
@@ -130,7 +131,7 @@ class Watch:
         self.first, self.unseen = self._look()
         looked = time.perf_counter() - began
         plainly = target is None and not calls.says
-        self._whole = [side.targets() if plainly else None for side in self._sides.values()]
+        self._whole = [side.targets(self.loss.ignored_index) if plainly else None for side in self._sides.values()]
         targets = [self._targets(side) for side in self.probes]
         self.loss = self._recognized([*targets, *self._whole])
         self.metric: Score | None = named_metric(metric, self.loss) if metric is not None else default_metric(self.loss)
@@ -186,7 +187,7 @@ class Watch:
         if any(is_lazy(p) for p in self.model.parameters()):
             return None
         batch = to_device(batch, self.device)
-        with seeded(0, "watch"), evaluating(self.model, calls.forward, self.loss.given):
+        with seeded(0, "watch"), evaluating(self.model, calls.forward, self.loss):
             return self.loss.per_example(calls.forward(self.model, batch), calls.target(batch)).total
 
     def _probe(self, rows: int) -> None:
@@ -317,12 +318,25 @@ class Watch:
         with seeded(0, "watch"):
             # A state that somebody made for a whole batch fits no smaller one.
             few = to_device(next(iter(self._fetching("train", None if given else FEWEST_SHOWN)())), self.device)
-        return checked_calls(self.model, self.loss, few, said) if given else find_calls(self.model, self.loss, few)
+
+        def found() -> Calls:
+            return checked_calls(self.model, self.loss, few, said) if given else find_calls(self.model, self.loss, few)
+
+        try:
+            return found()
+        except WellposedError as error:
+            self.loss.derived = not isinstance(error, TargetError)
+            with suppress(WellposedError):  # forces are derivatives of an energy, and need gradients in evaluation too
+                if self.loss.derived:
+                    return found()
+            self.loss.derived = False
+            raise
 
     def _recognized(self, targets: Sequence[Tensor | None]) -> Loss:
         """The known loss that a callable is; itself where it takes targets that the known one does not."""
         outputs, target = self._shown()
         found = recognized(self.loss, outputs, target)
+        found.derived = self.loss.derived
         with suppress(TargetError):
             for known in targets if found is not self.loss else ():
                 found.check(outputs, target, known)
@@ -369,7 +383,7 @@ class Watch:
         for known in (*targets, *whole):
             self.loss.check(outputs, target, known)
         if self.metric is not None and targets[-1] is not None:
-            self.metric.require(targets[-1])
+            self.metric.require(self.loss.marked(targets[-1]))
 
     def _shown(self) -> tuple[Any, Any]:
         """Outputs and target of a few rows: of the pass at the first weights, or where that failed in evaluation mode, since
@@ -378,7 +392,7 @@ class Watch:
             return self.first.outputs, self.first.target
         if any(is_lazy(p) for p in self.model.parameters()):
             return None, None
-        with suppress(InputError), seeded(0, "watch"), evaluating(self.model, self.forward):
+        with suppress(InputError), seeded(0, "watch"), evaluating(self.model, self.forward, self.loss):
             for batch, target in self.batches("train"):
                 return self.forward(self.model, batch), target
         return None, None
