@@ -242,6 +242,19 @@ def test_derivatives_inside_of_a_pass(
     assert wp.diagnose(watch)
 
 
+@pytest.mark.parametrize("moves", [False, True])
+def test_targets_of_a_network_that_moves_are_no_level_to_fall_to(moves: bool, draw: torch.Generator) -> None:
+    x, other, net, teacher = scores(draw, 64, 4), scores(draw, 64, 4), nn.Linear(4, 1), nn.Linear(4, 1)
+    watch = wp.watch(
+        net, "mse", (x, x), (other, x), forward=lambda model, batch: model(batch[0]), target=lambda batch: teacher(batch[0])
+    )
+    for _ in range(6):
+        watch.epoch()
+        with torch.no_grad():
+            teacher.bias.add_(float(moves))
+    assert ([one.name for one in wp.diagnose(watch)] == ["moving_target"]) is moves
+
+
 class Remembers(nn.Module):
     """A loss that keeps a running target of every row in a plain tensor, and what it saw in a list."""
 

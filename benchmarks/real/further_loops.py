@@ -223,7 +223,7 @@ def translation_tutorial(look: Look) -> Any:
     def loss(found: Tensor, target: Tensor) -> Tensor:
         return F.nll_loss(found, target[:, 0], reduction="sum")
 
-    train, valid = pairs(64), pairs(32)
+    train, valid = pairs(64), pairs(20)
     encoder, decoder = Encoder(), Decoder()
     both = nn.ModuleList([encoder, decoder])
     optimizers = [look.optimizer(optim.SGD(net.parameters(), lr=0.01), net) for net in both]

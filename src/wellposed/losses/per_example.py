@@ -148,7 +148,7 @@ class Loss:
     """
 
     def __init__(self, given: Any, *, by_example: bool = False) -> None:
-        self.derived = isinstance(given, Loss) and given.derived
+        self.derived: bool = isinstance(given, Loss) and given.derived
         if isinstance(given, Loss):
             given = given.given
         self.given: Any = given

@@ -9,12 +9,13 @@ from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from wellposed.core.batches import bytes_in
+from wellposed.core.batches import bytes_in, tensors_in
 from wellposed.core.checks import Seed, Within, checked
 from wellposed.core.errors import DataError, InputError, TargetError, WellposedError, guard_call
 from wellposed.core.files import check_schema
@@ -51,6 +52,8 @@ FEWEST_KEPT = 32
 """Rows of a probe that was made smaller so as not to slow a loop: fewer show nothing."""
 FREE = 2.0
 """Seconds that watching may take whatever its share is: loops that are over in seconds are looked at in every epoch."""
+MOVED = 1e-3
+"""Relative difference of the sum of the same rows' targets after which they are no data: a network that learns gave them."""
 FEWEST_SHOWN = 8
 """Rows that show how the model is called: outputs of a language model are megabytes each."""
 SCHEMA = 2
@@ -148,6 +151,7 @@ class Watch:
             }
         )
         self._learn_constant(targets)
+        self._aimed, self._aims = target is not None, dict[tuple[str, int], list[float]]()
         self.notes = Notes.of(model)
         self.close = note_forwards(model, self.notes, self)
         self._best_loss = math.inf
@@ -364,9 +368,20 @@ class Watch:
             yield to_device(batch, self.device), self.target_of(batch)
 
     def _measure(self, side: str) -> Evaluation:
+        aims: list[float] = []
+
+        def batches() -> Iterator[tuple[Any, Any]]:
+            for batch, target in self.batches(side):
+                if self._aimed:  # target= may ask a network, which moves while it is trained
+                    aims.extend(float(t.double().sum()) for t in tensors_in(target) if t.is_floating_point())
+                yield batch, target
+
         with seeded(0, "watch"), self.notes.blind():
-            batches = self.batches(side)
-            return evaluate(self.model, batches, self.loss, self.metric, device=self.device, forward=self.forward)
+            found = evaluate(self.model, batches(), self.loss, self.metric, device=self.device, forward=self.forward)
+        first = self._aims.setdefault((side, self.rows), aims)
+        if not np.allclose(first, aims, rtol=MOVED, equal_nan=True):
+            self.history.facts["moving_target"] = True
+        return found
 
     def _check(self, targets: Sequence[Tensor | None], whole: Sequence[Tensor | None]) -> None:
         """Targets of both sides against loss, outputs and metric, before anything is counted of them.
@@ -399,7 +414,7 @@ class Watch:
 
     def _targets(self, side: str) -> Tensor | None:
         """The targets of a probe, where they are one tensor a batch."""
-        with seeded(self.seed, "watch"):
+        with seeded(self.seed, "watch"), torch.no_grad():
             found = [self.target_of(batch) for batch in self.probes[side]()]
         known = bool(found) and all(isinstance(t, Tensor) and t.ndim for t in found)
         return joined_targets([t.cpu() for t in found], self.loss.ignored_index) if known else None
