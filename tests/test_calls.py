@@ -246,7 +246,12 @@ def test_derivatives_inside_of_a_pass(
 def test_targets_of_a_network_that_moves_are_no_level_to_fall_to(moves: bool, draw: torch.Generator) -> None:
     x, other, net, teacher = scores(draw, 64, 4), scores(draw, 64, 4), nn.Linear(4, 1), nn.Linear(4, 1)
     watch = wp.watch(
-        net, "mse", (x, x), (other, x), forward=lambda model, batch: model(batch[0]), target=lambda batch: teacher(batch[0])
+        net,
+        "mse",
+        (x, x),
+        (other, x),
+        forward=lambda model, batch: model(batch[0]),
+        target=lambda batch: teacher(batch[0]),
     )
     for _ in range(6):
         watch.epoch()
