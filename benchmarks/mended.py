@@ -10,7 +10,8 @@ truth fails is dropped and counted.
 **Named**: a finding of at least .5 names a planted cause, or a published fault. **Mended**: ``diagnose(..., prove=)`` shows a
 change, and trained once more from the same state with fresh seeds it has a lower loss than going on, on rows that nothing has
 seen: the fresh rows of a planted case, by a loss of the benchmark's own; half of a program's validation rows, which are held
-back (all of them where a program validates on the rows that it trains on). **Named and mended**: both, and the change that was
+back (all of them where a program validates on the rows that it trains on). Where going on is shown to help and nothing more than
+that, going on is the change, and is compared with the weights at the fork. **Named and mended**: both, and the change that was
 shown is one that a finding with a right name advises. What cannot be gone on with (logs, a refusal) is not mended.
 """
 
@@ -36,7 +37,7 @@ from benchmarks.planted.training import Training, per_row
 import wellposed as wp
 from wellposed.core.files import jsonable, write_atomically
 from wellposed.diagnosis.advice import recipe_difference
-from wellposed.training.continuation import continue_from
+from wellposed.diagnosis.forks import GO_ON, Branch
 
 LEAST = 0.5
 Loss = Callable[[wp.Run], float]
@@ -114,25 +115,31 @@ def judged(half: str, name: str, seconds: float, fresh: int) -> dict[str, Any]:
     except wp.WellposedError as refused:
         return line | {"refused": str(refused)}
     assert found.proof is not None
-    proof = found.proof
-    if proof.best is proof[0]:
+    proof, best = found.proof, found.proof.best
+    if best is proof[0] and not best.gain.shown:
         return line | {"changes": [branch.says for branch in proof[1:]]}
-    start = continue_from(source)
+    start = proof[0].start
 
-    def after(recipe: wp.Recipe) -> float:
-        return statistics.fmean(test_loss(start.go_on(recipe, proof.epochs, 1000 + seed)) for seed in range(fresh))
+    def after(branch: Branch) -> float:
+        runs = (branch.start.go_on(branch.recipe, proof.epochs, 1000 + seed) for seed in range(fresh))
+        return statistics.fmean(map(test_loss, runs))
 
-    gain = after(proof[0].recipe) - after(proof.best.recipe)
+    gain = (test_loss(start.here) if best is proof[0] else after(proof[0])) - after(best)
     kept = {"epochs": start.recipe.epochs, "schedule": start.recipe.schedule, "stopping": start.recipe.stopping}
     by = [
         one.name
         for one in found
         if one.confidence >= LEAST
-        and proof.best.says in (recipe_difference(start.recipe, c.recipe.replace(**kept)) for c in one.changes)
+        and best.says
+        in {
+            says
+            for c in one.changes
+            for says in (c.says, recipe_difference(start.recipe, c.recipe.replace(**kept)) or GO_ON)
+        }
     ]
     mended = gain > 0
     return line | {
-        "shown": proof.best.says, "by": by, "gain": gain, "mended": mended, "both": mended and bool(right & set(by)),
+        "shown": best.says, "by": by, "gain": gain, "mended": mended, "both": mended and bool(right & set(by)),
         "epochs": proof.epochs, "seeds": len(proof[0].runs),
     }  # fmt: skip
 

@@ -27,7 +27,7 @@ from sklearn import datasets
 import wellposed as wp
 from wellposed.core.files import jsonable, write_atomically
 from wellposed.data.table_files import read_table
-from wellposed.training.continuation import continue_from
+from wellposed.diagnosis.forks import Branch
 
 SHIPPED = {
     "digits": datasets.load_digits,
@@ -102,15 +102,13 @@ def judged(name: str, how: str, given: wp.Problem, seconds: float, fresh: int) -
     except wp.InputError:
         return line
     assert found.proof is not None
-    start, proof = continue_from(run), found.proof
-    source = given.prepared.test
+    proof, source = found.proof, given.prepared.test
 
-    def test_loss(recipe: wp.Recipe) -> float:
-        return statistics.fmean(
-            start.go_on(recipe, proof.epochs, 1000 + seed).losses(source).mean for seed in range(fresh)
-        )
+    def test_loss(branch: Branch) -> float:
+        runs = (branch.start.go_on(branch.recipe, proof.epochs, 1000 + seed) for seed in range(fresh))
+        return statistics.fmean(run.losses(source).mean for run in runs)
 
-    losses = [test_loss(branch.recipe) for branch in proof]
+    losses = [test_loss(branch) for branch in proof]
     gains = [losses[0] - loss for loss in losses[1:]]
     here = wp.fit(given, run.recipe.replace(epochs=len(run.history)), seed=0).losses(source).mean
     intervals = [(b.gain.interval.low, b.gain.interval.high) for b in proof[1:]]

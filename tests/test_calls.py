@@ -147,8 +147,233 @@ def test_labels_mean_what_the_models_own_loss_takes_them_for(moved: int, draw: t
 
 def test_a_model_whose_own_loss_is_another_is_refused(draw: torch.Generator) -> None:
     data = sentences(draw)
-    with pytest.raises(InputError, match=r"own loss of the first batch is .*outputs.loss"):
-        wp.watch(Speaks(2), "cross_entropy", train=data, valid=data)
+    net = Speaks(2)
+    with pytest.raises(
+        InputError, match=r"loss=lambda loss, target: loss, forward=lambda model, batch: model\(\*\*batch\)\.loss;"
+    ):
+        wp.watch(net, "cross_entropy", train=data, valid=data)
+    for row in data:
+        del row["special"]
+    watch = wp.watch(net, lambda loss, target: loss, data, data, forward=lambda model, batch: model(**batch).loss)
+    whole = {key: torch.stack([row[key] for row in data]) for key in data[0]}
+    assert watch.epoch()["valid_loss"] == pytest.approx(float(net(**whole).loss.detach()), rel=1e-4)
+
+
+@pytest.mark.parametrize("left_out", [-1, -7])
+def test_padding_that_a_models_own_loss_leaves_out_is_left_out(left_out: int, draw: torch.Generator) -> None:
+    class Pads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(CLASSES, CLASSES)
+
+        def forward(self, idx: Tensor, targets: Tensor) -> Any:
+            found = self.table(idx)
+            return found, F.cross_entropy(found.flatten(0, 1), targets.flatten(), ignore_index=left_out)
+
+    rows = torch.randint(CLASSES, (40, TOKENS), generator=draw)
+    labels = rows.where(torch.arange(TOKENS) < 1 + torch.arange(40)[:, None] % TOKENS, left_out)
+    net = Pads()
+    row = wp.watch(net, "cross_entropy", (rows, labels), (rows, labels)).epoch()
+    assert row["valid_loss"] == pytest.approx(float(net(rows, labels)[1].detach()), rel=1e-5)
+    right = (net.table(rows).argmax(-1) == labels)[labels != left_out]
+    assert row["valid_metric"] == pytest.approx(float(right.float().mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("left_out", [255, -1, 0])
+def test_labels_that_a_loss_leaves_out_are_left_out_of_the_metric(left_out: int, draw: torch.Generator) -> None:
+    x, y = scores(draw, 40, 3, 4, 4), torch.randint(1, CLASSES, (40, 4, 4), generator=draw)
+    net, y = nn.Conv2d(3, CLASSES, 1), y.where(y != 1, -100)
+    rows = []
+    for label in (-100, left_out):
+        given = (x, y.where(y != -100, label))
+        rows.append(wp.watch(net, nn.CrossEntropyLoss(ignore_index=label), given, given).epoch())
+    for key in ("valid_loss", "valid_metric", "valid_gain"):
+        assert rows[0][key] == pytest.approx(rows[1][key])
+
+
+class Force(nn.Module):
+    """The negative derivative of an energy, which no pass without gradients can give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.energy = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def forward(self, place: Tensor) -> Tensor:
+        place = place.detach().requires_grad_()
+        return -torch.autograd.grad(self.energy(place).sum(), place, create_graph=self.training)[0]
+
+
+def residual(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+    place = batch[0].detach().clone().requires_grad_()
+    return model(place), place
+
+
+def smooth(outputs: tuple[Tensor, Tensor], target: Tensor) -> Tensor:
+    slope = torch.autograd.grad(outputs[0].sum(), outputs[1], create_graph=True)[0]
+    return ((slope - target) ** 2).mean()
+
+
+@pytest.mark.parametrize(
+    ("net", "loss", "more", "metric"),
+    [
+        (Force(), "mse", {}, True),
+        (Force(), nn.MSELoss(), {"forward": lambda model, batch: model(batch[0])}, True),
+        (nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)), smooth, {"forward": residual}, False),
+    ],
+    ids=["in the model", "in the model, said", "in the loss"],
+)
+def test_derivatives_inside_of_a_pass(
+    net: nn.Module, loss: Any, more: Any, metric: bool, draw: torch.Generator
+) -> None:
+    x = scores(draw, 48, 3)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+    watch = wp.watch(net, loss, (x, -x), (x, -x), optimizer=optimizer, **more)
+    forward = more.get("forward", lambda model, batch: model(batch[0]))
+    criterion = loss if callable(loss) else F.mse_loss
+    for _ in range(5):
+        optimizer.zero_grad()
+        criterion(forward(net, (x, -x)), -x).backward()
+        optimizer.step()
+        row = watch.epoch()
+    assert row["valid_loss"] == pytest.approx(float(criterion(forward(net, (x, -x)), -x).detach()), rel=1e-5)
+    assert (row["valid_metric"] == row["valid_metric"]) is metric
+    assert watch.first is not None
+    assert watch.history["valid_loss"][-1] < watch.history["valid_loss"][0]
+    assert wp.diagnose(watch)
+
+
+@pytest.mark.parametrize("moves", [False, True])
+def test_targets_of_a_network_that_moves_are_no_level_to_fall_to(moves: bool, draw: torch.Generator) -> None:
+    x, other, net, teacher = scores(draw, 64, 4), scores(draw, 64, 4), nn.Linear(4, 1), nn.Linear(4, 1)
+    watch = wp.watch(
+        net,
+        "mse",
+        (x, x),
+        (other, x),
+        forward=lambda model, batch: model(batch[0]),
+        target=lambda batch: teacher(batch[0]),
+    )
+    for _ in range(6):
+        watch.epoch()
+        with torch.no_grad():
+            teacher.bias.add_(float(moves))
+    assert ([one.name for one in wp.diagnose(watch)] == ["moving_target"]) is moves
+
+
+class Remembers(nn.Module):
+    """A loss that keeps a running target of every row in a plain tensor, and what it saw in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept, self.seen = torch.zeros(64, 3), [1]
+
+    def forward(self, outputs: Tensor, rows: Tensor) -> Tensor:
+        self.kept[rows] = 0.7 * self.kept[rows] + 0.3 * outputs.detach()
+        self.seen.append(len(rows))
+        return ((outputs - self.kept[rows]) ** 2).mean()
+
+
+def test_what_a_loss_remembers_in_place_comes_back(draw: torch.Generator) -> None:
+    loss, x = Remembers(), scores(draw, 64, 4)
+    data = (x, torch.arange(64))
+    watch = wp.watch(nn.Linear(4, 3), loss, data, data)
+    watch.epoch()
+    assert not loss.kept.any()
+    assert loss.seen == [1]
+
+
+class Shuffled:
+    """Batches that are objects, of an iterator which keeps the state of its shuffle in an object of its own."""
+
+    def __init__(self, draw: torch.Generator) -> None:
+        self.batches = [
+            SimpleNamespace(x=scores(draw, 5, 16), y=torch.randint(3, (16,), generator=draw), batch_size=16)
+            for _ in range(8)
+        ]
+        self.order = SimpleNamespace(state=0)
+
+    def __iter__(self) -> Any:
+        self.order.state += 1
+        turn = self.order.state % len(self.batches)
+        return iter(self.batches[turn:] + self.batches[:turn])
+
+
+def test_an_iterators_own_state_and_batches_that_are_objects(draw: torch.Generator) -> None:
+    net, data = nn.Linear(5, 3), Shuffled(draw)
+    more = {"forward": lambda model, batch: model(batch.x.T), "target": lambda batch: batch.y}
+    watch = wp.watch(net, nn.CrossEntropyLoss(), data, data, rows=128, **more)
+    assert data.order.state == 0
+    assert watch.history.facts["train_rows"] == 128
+    expected = F.cross_entropy(torch.cat([net(b.x.T) for b in data.batches]), torch.cat([b.y for b in data.batches]))
+    assert watch.epoch()["valid_loss"] == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+class GoesOn(Shuffled):
+    """The same, whose state lies where it is not found."""
+
+    def __iter__(self, place: list[int] = [0]) -> Any:  # noqa: B006 - on purpose
+        place[0] += 1
+        return iter(self.batches[place[0] % 8 :])
+
+
+def test_an_iterator_of_objects_that_goes_on_is_refused(draw: torch.Generator) -> None:
+    with pytest.raises(wp.DataError, match="goes on where it was left"):
+        wp.watch(
+            nn.Linear(5, 3),
+            "mse",
+            GoesOn(draw),
+            GoesOn(draw),
+            forward=lambda model, batch: batch.x,
+            target=lambda b: b.x,
+        )
+
+
+def test_packed_sequences_are_one_input(draw: torch.Generator) -> None:
+    class Reads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru, self.out = nn.GRU(2, 4), nn.Linear(4, 3)
+
+        def forward(self, packed: Any) -> Tensor:
+            return self.out(self.gru(packed)[1][0])
+
+    data = [(scores(draw, 1 + at % 5, 2), at % 3) for at in range(40)]
+
+    def collate(rows: Any) -> Any:
+        packed = nn.utils.rnn.pack_sequence([x for x, _ in rows], enforce_sorted=False)
+        return packed, torch.tensor([y for _, y in rows])
+
+    loader, net = torch.utils.data.DataLoader(data, 8, collate_fn=collate), Reads()
+    expected = F.cross_entropy(net(collate(data)[0]), collate(data)[1])
+    for given in (loader, list(loader)):
+        assert wp.watch(net, "cross_entropy", loader, given).epoch()["valid_loss"] == pytest.approx(
+            float(expected.detach()), rel=1e-5
+        )
+
+
+class Padded:
+    """Images with their mask; moving goes by its own method."""
+
+    def __init__(self, tensors: Tensor) -> None:
+        self.tensors, self.moved = tensors, 0
+
+    def to(self, device: Any) -> Padded:
+        self.moved += 1
+        return self
+
+
+def test_objects_move_by_their_own_method_and_count_by_their_tensors() -> None:
+    from wellposed.core.batches import bytes_in, examples_in
+    from wellposed.data.arrays import to_device
+
+    given = Padded(torch.zeros(6, 2))
+    moved = to_device((given, [{"boxes": torch.zeros(3, 4)}]), "cpu")[0]
+    assert (moved.moved, given.moved) == (1, 0)
+    assert (examples_in((given, 1)), bytes_in(given), examples_in(SimpleNamespace(num_graphs=4, x=torch.zeros(9)))) == (
+        6,
+        48,
+        4,
+    )
 
 
 class Returns(nn.Module):

@@ -15,7 +15,7 @@ import wellposed as wp
 from wellposed.core.errors import InputError
 from wellposed.decomposition.learning_curve import Level, RecipeCurve
 from wellposed.decomposition.price import CHANGED, UNCHANGED, price_of
-from wellposed.training.continuation import continue_from
+from wellposed.training.continuation import begun_anew, continue_from
 from wellposed.training.loop import Training
 
 CLASSES, FEATURES = 3, 6
@@ -204,6 +204,63 @@ def test_a_continuation_draws_as_the_loops_own_sampler_does(own: Any) -> None:
     assert len(wp.fork(watch, [{"clip": 1.0}], epochs=1)[0].runs) == 3
     assert rare.passes == 0
     assert not state or state == str(rare.own.bit_generator.state)
+
+
+def sorted_loop() -> wp.Watch:
+    """A loop over a loader that goes through rows sorted by class, one after the other."""
+    torch.manual_seed(0)
+    net, (x, y) = make(), rows(120, 0)
+    order = y.argsort(stable=True)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.3)
+    train = DataLoader(TensorDataset(x[order], y[order]), 10)
+    watch = wp.watch(net, "cross_entropy", train, rows(200, 1), optimizer=optimizer)
+    for _ in range(6):
+        for a, b in train:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(a), b).backward()
+            optimizer.step()
+        watch.epoch()
+    return watch
+
+
+def test_rows_that_a_loop_does_not_shuffle_are_not_and_the_proof_shuffles_them() -> None:
+    watch = sorted_loop()
+    start = continue_from(watch)
+    assert start.sampler is not None
+    assert start.sampler(3).tolist() == list(range(120))
+    found = wp.diagnose(watch, prove="0.1s")
+    named = next(one for one in found if one.name == "unshuffled")
+    assert [change.says for change in named.changes] == ["rows shuffled"]
+    assert found.proof is not None
+    assert "rows shuffled" in [branch.says for branch in found.proof]
+    best = wp.fork(watch, named.changes, epochs=8).best
+    assert best.says == "rows shuffled"
+    assert best.start.sampler is None
+
+
+def test_a_training_is_begun_anew_where_no_step_leads_back() -> None:
+    """Units that are silent on every row have no gradient."""
+    torch.manual_seed(0)
+    net, (x, y) = make(), rows(120, 0)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    watch = wp.watch(net, "cross_entropy", (x, y), rows(200, 1), optimizer=optimizer)
+    with torch.no_grad():
+        net[1].bias.fill_(-100.0)
+    for _ in range(6):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(x), y).backward()
+        optimizer.step()
+        watch.epoch()
+    start, before = continue_from(watch), net[1].bias.detach().clone()
+    anew = begun_anew(start)
+    assert not anew.here.model[1].bias.any()
+    assert torch.equal(anew.state.weights["0.weight"], begun_anew(start).state.weights["0.weight"])
+    found = wp.diagnose(watch, prove="0.1s")
+    assert torch.equal(net[1].bias, before)
+    changes = [change for one in found for change in one.changes if change.says.startswith("begun anew")]
+    assert found.proof is not None
+    assert changes[0].says in [branch.says for branch in found.proof]
+    assert wp.fork(watch, changes[:1], epochs=30).best.says == changes[0].says
 
 
 @pytest.mark.parametrize("how", ["bare", "terms", "groups", "turned"])

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Subset
 
 import wellposed as wp
 from wellposed.core.batches import examples_in
-from wellposed.training.continuation import continue_from
+from wellposed.diagnosis.forks import Branch
 
 NAMES = (
     "mnist", "mnist_rnn", "logistic", "cifar", "unet", "sentiment", "recommending", "translation", "segmentation", "speech",
@@ -79,13 +79,12 @@ def judged(name: str, seconds: float, epochs: int, fresh: int = 3) -> dict[str, 
     except wp.InputError as error:
         return line | {"refused": str(error)}
     assert all(torch.equal(before[key], value) for key, value in watch.model.state_dict().items())
-    start = continue_from(watch)
 
-    def after(recipe: wp.Recipe) -> float:
-        runs = (start.go_on(recipe, proof.epochs, 1000 + seed) for seed in range(fresh))
+    def after(branch: Branch) -> float:
+        runs = (branch.start.go_on(branch.recipe, proof.epochs, 1000 + seed) for seed in range(fresh))
         return statistics.fmean(test_loss(watch, run.model, look.kept) for run in runs)
 
-    losses = [after(branch.recipe) for branch in proof]
+    losses = [after(branch) for branch in proof]
     gains = [losses[0] - loss for loss in losses[1:]]
     return line | {
         "changes": [branch.says for branch in proof[1:]], "gains": gains,

@@ -1,13 +1,15 @@
 """Batches of any shape: tensors in tuples, lists, mappings, dataclasses, and these in one another.
 
 Torch's pytrees know tuples, named tuples, lists and dicts. Mappings of another kind (a tokenizer's batch) and dataclasses are
-leaves to them, and are opened here; a mapping comes back as a dict.
+leaves to them, and are opened here; a mapping comes back as a dict. Of other objects (a batch of graphs, padded images with their
+mask) the tensors are looked at, and the object stays as it is.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -27,6 +29,8 @@ def mapped(change: Callable[[Any], Any], batch: Any, whole: Callable[[Any], bool
     """
     if isinstance(batch, Tensor):  # most batches, and several times as fast
         return change(batch)
+    if whole is None and type(batch) in (tuple, list) and all(isinstance(part, Tensor) for part in batch):
+        return type(batch)(map(change, batch))
 
     def changed(leaf: Any) -> Any:
         if whole is None or not whole(leaf):
@@ -38,17 +42,30 @@ def mapped(change: Callable[[Any], Any], batch: Any, whole: Callable[[Any], bool
                 )
         return change(leaf)
 
-    return tree_map(changed, batch, is_leaf=whole)
+    return tree_map(changed, batch, is_leaf=lambda leaf: _packed(leaf) or (whole is not None and whole(leaf)))
 
 
 def tensors_in(batch: Any) -> Iterator[Tensor]:
-    for leaf in tree_iter(batch):
+    for leaf in tree_iter(batch, is_leaf=_packed):
         if isinstance(leaf, Tensor):
             yield leaf
         elif isinstance(leaf, Mapping):
             yield from tensors_in(list(leaf.values()))
         elif _is_dataclass(leaf):
             yield from tensors_in(list(_fields(leaf).values()))
+        elif not isinstance(leaf, (type, nn.Module, ModuleType)):
+            held = getattr(leaf, "__dict__", {}).values()
+            yield from tensors_in([one for one in held if isinstance(one, (Tensor, Mapping)) or _of_tensors(one)])
+
+
+def _packed(value: Any) -> bool:
+    """Whether it is a tuple of torch's that is one thing: its parts are no rows, and stay on devices of their own."""
+    return isinstance(value, nn.utils.rnn.PackedSequence)
+
+
+def _of_tensors(value: Any) -> bool:
+    """Whether it is a list of tensors; not a whole Dataset that a batch may hold."""
+    return isinstance(value, (tuple, list)) and bool(value) and isinstance(value[0], Tensor)
 
 
 def count_numbers(batch: Any) -> int:
@@ -60,8 +77,11 @@ def bytes_in(batch: Any) -> int:
 
 
 def examples_in(batch: Any) -> int:
-    """The length of the first tensor of a batch that has an axis; 0 where there is none."""
-    return next((len(tensor) for tensor in tensors_in(batch) if tensor.ndim), 0)
+    """How many examples a batch that is an object says that it has, else the length of its first tensor with an axis; or 0."""
+    told = (getattr(batch, name, None) for name in ("num_graphs", "batch_size"))
+    return next((size for size in told if isinstance(size, int)), None) or next(
+        (len(tensor) for tensor in tensors_in(batch) if tensor.ndim), 0
+    )
 
 
 def examples_of(batch: Any, index: Tensor | slice, count: int) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -19,6 +19,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from wellposed.core.shared import exclusively
 
+MOST = 2**24
+"""Numbers of a tensor among plain attributes that comes back: 64 MiB; a larger one is data."""
 DEEP, MANY, SEEN = 6, 100, 10_000
 """How far `reached` follows what holds what; containers of more than ``MANY`` things are data; where it gives up."""
 OWN = frozenset(vars(nn.Module())) | {"training"}
@@ -111,7 +113,7 @@ def reach_kept(*given: object, training: bool | None = None) -> Iterator[None]:
     found = reached(*given)
     models = [one for one in found if isinstance(one, nn.Module)]
     with ExitStack() as stack:
-        for kept in (modes_kept(*models, training=training), buffers_kept(*models), _attributes_kept(models)):
+        for kept in (modes_kept(*models, training=training), buffers_kept(*models), attributes_kept(*_modules(models))):
             stack.enter_context(kept)
         _leave_other_processes(models)
         for one in found:
@@ -142,16 +144,30 @@ def _putting_back(source: Any) -> Any:
 
 
 @contextmanager
-def _attributes_kept(models: Iterable[nn.Module]) -> Iterator[None]:
-    before = [(module, {k: v for k, v in vars(module).items() if k not in OWN}) for module in _modules(models)]
+def attributes_kept(*objects: Any) -> Iterator[None]:
+    """The plain attributes of objects come back, and what tensors and lists among them held: a loss that remembers every row, a
+    network that keeps what it saw."""
+    before = [(vars(one), {k: v for k, v in vars(one).items() if k not in OWN}) for one in objects]
+    held = (value for _, kept in before for value in kept.values())
+    back = [_putting_in_place(one) for one in held if not isinstance(one, Tensor) or one.numel() <= MOST]
     try:
         yield
     finally:
-        for module, kept in before:
-            own = vars(module)
+        for own, kept in before:
             for key in [key for key in own if key not in OWN and key not in kept]:
                 del own[key]
             own.update(kept)
+        for put in filter(None, back):
+            put()
+
+
+def _putting_in_place(value: Any) -> Callable[[], object] | None:
+    """What gives a tensor or a list its contents of now; None for anything else."""
+    if isinstance(value, Tensor) and value.layout == torch.strided:
+        then = value.detach().clone()
+        # An expanded tensor cannot be written to, and a graph of the user's may wait for one that did not change.
+        return lambda: torch.equal(value, then) or value.data.copy_(then)
+    return functools.partial(value.__setitem__, slice(None), list(value)) if isinstance(value, list) else None
 
 
 @contextmanager
@@ -172,20 +188,17 @@ def modes_kept(*models: nn.Module, training: bool | None = None) -> Iterator[Non
 def buffers_kept(*models: nn.Module) -> Iterator[None]:
     """Buffers come back: the tensors themselves, with what they held; those that a state_dict leaves out too."""
     kept = [
-        (module, name, buffer, None if buffer is None else buffer.detach().clone())
+        (module, name, buffer, _putting_in_place(buffer))
         for module in _modules(models)
         for name, buffer in module._buffers.items()
     ]
     try:
         yield
     finally:
-        for module, name, buffer, values in kept:
+        for module, name, buffer, put in kept:
             module._buffers[name] = buffer
-            if buffer is None or values is None:
-                continue
-            # An expanded buffer cannot be written to, and a graph of the user's may wait for one that did not change.
-            if buffer.layout != torch.strided or not torch.equal(buffer, values):
-                buffer.data.copy_(values)
+            if put is not None:
+                put()
 
 
 @contextmanager

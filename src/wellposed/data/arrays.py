@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -52,11 +53,12 @@ def split_batch(batch: Any) -> tuple[Any, Any]:
 
 
 def to_device(batch: Any, device: torch.device | str) -> Any:
-    """The batch with every tensor on ``device``."""
+    """The batch with every tensor on ``device``, and every object that has a ``to`` of its own."""
 
     def one(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
-            return leaf
+            moves = hasattr(leaf, "to") and not isinstance(leaf, (type, nn.Module))
+            return copy.copy(leaf).to(device) if moves else leaf  # some move in place
         if leaf.is_meta and torch.device(device).type != "meta":
             raise DataError(
                 "A tensor on the device meta has a shape and no numbers, so it is no data; give one with numbers."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +31,12 @@ class Change:
     Args:
         says: in a few words, with the numbers: ``"lr 0.1 -> 0.01"``.
         recipe: with the change.
+        remake: for what a recipe does not say, such as the order of the rows: ``remake(continuation)`` gives the one to train.
     """
 
     says: str
     recipe: Recipe
+    remake: Callable[[Any], Any] | None = None
 
 
 @dataclass(frozen=True)

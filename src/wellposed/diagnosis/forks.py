@@ -41,6 +41,7 @@ class Branch:
     Attributes:
         says: the change, in words.
         recipe: that it is trained with.
+        start: the continuation that was trained.
         runs: of each seed.
         gain: by how much its validation loss is below that of going on, paired by row and seed; of going on itself, below
             that of the weights at the fork.
@@ -48,6 +49,7 @@ class Branch:
 
     says: str
     recipe: Recipe
+    start: Continuation
     runs: tuple[Run, ...]
     gain: Comparison
 
@@ -182,18 +184,25 @@ def forked(
     if not changes:
         raise InputError(f"A fork needs a change to compare with going on; it was given {described(changes)}.")
     wanted = [Change(GO_ON, start.recipe), *changes]
+    starts: list[Continuation] = [change.remake(start) if change.remake else start for change in wanted]
     trained: list[list[Run]] = [[] for _ in wanted]
     for number in range(seeds):
         if number and time.monotonic() > deadline:
             break
-        for change, runs in zip(wanted, trained, strict=True):
-            runs.append(start.go_on(change.recipe, epochs, start.seed + number, device=device))
+        for change, begin, runs in zip(wanted, starts, trained, strict=True):
+            runs.append(begin.go_on(change.recipe, epochs, start.seed + number, device=device))
     losses = [_losses(runs) for runs in trained]
     here = np.repeat(start.losses()[:, None], len(trained[0]), axis=1)
     level = 1.0 - (1.0 - LEVEL) / len(wanted)
     branches = [
-        Branch(change.says, change.recipe, tuple(runs), compare(-(losses[0] if at else here), -losses[at], level=level))
-        for at, (change, runs) in enumerate(zip(wanted, trained, strict=True))
+        Branch(
+            change.says,
+            change.recipe,
+            begin,
+            tuple(runs),
+            compare(-(losses[0] if at else here), -losses[at], level=level),
+        )
+        for at, (change, begin, runs) in enumerate(zip(wanted, starts, trained, strict=True))
     ]
     return Fork(tuple(branches), start.state.epoch, epochs)
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from wellposed.core.errors import InputError
 from wellposed.diagnosis.advice import Room, recipe_difference, with_advice
+from wellposed.diagnosis.diagnose import rules as all_rules
 from wellposed.diagnosis.finding import Change, Finding
 from wellposed.diagnosis.forks import Fork, forked
 from wellposed.diagnosis.rules.rule import Rule
-from wellposed.training.continuation import Continuation, continue_from
+from wellposed.recipe.recipe import Recipe
+from wellposed.training.continuation import Continuation, begun_anew, continue_from, shuffled
 
 FEWEST_SEEDS, MOST_SEEDS = 3, 8
 """With two seeds an interval is hardly one; more than eight narrow it little."""
@@ -35,6 +39,8 @@ def prove(
     began = time.monotonic()
     start = continue_from(source)
     findings = with_advice(findings, start.recipe, Room.of(start.problem, source.model), rules)
+    beyond = {rule.name: rule.beyond for rule in (*all_rules(), *rules)}
+    findings = tuple(_with_remade(start, one, beyond.get(one.name, "")) for one in findings)
     changes = _first_changes(start, findings)
     if not changes:
         raise InputError(
@@ -54,15 +60,35 @@ def _seconds_of_epoch(source: Any) -> float:
     return float(np.median(known)) if known else math.inf
 
 
+def _gone_on(start: Continuation, recipe: Recipe) -> Recipe:
+    """What a recipe is in a continuation, which has no schedule, and a length and patience of its own."""
+    return recipe.replace(epochs=start.recipe.epochs, schedule=start.recipe.schedule, stopping=start.recipe.stopping)
+
+
+def _with_remade(start: Continuation, finding: Finding, how: str) -> Finding:
+    """The finding with what no recipe says, behind its first change: other weights to begin with, or the rows in another order."""
+    if how == "shuffled" and start.sampler is not None:
+        return replace(finding, changes=(Change("rows shuffled", start.recipe, shuffled), *finding.changes))
+    with suppress(InputError):
+        if how == "anew" and begun_anew(start):
+            recipe = _gone_on(start, finding.changes[0].recipe if finding.changes else start.recipe)
+            says = ", ".join(filter(None, ("begun anew", recipe_difference(start.recipe, recipe))))
+            return replace(
+                finding, changes=(*finding.changes[:1], Change(says, recipe, begun_anew), *finding.changes[1:])
+            )
+    return finding
+
+
 def _first_changes(start: Continuation, findings: Sequence[Finding]) -> list[Change]:
-    """Changes that make another training than going on does, which has no schedule, and a length and patience of its own."""
+    """Changes that make another training than going on does."""
     chosen: dict[str, Change] = {}
-    ended = {"epochs": start.recipe.epochs, "schedule": start.recipe.schedule, "stopping": start.recipe.stopping}
     for most, finding in zip((2, 1), [one for one in findings if one.changes], strict=False):
         new: dict[str, Change] = {}
         for change in finding.changes:
-            recipe = change.recipe.replace(**ended)
-            if recipe != start.recipe and recipe.model == start.recipe.model:
+            recipe = _gone_on(start, change.recipe)
+            if change.remake is not None:
+                new[change.says] = change
+            elif recipe != start.recipe and recipe.model == start.recipe.model:
                 says = recipe_difference(start.recipe, recipe)
                 new[says] = Change(says, recipe)
         chosen |= dict([item for item in new.items() if item[0] not in chosen][:most])

@@ -298,7 +298,7 @@ def _unlearned(watch: Watch) -> dict[str, float]:
     if not watch.notes.unlearned:
         return {}
     found = {}
-    with seeded(0, "look"), evaluating(watch.model, watch.forward):
+    with seeded(0, "look"), evaluating(watch.model, watch.forward, watch.loss):
         for side in watch.probes:
             marks = marks_of(watch.model, watch.forward, (batch for batch, _ in watch.batches(side)))
             found[side] = len(marks & watch.notes.unlearned) / max(len(marks), 1)
@@ -351,7 +351,7 @@ class _Seen:
         outputs: list[Any] = []
         targets: list[Any] = []
         inputs: list[Any] = []
-        with seeded(0, "look"), evaluating(model, self.predict):
+        with seeded(0, "look"), evaluating(model, self.predict, self.loss):
             for batch, target in batches:
                 outputs.append(self.predict(model, batch))
                 targets.append(target)
@@ -361,7 +361,7 @@ class _Seen:
         if len({(out.shape[1:], y.shape[1:]) for out, y in zip(outputs, targets, strict=True)}) > 1:
             return None
         alike = all(isinstance(x, Tensor) and x.shape[1:] == inputs[0].shape[1:] for x in inputs)
-        return torch.cat(outputs).cpu(), torch.cat(targets).cpu(), torch.cat(inputs) if alike else None
+        return torch.cat(outputs).detach().cpu(), torch.cat(targets).cpu(), torch.cat(inputs) if alike else None
 
     def wrong(self, found: Answers | None) -> Wrong | None:
         """Of scores of classes; None for other losses, and for rows whose outputs are no such scores."""

@@ -13,11 +13,14 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import vmap
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from wellposed.core.batches import examples_in, examples_of
 from wellposed.core.errors import InputError, ProblemError, TargetError, described, listed, noting
@@ -138,11 +141,14 @@ class Loss:
     Attributes:
         criterion: the loss of ours; None where the loss is a callable.
         same: the loss of ours that it is, by another name too; None where that is not known.
+        derived: whether outputs or loss are made of derivatives (a force of an energy, the residual of a differential equation),
+            so that they cannot be evaluated without gradients.
     Raises:
         InputError: ``given`` is neither a known name nor callable.
     """
 
     def __init__(self, given: Any, *, by_example: bool = False) -> None:
+        self.derived: bool = isinstance(given, Loss) and given.derived
         if isinstance(given, Loss):
             given = given.given
         self.given: Any = given
@@ -151,6 +157,8 @@ class Loss:
             self.criterion = from_spec("loss", given, losses_by_name())
         given = _as_module(given)
         self._sums: bool | None = None
+        self._vmaps: bool | None = None
+        self._couples = False
         self.known = _known(given)
         same = None if self.known is None or self.known.same is None else self.known.same()
         self.same: Criterion | None = self.criterion or same
@@ -242,6 +250,12 @@ class Loss:
     @property
     def ignored_index(self) -> int:
         return IGNORED if self.ignored is None else self.ignored
+
+    def marked(self, target: Tensor) -> Tensor:
+        """The target with the labels that this loss leaves out as metrics know them, by -100."""
+        if self.ignored in (None, IGNORED) or target.is_floating_point():
+            return target
+        return target.long().where(target != self.ignored, IGNORED)
 
     def check(self, outputs: Any, target: Any, targets: Tensor | None) -> None:
         """Refuse targets that the loss does not take, or that the outputs cannot express, before anything is counted.
@@ -342,13 +356,17 @@ class Loss:
             return _whole(units, max(1, examples_in(target) or examples_in(outputs)))
         return per_example(self._of_rows(units, outputs, target), target, self.ignored)
 
-    @torch.no_grad()
     def per_example(self, outputs: Any, target: Any) -> PerExample:
-        """Each example's part, without label smoothing. A loss that only returns means is asked example by example.
+        """Each example's part, without label smoothing and gradient. A loss that only returns means is asked example by example.
 
         Where the mean of those does not agree with the loss (it couples examples), or one example alone is nothing that the loss
         takes, the whole batch counts as one unit.
         """
+        with torch.set_grad_enabled(self.derived):
+            found = self._each(outputs, target)
+        return replace(found, total=found.total.detach(), count=found.count.detach())
+
+    def _each(self, outputs: Any, target: Any) -> PerExample:
         units = self._call(self._clean, outputs, target)
         if isinstance(units, Tensor) and units.ndim == 0:
             return self._sliced(outputs, target, self._mean(units, outputs, target))
@@ -382,20 +400,27 @@ class Loss:
         rows = examples_in(outputs)
         if self._sums is None and rows and rows == examples_in(target) and float(value.detach()):
             both = torch.arange(rows).repeat(2)
-            with torch.no_grad():
+            with (
+                torch.set_grad_enabled(self.derived),
+                suppress(ProblemError),
+            ):  # outputs by which it derives are one whole
                 twice = self._call(self._units, *(examples_of(part, both, rows) for part in (outputs, target)))
-            self._sums = bool(torch.isclose(twice.float(), 2.0 * value.detach().float(), rtol=1e-3))
+                self._sums = bool(torch.isclose(twice.float(), 2.0 * value.detach().float(), rtol=1e-3))
         return value / rows if self._sums else value
 
     def _sliced(self, outputs: Any, target: Any, mean: Tensor) -> PerExample:
         rows = examples_in(outputs)
-        if rows and rows == examples_in(target):
-            each = (examples_of((outputs, target), slice(i, i + 1), rows) for i in range(rows))
-            try:
-                singles = [self._of_one(output, wanted) for output, wanted in each]
-            except ProblemError:  # as many targets as examples by chance: boxes of all images, by the image's number
-                return _whole(mean.float(), rows)
-            parts = torch.stack([single.reshape(()) for single in singles]).float()
+        if rows and rows == examples_in(target) and not self._couples:
+            parts = self._together(outputs, target, rows)
+            if parts is None:
+                each = (examples_of((outputs, target), slice(i, i + 1), rows) for i in range(rows))
+                try:
+                    singles = [self._of_one(output, wanted) for output, wanted in each]
+                except (
+                    ProblemError
+                ):  # as many targets as examples by chance: boxes of all images, by the image's number
+                    return _whole(mean.float(), rows)
+                parts = torch.stack([single.reshape(()) for single in singles]).float()
             if torch.isclose(parts.mean(), mean.float(), rtol=1e-3, atol=1e-6):
                 # Of masked pixels or words a batch's mean is not quite the mean of its examples' means; it is what the loop sees.
                 return PerExample(parts + (mean.float() - parts.mean()), torch.ones_like(parts))
@@ -404,7 +429,28 @@ class Loss:
                     f"The loss {self.name!r} compares all rows with all: outputs are {_shape(outputs)}, targets are "
                     f"{_shape(target)}. Give both one shape."
                 )
+            self._couples = True  # and is not asked for single examples again
         return _whole(mean.float(), max(1, examples_in(target) or rows))
+
+    def _together(self, outputs: Any, target: Any, rows: int) -> Tensor | None:
+        """The loss of each example alone, ``(rows,)``, in one call; None where an earlier batch showed that it cannot be."""
+        leaves, spec = tree_flatten((outputs, target))
+        if self._vmaps is False or not all(isinstance(leaf, Tensor) for leaf in leaves):
+            return None
+        by_row = [leaf.ndim > 0 and len(leaf) == rows for leaf in leaves]
+        alone = [leaf.unsqueeze(1) if its else leaf for leaf, its in zip(leaves, by_row, strict=True)]
+        try:
+            parts = vmap(
+                lambda *one: self._clean(*tree_unflatten(one, spec)),
+                tuple(0 if its else None for its in by_row),
+                randomness="different",
+            )(*alone)
+            self._vmaps = isinstance(parts, Tensor) and parts.numel() == rows
+        except (
+            Exception
+        ):  # whatever a callable raises that looks at numbers, writes in place, or takes no single example
+            self._vmaps = False
+        return parts.reshape(rows).float() if self._vmaps else None
 
     def _of_one(self, output: Any, target: Any) -> Any:
         """The loss of one example; as the mean of it twice where ``squeeze`` leaves a single one no axis of examples."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from wellposed.core.errors import WellposedError
+from wellposed.core.preserve import reach_kept
 from wellposed.core.random import seeded
 from wellposed.losses.per_example import TORCH, Loss, losses_by_name
 
@@ -41,7 +42,7 @@ def recognized(loss: Loss, outputs: Any, target: Any) -> Loss:
     )
     if loss.criterion is not None or loss.known is not None or keeps or not plain:
         return loss
-    with torch.no_grad(), seeded(0, "recognized"):
+    with torch.no_grad(), reach_kept(given), seeded(0, "recognized"):
         tried = [outputs, outputs.roll(1, 0), 0.5 * outputs, outputs + torch.randn_like(outputs)]
         wanted = {at: mean for at, one in enumerate(tried) if (mean := _mean(loss, one, target)) is not None}
         if len(set(wanted.values())) < 2:

@@ -11,7 +11,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,11 +33,15 @@ FIELDS = ("x", "edge_index", "edge_attr", "pos", "batch", "inputs", "images", *T
 
 @dataclass(frozen=True)
 class Calls:
-    """``forward(model, batch)`` gives outputs and ``target(batch)`` the target; ``says`` what was found out of them."""
+    """``forward(model, batch)`` gives outputs and ``target(batch)`` the target; ``says`` what was found out of them.
+
+    ``loss`` is the loss that was meant, where the one that was given by name takes other labels.
+    """
 
     forward: Forward
     target: Target
     says: str = ""
+    loss: Loss | None = None
 
 
 def plain_call(model: nn.Module, batch: Any) -> Any:
@@ -53,7 +57,7 @@ def checked_calls(model: nn.Module, loss: Loss, batch: Any, calls: Calls) -> Cal
         InputError: it raised, or the loss does not take what it gives.
     """
     forward, target = guard_call("forward=", calls.forward), guard_call("target=", calls.target)
-    with seeded(0, "calls"), evaluating(model, calls.forward, calls.target, loss.given):
+    with seeded(0, "calls"), evaluating(model, calls.forward, calls.target, loss):
         loss.per_example(forward(model, batch), target(batch))
     return calls
 
@@ -68,7 +72,7 @@ def find_calls(model: nn.Module, loss: Loss, batch: Any) -> Calls:
         InputError: the model or the loss does not take them; with the line to type.
     """
     plain = Calls(plain_call, lambda batch: split_batch(batch)[1])
-    with seeded(0, "calls"), evaluating(model, loss.given):
+    with seeded(0, "calls"), evaluating(model, loss):
         own = _own(model, loss, batch)
         if own is not None:
             return own
@@ -115,19 +119,31 @@ def _own(model: nn.Module, loss: Loss, batch: Any) -> Calls | None:
     nested = isinstance(target, Tensor) and target.ndim > 1 and outputs.ndim > 2
     close = CLOSE if outputs.dtype in (torch.float32, torch.float64) else CLOSE_IN_HALF
     ours: float | None = None
-    for calls in [_labelled(whole, 0), _labelled(whole, 1)] if nested else [_labelled(whole, 0)]:
-        value = _value(loss, calls.forward(model, batch), calls.target(batch))
-        ours = value if ours is None else ours
-        if value is not None and abs(value - own) <= close * max(abs(own), 1e-3):
-            return calls
+    for tried in (None, _padding_left_out(loss, target)):
+        for calls in [_labelled(whole, 0), _labelled(whole, 1)] if nested else [_labelled(whole, 0)]:
+            value = _value(tried or loss, calls.forward(model, batch), calls.target(batch))
+            ours = value if ours is None else ours
+            if value is not None and abs(value - own) <= close * max(abs(own), 1e-3):
+                return replace(calls, loss=tried)
     if loss.criterion is None and loss.known is None:
         return None  # a loss of the user's own is meant to differ
     shown = "cannot be computed from its outputs and labels" if ours is None else f"is {ours:.4g}"
     raise InputError(
         f"The model's own loss of the first batch is {own:.4g}, and {loss.name!r} {shown}. Watch the model's own with "
-        "loss=lambda outputs, target: outputs.loss, forward=lambda model, batch: model(**batch); or say how outputs and "
-        "target are read for yours with forward= and target=."
+        f"loss=lambda loss, target: loss, forward=lambda model, batch: model({'**' if isinstance(batch, Mapping) else '*'}batch)"
+        f"{_loss_at(returned)}; or say how outputs and target are read for yours with forward= and target=."
     )
+
+
+def _padding_left_out(loss: Loss, target: Any) -> Loss | None:
+    """Cross-entropy that leaves out the negative label of this batch, which models of their own loss pad with; None without one."""
+    if not (
+        loss.classes_are_indices and isinstance(target, Tensor) and not target.is_floating_point() and target.numel()
+    ):
+        return None
+    least = int(target.min())
+    plain = not loss.weighted and least < 0 and least != loss.ignored_index
+    return Loss(nn.CrossEntropyLoss(ignore_index=least)) if plain and loss.same is not None else None
 
 
 def _takes_labels(loss: Loss, calls: Calls, model: nn.Module, batch: Any) -> bool:
@@ -188,7 +204,20 @@ def _loss_in(returned: Any) -> float | None:
     """The loss among what a model returned: by its name, else the number without axes."""
     named = returned.get("loss") if isinstance(returned, Mapping) else getattr(returned, "loss", None)
     found = [named] if named is not None else _parts(returned) if not isinstance(returned, Tensor) else []
-    return next((float(p) for p in found if isinstance(p, Tensor) and p.ndim == 0 and p.is_floating_point()), None)
+    return next((float(p.detach()) for p in found if _is_number(p)), None)
+
+
+def _loss_at(returned: Any) -> str:
+    """How `_loss_in` is written behind the call."""
+    if hasattr(returned, "loss"):
+        return ".loss"
+    items = returned.items() if isinstance(returned, Mapping) else enumerate(returned)
+    numbers = [key for key, value in items if _is_number(value)]
+    return f"[{('loss' if 'loss' in numbers else numbers[0])!r}]"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point()
 
 
 def _outputs_in(returned: Any) -> Any:

@@ -11,13 +11,13 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
 from wellposed.core.errors import DataError, InputError, described
 from wellposed.core.random import seeded
@@ -114,12 +114,43 @@ class Continuation:
                 break
         return training.finish(why)
 
-    def losses(self) -> np.ndarray:
-        """``(rows,)``: the validation loss of each row at this state."""
+    @property
+    def here(self) -> Run:
+        """The network as it is at this state."""
         model = self.problem.build(self.recipe.model, self.seed)
         model.load_state_dict(self.state.weights)
-        run = Run(model.eval(), History(), self.recipe, self.seed, self.problem)
-        return run.losses(self.problem.prepared.valid).rows.double().numpy()
+        return Run(model.eval(), History(), self.recipe, self.seed, self.problem)
+
+    def losses(self) -> np.ndarray:
+        """``(rows,)``: the validation loss of each row at this state."""
+        return self.here.losses(self.problem.prepared.valid).rows.double().numpy()
+
+
+def shuffled(start: Continuation) -> Continuation:
+    """The same with all rows in another order in each epoch."""
+    return replace(start, sampler=None)
+
+
+def begun_anew(start: Continuation) -> Continuation:
+    """The same with weights as torch's layers draw them, and an optimizer that remembers nothing: from some states, such as units
+    that are silent on every row, no step leads back.
+
+    Raises:
+        InputError: a parameter belongs to no layer that draws its own.
+    """
+    with seeded(start.seed, "anew"):
+        model = start.problem.build(start.recipe.model, start.seed)
+        for module in model.modules():
+            draw = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
+            if draw is not None:
+                draw()
+            elif own := [name for name, _ in module.named_parameters(recurse=False)]:
+                raise InputError(
+                    f"{type(module).__name__} has no reset_parameters(), so that {own[0]!r} cannot be drawn anew."
+                )
+    weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    memory = {"state": {}, "param_groups": start.state.optimizer["param_groups"]}
+    return replace(start, state=replace(start.state, weights=weights, optimizer=memory, rate=1.0))
 
 
 def continue_from(source: Any, at: int | None = None) -> Continuation:
@@ -226,9 +257,10 @@ def _own_sampler(given: Any) -> Callable[[int], Tensor] | None:
     """What draws the rows of a loader: rows that are repeated, left out or weighted are so in a continuation too."""
     if not isinstance(given, DataLoader):
         return None
-    with suppress(DataError):
-        rows_of(given, (DistributedSampler,))
-        return None
+    if not isinstance(getattr(given.batch_sampler, "sampler", None), SequentialSampler):
+        with suppress(DataError):
+            rows_of(given, (DistributedSampler,))
+            return None
     return lambda epoch: drawn_rows(given, "train", epoch)
 
 

@@ -32,7 +32,7 @@ def call(model: nn.Module, inputs: Any) -> Any:
     """``model(inputs)``, ``model(*inputs)`` or ``model(**inputs)`` by what inputs are; ``.logits`` is taken out."""
     if isinstance(inputs, dict):
         outputs = model(**inputs)
-    elif isinstance(inputs, tuple):
+    elif isinstance(inputs, tuple) and not isinstance(inputs, nn.utils.rnn.PackedSequence):
         outputs = model(*inputs)
     else:
         outputs = model(inputs)
@@ -41,12 +41,14 @@ def call(model: nn.Module, inputs: Any) -> Any:
 
 @contextmanager
 def evaluating(model: nn.Module, *code: object) -> Iterator[None]:
-    """Evaluation mode, no gradients, own random state; all that is reached comes back as it was (`reach_kept`).
+    """Evaluation mode, own random state, and no gradients but where a `Loss` needs derivatives; all that is reached comes back
+    as it was (`reach_kept`).
 
     Args:
         code: what is called beside the model, and may reach other networks: ``forward=``, a loss.
     """
-    with random_states_kept(), reach_kept(model, *code, training=False), torch.no_grad():
+    derived = any(isinstance(one, Loss) and one.derived for one in code)
+    with random_states_kept(), reach_kept(model, *code, training=False), torch.set_grad_enabled(derived):
         yield
 
 
@@ -78,7 +80,7 @@ def evaluate(
     outputs: list[Tensor] = []
     targets: list[Tensor] = []
     kept = 0
-    with spent_on(EVALUATION), evaluating(model, forward, loss.given):
+    with spent_on(EVALUATION), evaluating(model, forward, loss):
         for inputs, target in batches:
             inputs, target = to_device(inputs, device), to_device(target, device)
             with noting("the model in evaluation mode", inputs):
@@ -87,8 +89,8 @@ def evaluate(
             if metric is not None and isinstance(predicted, Tensor) and isinstance(target, Tensor):
                 kept += predicted.numel()
                 if kept <= KEPT_OUTPUTS:
-                    outputs.append(metric.read(loss, predicted.float()).cpu())
-                    targets.append(target.cpu())
+                    outputs.append(metric.read(loss, predicted.detach().float()).cpu())
+                    targets.append(loss.marked(target).cpu())
     measured = mean_loss(parts, weights)
     if metric is None or not outputs or kept > KEPT_OUTPUTS:
         return Evaluation(measured, float("nan"), None)
@@ -152,7 +154,7 @@ def evaluations(
     """
     with torch.no_grad():
         losses = mean_losses(*loss.of_many(outputs, target), None if weights is None else torch.cat(weights))
-        weight, known = None if weights is None else torch.cat(weights).cpu(), target.cpu()
+        weight, known = None if weights is None else torch.cat(weights).cpu(), loss.marked(target).cpu()
         if metric is None or outputs[0].numel() > KEPT_OUTPUTS or metric.undefined(known, weight):
             return [Evaluation(one, float("nan"), None) for one in losses]
         predicted = metric.read(loss, outputs.float().flatten(0, 1)).cpu()

@@ -474,7 +474,6 @@ def noise_toll(
     return _of_mode(model, predict, loss, batches, norms=False)
 
 
-@torch.no_grad()
 def _of_mode(
     model: nn.Module, predict: Predict, loss: Loss, batches: Sequence[RowsWithTargets], norms: bool
 ) -> tuple[float, float, float]:
@@ -482,11 +481,11 @@ def _of_mode(
     inner = unwrap_model(model)
     kept = [(batch, target) for batch, target in batches if _rows(target) >= 2]
     losses = []
-    with as_training(inner, predict, loss.given):
+    with as_training(inner, predict, loss.given), torch.set_grad_enabled(loss.derived):
         for training in (False, True):  # evaluation first: training mode moves the running statistics
             for module in inner.modules():
                 module.training = training and isinstance(module, nn.modules.batchnorm._BatchNorm) == norms
-            losses.append([float(_forward(inner, predict, loss, *pair, _Eyes({}, {}))[1]) for pair in kept])
+            losses.append([float(_forward(inner, predict, loss, *pair, _Eyes({}, {}))[1].detach()) for pair in kept])
     if len(kept) < 2 or not np.isfinite(losses).all():
         return math.nan, math.inf, math.nan
     difference = np.subtract(losses[1], losses[0])

@@ -31,7 +31,7 @@ from torch.utils.data import (
 
 from wellposed.core.batches import examples_in, examples_of, tensors_in
 from wellposed.core.errors import DataError, first_line, guard_call
-from wellposed.core.preserve import reach_kept, reached
+from wellposed.core.preserve import attributes_kept, reach_kept, reached
 from wellposed.core.random import seeded
 from wellposed.core.selectors import TRAINERS
 from wellposed.data.arrays import Items, rows_of, source_of, split_batch
@@ -67,8 +67,12 @@ class Side:
         """The batches of these numbers."""
         raise NotImplementedError
 
-    def targets(self) -> Tensor | None:
-        """All targets where they lie in memory: they are looked at without a pass over the rows."""
+    def targets(self, ignored: int) -> Tensor | None:
+        """All targets where they lie in memory: they are looked at without a pass over the rows.
+
+        Args:
+            ignored: the label that fills up the targets of shorter batches.
+        """
         return None
 
 
@@ -85,7 +89,7 @@ class Numbered(Side):
     def batches(self, index: Tensor) -> Iterator[Any]:
         return map(self.fetch, torch.split(index if self.kept is None else self.kept[index], self.at_once))
 
-    def targets(self) -> Tensor | None:
+    def targets(self, ignored: int) -> Tensor | None:
         return self.known()
 
 
@@ -108,11 +112,11 @@ class Listed(Side):
     def batches(self, index: Tensor) -> Iterator[Any]:
         return (self.given[i] for i in index.tolist())
 
-    def targets(self) -> Tensor | None:
+    def targets(self, ignored: int) -> Tensor | None:
         with suppress(DataError):
             found = [split_batch(batch)[1] for batch in self.given]
             known = all(isinstance(t, Tensor) and t.ndim for t in found)
-            return joined_targets([t.cpu() for t in found]) if known else None
+            return joined_targets([t.cpu() for t in found], ignored) if known else None
         return None
 
 
@@ -232,7 +236,7 @@ def _taken(given: Iterable[Any], name: str, size: Callable[[Any], int], rows: in
     first: list[Any] = []
     try:
         for part in (first, found):
-            with reach_kept(given), seeded(0, "watch"):
+            with reach_kept(given), attributes_kept(*_objects_in(given)), seeded(0, "watch"):
                 for one in itertools.islice(
                     given, 1 if part is first else MOST_STREAMED * (1 if size(0) > 1 else BATCH)
                 ):
@@ -252,6 +256,15 @@ def _taken(given: Iterable[Any], name: str, size: Callable[[Any], int], rows: in
             f"{LINE.format(name, 'iter(it)')}"
         )
     return found
+
+
+def _objects_in(given: Any) -> list[Any]:
+    """An iterator and the objects that it holds, which may keep the state of a shuffle."""
+    held = getattr(given, "__dict__", {})
+    plain = [
+        one for one in held.values() if hasattr(one, "__dict__") and not callable(one) and not isinstance(one, Tensor)
+    ]
+    return [given, *plain] if held else []
 
 
 def watched_rows(loader: DataLoader[Any], name: str) -> Tensor | None:

@@ -9,12 +9,13 @@ from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from wellposed.core.batches import bytes_in
+from wellposed.core.batches import bytes_in, tensors_in
 from wellposed.core.checks import Seed, Within, checked
 from wellposed.core.errors import DataError, InputError, TargetError, WellposedError, guard_call
 from wellposed.core.files import check_schema
@@ -51,6 +52,8 @@ FEWEST_KEPT = 32
 """Rows of a probe that was made smaller so as not to slow a loop: fewer show nothing."""
 FREE = 2.0
 """Seconds that watching may take whatever its share is: loops that are over in seconds are looked at in every epoch."""
+MOVED = 1e-3
+"""Relative difference of the sum of the same rows' targets after which they are no data: a network that learns gave them."""
 FEWEST_SHOWN = 8
 """Rows that show how the model is called: outputs of a language model are megabytes each."""
 SCHEMA = 2
@@ -122,6 +125,7 @@ class Watch:
         double = any(p.dtype == torch.float64 for p in model.parameters())
         readings = {name: sides_of(side, double, name, rows) for name, side in self.given.items()}
         calls = self._read(readings, rows, forward, target)
+        self.loss = calls.loss or self.loss
         sizes = self._sides["train"].size, self._sides["valid"].size
         self.forward: Forward = guard_call("The model" if forward is None else "forward=", calls.forward)
         self.target_of: Target = guard_call("target=", calls.target)
@@ -130,7 +134,7 @@ class Watch:
         self.first, self.unseen = self._look()
         looked = time.perf_counter() - began
         plainly = target is None and not calls.says
-        self._whole = [side.targets() if plainly else None for side in self._sides.values()]
+        self._whole = [side.targets(self.loss.ignored_index) if plainly else None for side in self._sides.values()]
         targets = [self._targets(side) for side in self.probes]
         self.loss = self._recognized([*targets, *self._whole])
         self.metric: Score | None = named_metric(metric, self.loss) if metric is not None else default_metric(self.loss)
@@ -147,6 +151,7 @@ class Watch:
             }
         )
         self._learn_constant(targets)
+        self._aimed, self._aims = target is not None, dict[tuple[str, int], list[float]]()
         self.notes = Notes.of(model)
         self.close = note_forwards(model, self.notes, self)
         self._best_loss = math.inf
@@ -186,7 +191,7 @@ class Watch:
         if any(is_lazy(p) for p in self.model.parameters()):
             return None
         batch = to_device(batch, self.device)
-        with seeded(0, "watch"), evaluating(self.model, calls.forward, self.loss.given):
+        with seeded(0, "watch"), evaluating(self.model, calls.forward, self.loss):
             return self.loss.per_example(calls.forward(self.model, batch), calls.target(batch)).total
 
     def _probe(self, rows: int) -> None:
@@ -317,12 +322,25 @@ class Watch:
         with seeded(0, "watch"):
             # A state that somebody made for a whole batch fits no smaller one.
             few = to_device(next(iter(self._fetching("train", None if given else FEWEST_SHOWN)())), self.device)
-        return checked_calls(self.model, self.loss, few, said) if given else find_calls(self.model, self.loss, few)
+
+        def found() -> Calls:
+            return checked_calls(self.model, self.loss, few, said) if given else find_calls(self.model, self.loss, few)
+
+        try:
+            return found()
+        except WellposedError as error:
+            self.loss.derived = not isinstance(error, TargetError)
+            with suppress(WellposedError):  # forces are derivatives of an energy, and need gradients in evaluation too
+                if self.loss.derived:
+                    return found()
+            self.loss.derived = False
+            raise
 
     def _recognized(self, targets: Sequence[Tensor | None]) -> Loss:
         """The known loss that a callable is; itself where it takes targets that the known one does not."""
         outputs, target = self._shown()
         found = recognized(self.loss, outputs, target)
+        found.derived = self.loss.derived
         with suppress(TargetError):
             for known in targets if found is not self.loss else ():
                 found.check(outputs, target, known)
@@ -350,9 +368,20 @@ class Watch:
             yield to_device(batch, self.device), self.target_of(batch)
 
     def _measure(self, side: str) -> Evaluation:
+        aims: list[float] = []
+
+        def batches() -> Iterator[tuple[Any, Any]]:
+            for batch, target in self.batches(side):
+                if self._aimed:  # target= may ask a network, which moves while it is trained
+                    aims.extend(float(t.double().sum()) for t in tensors_in(target) if t.is_floating_point())
+                yield batch, target
+
         with seeded(0, "watch"), self.notes.blind():
-            batches = self.batches(side)
-            return evaluate(self.model, batches, self.loss, self.metric, device=self.device, forward=self.forward)
+            found = evaluate(self.model, batches(), self.loss, self.metric, device=self.device, forward=self.forward)
+        first = self._aims.setdefault((side, self.rows), aims)
+        if not np.allclose(first, aims, rtol=MOVED, equal_nan=True):
+            self.history.facts["moving_target"] = True
+        return found
 
     def _check(self, targets: Sequence[Tensor | None], whole: Sequence[Tensor | None]) -> None:
         """Targets of both sides against loss, outputs and metric, before anything is counted of them.
@@ -369,7 +398,7 @@ class Watch:
         for known in (*targets, *whole):
             self.loss.check(outputs, target, known)
         if self.metric is not None and targets[-1] is not None:
-            self.metric.require(targets[-1])
+            self.metric.require(self.loss.marked(targets[-1]))
 
     def _shown(self) -> tuple[Any, Any]:
         """Outputs and target of a few rows: of the pass at the first weights, or where that failed in evaluation mode, since
@@ -378,14 +407,14 @@ class Watch:
             return self.first.outputs, self.first.target
         if any(is_lazy(p) for p in self.model.parameters()):
             return None, None
-        with suppress(InputError), seeded(0, "watch"), evaluating(self.model, self.forward):
+        with suppress(InputError), seeded(0, "watch"), evaluating(self.model, self.forward, self.loss):
             for batch, target in self.batches("train"):
                 return self.forward(self.model, batch), target
         return None, None
 
     def _targets(self, side: str) -> Tensor | None:
         """The targets of a probe, where they are one tensor a batch."""
-        with seeded(self.seed, "watch"):
+        with seeded(self.seed, "watch"), torch.no_grad():
             found = [self.target_of(batch) for batch in self.probes[side]()]
         known = bool(found) and all(isinstance(t, Tensor) and t.ndim for t in found)
         return joined_targets([t.cpu() for t in found], self.loss.ignored_index) if known else None

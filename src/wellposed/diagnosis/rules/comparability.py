@@ -27,7 +27,7 @@ class MovingTarget(Rule):
 
     Their level and their slope say nothing of learning: the loss of a better policy on harder states is higher, and a generator's
     is relative to its discriminator. Recognized by the names of the columns: two words of reinforcement learning (policy, value,
-    reward, return, approx_kl ...), or a generator and a discriminator.
+    reward, return, approx_kl ...), or a generator and a discriminator; in a watch by targets that change on the same rows.
     """
 
     name, severity = "moving_target", 0
@@ -36,6 +36,12 @@ class MovingTarget(Rule):
     code = "returns = [evaluate(policy, seed=seed) for seed in range(10)]  # of a GAN: FID of 10,000 samples"
 
     def judge(self, curves: Curves) -> Finding | None:
+        if curves.facts.get("moving_target"):
+            return self.finding(
+                1.0, {"targets": "changed on the same rows"}, "judge by returns, or by targets that stay as they are",
+                "The targets of the same rows changed between epochs, as those of a network that learns do: level and slope of "
+                "the loss show neither learning nor overfitting. Look at returns, or at targets that stay as they are.",
+            )  # fmt: skip
         reading = reading_of(curves)
         names = [re.sub(r"[^a-z\d]+", " ", name.lower()) for name in (*reading.taken.values(), *reading.left)]
         played = {found.group() for name in names if (found := REINFORCED.search(name))}

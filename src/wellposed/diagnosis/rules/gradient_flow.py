@@ -51,6 +51,7 @@ class VanishingGradients(Inside):
     """
 
     name, severity = "vanishing_gradients", 2
+    beyond = "anew"
     axis, pulls = "optimization", "capacity"
     code = "block = torch.nn.Sequential(torch.nn.Linear(n, n), torch.nn.LayerNorm(n), torch.nn.ReLU())"
     moves = ((with_higher_rate(3), with_annealing), (with_adaptive_optimizer,))
@@ -108,6 +109,7 @@ class ExplodingGradients(Inside):
     """
 
     name, severity = "exploding_gradients", 1
+    beyond = "anew"
     axis, pulls = "optimization", "optimizer"
     code = "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # before optimizer.step()"
     moves = ((with_clipping,), (with_lower_rate(10), with_clipping), (with_lower_rate(100),))

@@ -180,6 +180,7 @@ class RateTooHigh(Rule):
     """
 
     name, severity = "rate_too_high", 2
+    beyond = "anew"
     overrules = ("rate_too_low", "underfits")
     axis, pulls = "optimization", "optimizer"
     code = 'for group in optimizer.param_groups: group["lr"] /= 10'

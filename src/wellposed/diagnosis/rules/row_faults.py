@@ -29,6 +29,7 @@ class Unshuffled(Inside):
     """
 
     name, severity = "unshuffled", 3
+    beyond = "shuffled"
     axis, pulls = "optimization", "data"
     code = "train = torch.utils.data.DataLoader(rows, batch_size=32, shuffle=True)"
     RESEMBLANCE = 0.3  # a third of the variance lies between batches; sorted rows have nearly all there

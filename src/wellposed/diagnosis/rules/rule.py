@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -52,6 +52,7 @@ class Rule(ABC):
     explains: ClassVar[tuple[str, ...]] = ()
     overrules: ClassVar[tuple[str, ...]] = ()
     moves: ClassVar[tuple[tuple[RecipeMove, ...], ...]] = ()  # of a recipe, that pull the lever: see `advice`
+    beyond: ClassVar[Literal["", "shuffled", "anew"]] = ""  # what a proof tries that no recipe says
     code: ClassVar[str] = ""  # what to do first, as a line of Python in the reader's own loop
 
     @abstractmethod

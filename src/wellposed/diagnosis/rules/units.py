@@ -30,6 +30,7 @@ class DyingUnits(Inside):
     """
 
     name, severity = "dying_units", 3
+    beyond = "anew"
     axis, pulls = "optimization", "optimizer"
     code = 'for group in optimizer.param_groups: group["lr"] /= 10'
     moves = ((with_lower_rate(10), with_annealing), (with_lower_rate(10), with_clipping))
@@ -85,6 +86,7 @@ class DeadLayers(Inside):
     """
 
     name, severity = "dead_layers", 3
+    beyond = "anew"
     explains = ("not_learning",)
     axis, pulls = "optimization", "capacity"
     code = "print([name for name, p in model.named_parameters() if p.grad is None])"
