@@ -150,8 +150,11 @@ def test_columns_that_cannot_be_used_are_named(change: dict[str, Any], says: str
 @pytest.mark.parametrize(
     ("settings", "given", "says"),
     [
-        ({"members": 0}, {}, "members must be a whole number >= 1"),
-        ({"n_jobs": 1.5}, {}, "n_jobs must be"),
+        ({"members": 0}, {}, "Classifier needs members= to be a whole number >= 1"),
+        ({"n_jobs": 1.5}, {}, "Classifier needs n_jobs="),
+        ({"budget": 0}, {}, "Classifier needs budget= to be text"),
+        ({"random_state": "x"}, {}, "random_state= must be"),
+        ({"class_weight": "equal"}, {}, "class_weight= must be None, 'balanced' or a dict"),
         ({"budget": "soon"}, {}, "'soon' is not understood"),
         ({"metric": "r2"}, {}, "not for classification"),
         ({"recipe": "steadi"}, {}, "Did you mean 'steady'"),

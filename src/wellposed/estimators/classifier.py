@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,12 @@ import torch
 from torch import Tensor
 
 from wellposed.bayes.calibrators import calibrate
-from wellposed.core.errors import DataError, InputError, require
+from wellposed.core.checks import Count
+from wellposed.core.errors import DataError, InputError, described, first_line, require
 from wellposed.estimators.ensemble import HeldOut, Joint
 from wellposed.estimators.networks import Networks
+from wellposed.recipe.recipe import Recipe
+from wellposed.training.ready_problems import rare_classes
 
 base: Any = require("sklearn.base", "tables")
 multiclass: Any = require("sklearn.utils.multiclass", "tables")
@@ -64,8 +68,8 @@ class Classifier(base.ClassifierMixin, Networks):  # type: ignore[misc]
         self,
         budget: str = "1m",
         *,
-        members: int = 5,
-        recipe: Any = None,
+        members: Count = 5,
+        recipe: Recipe | str | Path | None = None,
         metric: str | None = None,
         class_weight: Any = None,
         device: str = "auto",
@@ -111,7 +115,16 @@ class Classifier(base.ClassifierMixin, Networks):  # type: ignore[misc]
     def _weights(self, y: Any) -> Any:
         if self.class_weight is None:
             return None
-        return class_weights.compute_sample_weight(self.class_weight, self.classes_[y])
+        try:
+            return class_weights.compute_sample_weight(self.class_weight, self.classes_[y])
+        except (AttributeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"class_weight= must be None, 'balanced' or a dict from each class to a number; {described(self.class_weight)} "
+                f"is not possible: {first_line(error)}."
+            ) from None
+
+    def _usual_metric(self, y: Any) -> str | None:
+        return "balanced_accuracy" if self.class_weight is not None or rare_classes(y) else None
 
     def _scaled(self, y: Any) -> Tensor:
         return torch.as_tensor(y, dtype=torch.int64)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from wellposed.estimators.training import Rows
+from wellposed.estimators.training import EncodedRows
 from wellposed.losses.per_example import Loss
 from wellposed.training.checkpoint import Saved
 from wellposed.training.evaluate import BATCH, evaluating
@@ -76,7 +76,7 @@ class Members:
         """``(networks, rows, outputs)`` for encoded rows."""
         return torch.stack([outputs_of(member.model, x) for member in self.models])
 
-    def held_out(self, parts: Sequence[Rows]) -> HeldOut:
+    def held_out(self, parts: Sequence[EncodedRows]) -> HeldOut:
         """What the networks say of the rows that they have not seen."""
         places = self._by_part()
         outputs = tuple(

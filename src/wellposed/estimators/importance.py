@@ -14,12 +14,12 @@ from wellposed.statistics.intervals import Interval, crossed_interval
 MOST = 2_000
 """Rows of a part that are looked at, at most."""
 
-Cost = Callable[[Tensor, Tensor], Tensor]
+RowCost = Callable[[Tensor, Tensor], Tensor]
 """From encoded rows in place of the rows with these numbers to what their answers cost, ``(rows,)``."""
 
 
 def importances(
-    encoder: TableEncoder, parts: Iterable[tuple[Tensor, Cost]], repeats: int, level: float, seed: int
+    encoder: TableEncoder, parts: Iterable[tuple[Tensor, RowCost]], repeats: int, level: float, seed: int
 ) -> dict[str, Interval]:
     """The mean rise of the cost of a row for each column, the largest first.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import os
 import time as clock
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wellposed.core.checks import ConfidenceLevel, Count, Seed, checked
+from wellposed.core.checks import ConfidenceLevel, Count, Seed, checked, checking
 from wellposed.core.errors import DataError, InputError, described, require
 from wellposed.core.shared import threads_of
 from wellposed.data.columns import as_days, column_kind
@@ -26,9 +27,9 @@ from wellposed.data.data import Data
 from wellposed.data.encoding import TableEncoder
 from wellposed.data.splits import duplicate_ids
 from wellposed.estimators.ensemble import PICKS, HeldOut, Joint, Members, outputs_of
-from wellposed.estimators.importance import Cost, importances
-from wellposed.estimators.rows import FEW_ROWS, features_of, refuse_texts, rows_of
-from wellposed.estimators.training import Part, Rows, held_out, train, untuned
+from wellposed.estimators.importance import RowCost, importances
+from wellposed.estimators.rows import FEW_ROWS, features_of, refuse_texts, row_values
+from wellposed.estimators.training import EncodedRows, Part, held_out, train, untuned
 from wellposed.recipe.presets import as_recipe
 from wellposed.recipe.recipe import Recipe
 from wellposed.reporting.html import report
@@ -55,7 +56,7 @@ LEAST_SEARCHED = 30
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
+class FitRows:
     """Rows as `fit` was given them, without those of weight 0."""
 
     frame: Any
@@ -64,9 +65,9 @@ class Given:
     groups: Any = None
     times: Any = None
 
-    def at(self, index: Any) -> Given:
+    def at(self, index: Any) -> FitRows:
         """The rows at ``index``."""
-        return Given(
+        return FitRows(
             self.frame.iloc[index].reset_index(drop=True), self.y[index],
             *(None if values is None else values[index] for values in (self.weight, self.groups, self.times)),
         )  # fmt: skip
@@ -104,6 +105,10 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
 
     def _weights(self, y: Any) -> Any:
         """Weights of the rows by their class, or None."""
+        return None
+
+    def _usual_metric(self, y: Any) -> str | None:
+        """What a search chooses by where no metric is named; None for that of the loss."""
         return None
 
     # --- fit
@@ -146,16 +151,16 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
         return self
 
     def _settings(self) -> tuple[Budget, int]:
-        """The budget and the seed, checked with all other settings."""
-        for name, least in (("members", 1), ("n_jobs", None)):
-            value = getattr(self, name)
-            whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-            if not (whole and (least is None or value >= least)) and not (name == "n_jobs" and value is None):
-                needed = "a whole number >= 1" if least else "a whole number or None"
-                raise InputError(f"{name} must be {needed}; it was given {described(value)}.")
+        """The budget and the seed, checked with all other settings: scikit-learn leaves that to `fit`."""
+        checking(type(self).__init__, type(self).__name__)(copy.copy(self), **self.get_params(deep=False))
         check_metric(self.metric, self._classifies)
-        state = sklearn_utils.check_random_state(self.random_state)
-        whole = isinstance(self.random_state, (int, np.integer))
+        whole = isinstance(self.random_state, (int, np.integer)) and not isinstance(self.random_state, bool)
+        try:
+            state = sklearn_utils.check_random_state(None if whole else self.random_state)
+        except ValueError:
+            raise InputError(
+                f"random_state= must be a whole number, None or a RandomState; it was given {described(self.random_state)}."
+            ) from None
         return Budget.parse(self.budget), int(self.random_state) if whole else int(state.randint(2**31))
 
     def _threads(self) -> int:
@@ -164,7 +169,7 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
 
     def _given(
         self, X: Any, y: Any, weight: Any = None, groups: Any = None, time: Any = None, *, new: bool = True
-    ) -> Given:
+    ) -> FitRows:
         """The rows with a weight above 0, checked; ``new`` ones are learned from, others are compared with these."""
         frame = features_of(self, X, reset=new)
         if y is None:
@@ -175,7 +180,7 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
         y = self._target(y, new=new)
         rows = len(frame)
         validation.check_array(np.zeros((rows, 1)), ensure_min_samples=2, estimator=self)
-        groups, time = rows_of(groups, rows, "groups"), rows_of(time, rows, "time")
+        groups, time = row_values(groups, rows, "groups"), row_values(time, rows, "time")
         if weight is not None:
             weight = validation._check_sample_weight(weight, np.zeros((rows, 1)), ensure_non_negative=True)
         if (by_class := self._weights(y)) is not None:
@@ -186,7 +191,7 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
             if kind not in ("number", "date"):
                 raise DataError("time= needs numbers or dates. Of texts pandas.to_datetime makes dates.")
             times = as_days(time) if kind == "date" else time.to_numpy(dtype=np.float64)
-        given = Given(
+        given = FitRows(
             frame, y, weight, None if groups is None else np.unique(groups.map(str), return_inverse=True)[1], times
         )
         if weight is None:
@@ -195,7 +200,7 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
             raise DataError("All sample weights but one are zero; at least two rows must have a weight above zero.")
         return given.at(np.flatnonzero(weight > 0))
 
-    def _fit(self, given: Given, valid: Given | None, budget: Budget, seed: int, began: float) -> None:
+    def _fit(self, given: FitRows, valid: FitRows | None, budget: Budget, seed: int, began: float) -> None:
         self.encoder_ = TableEncoder.fit(given.frame)
         rows = self._encoded(given)
         if valid is not None:
@@ -216,7 +221,7 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
         trained = train(parts, recipes, self.members, seed, self._loss, self._outputs, self.device, deadline)
         self._keep(trained, [part.held for part in parts])
 
-    def _keep(self, trained: Sequence[Mapping[str, Sequence[Saved]]], held: Sequence[Rows]) -> None:
+    def _keep(self, trained: Sequence[Mapping[str, Sequence[Saved]]], held: Sequence[EncodedRows]) -> None:
         """The networks of the recipes that together cost least on the rows held out."""
         there = [by_recipe for by_recipe in trained if by_recipe]
         names = [name for name in there[0] if all(name in by_recipe for by_recipe in there)] or list(there[0])
@@ -226,7 +231,7 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
         self._settle(self.held_out_)
 
     def _shares(
-        self, trained: Sequence[Mapping[str, Sequence[Saved]]], held: Sequence[Rows], names: Sequence[str]
+        self, trained: Sequence[Mapping[str, Sequence[Saved]]], held: Sequence[EncodedRows], names: Sequence[str]
     ) -> dict[str, float]:
         """Weights of recipes: the one that helps the mean most on rows held out is added, `PICKS` times.
 
@@ -254,11 +259,11 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
             counts[min(names, key=cost)] += 1.0
         return counts
 
-    def _encoded(self, given: Given) -> Rows:
+    def _encoded(self, given: FitRows) -> EncodedRows:
         weight = (
             None if given.weight is None else torch.as_tensor(given.weight / given.weight.mean(), dtype=torch.float32)
         )
-        return Rows(torch.from_numpy(self.encoder_.transform(given.frame)), self._scaled(given.y), weight)
+        return EncodedRows(torch.from_numpy(self.encoder_.transform(given.frame)), self._scaled(given.y), weight)
 
     @property
     def _loss(self) -> Any:
@@ -270,7 +275,7 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
         """Of a network."""
 
     def _searched(
-        self, given: Given, valid: Given | None, own: Recipe | None, budget: Budget, seed: int, began: float
+        self, given: FitRows, valid: FitRows | None, own: Recipe | None, budget: Budget, seed: int, began: float
     ) -> Study:
         pandas = require("pandas", "tables")
         held: Any = 0.2
@@ -284,7 +289,8 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
             (given.frame, target(given.y)), held, groups=given.groups, time=given.times, weight=given.weight,
             task="classification" if self._classifies else "regression", split_seed=seed,
         )  # fmt: skip
-        problem = Problem(TableMLP(), self._loss, data, space=TABLE_SPACE, metric=self.metric, name=type(self).__name__)
+        metric = self.metric or self._usual_metric(given.y)
+        problem = Problem(TableMLP(), self._loss, data, space=TABLE_SPACE, metric=metric, name=type(self).__name__)
         if budget.unit == "seconds":
             budget = Budget(SEARCHED * budget.amount, "seconds")
         command = f"wp.{type(self).__name__}"
@@ -338,7 +344,7 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
                 raise InputError("A model that was loaded or copied has no rows of its own. Give importances X and y.")
             parts = list(zip(held.x, held.y, self.members_.unseen_by(), held.weights, strict=True))
 
-        def cost(target: Tensor, models: Sequence[Saved], weights: Tensor) -> Cost:
+        def cost(target: Tensor, models: Sequence[Saved], weights: Tensor) -> RowCost:
             def of(rows: Tensor, index: Tensor) -> Tensor:
                 return self._row_losses(
                     torch.stack([outputs_of(m.model, rows) for m in models]), weights, target[index]
@@ -349,6 +355,7 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
         judged = [(x, cost(*rest)) for x, *rest in parts]
         return importances(self.encoder_, judged, repeats, level, seed)
 
+    @checked
     def report(self, path: str | Path) -> Path:
         """Write the page of the search: what was tried, what held the baseline back, and what was gained on rows held out.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,13 @@ import torch
 from torch import Tensor
 
 from wellposed.bayes.calibrators import conformal
-from wellposed.core.checks import ConfidenceLevel, checked
+from wellposed.core.checks import ConfidenceLevel, Count, checked
 from wellposed.core.errors import DataError, require
 from wellposed.core.numbers import LARGEST
 from wellposed.estimators.ensemble import HeldOut, Joint
 from wellposed.estimators.networks import Networks
 from wellposed.losses.per_example import Loss
+from wellposed.recipe.recipe import Recipe
 
 base: Any = require("sklearn.base", "tables")
 validation: Any = require("sklearn.utils.validation", "tables")
@@ -59,8 +61,8 @@ class Regressor(base.RegressorMixin, Networks):  # type: ignore[misc]
         self,
         budget: str = "1m",
         *,
-        members: int = 5,
-        recipe: Any = None,
+        members: Count = 5,
+        recipe: Recipe | str | Path | None = None,
         metric: str | None = None,
         loss: Any = "squared_error",
         device: str = "auto",

@@ -93,7 +93,7 @@ def refuse_texts(frame: pd.DataFrame) -> None:
         )
 
 
-def rows_of(values: Any, rows: int, name: str) -> Any:
+def row_values(values: Any, rows: int, name: str) -> Any:
     """A value for each row, as an array ``(rows,)``; None stays None.
 
     Raises:

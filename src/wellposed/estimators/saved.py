@@ -43,7 +43,7 @@ NUMBERS = "biuf"
 
 
 @dataclass(frozen=True)
-class Description:
+class SavedEstimator:
     """What `save_estimator` writes beside the networks.
 
     Attributes:
@@ -142,7 +142,7 @@ def load(folder: str | Path) -> Any:
     """
     folder = Path(folder)
     path = folder / DESCRIPTION
-    found = validate(Description, read_json(path, SCHEMA, "estimator"), f"The estimator in '{path}'")
+    found = validate(SavedEstimator, read_json(path, SCHEMA, "estimator"), f"The estimator in '{path}'")
     settings = dict(found.settings)
     if isinstance(settings.get("class_weight"), list):
         settings["class_weight"] = dict(map(tuple, settings["class_weight"]))
@@ -172,7 +172,7 @@ def load(folder: str | Path) -> Any:
     return model
 
 
-def _set_target(model: Any, found: Description, folder: Path) -> None:
+def _set_target(model: Any, found: SavedEstimator, folder: Path) -> None:
     """What was learned of the target.
 
     Raises:

@@ -38,7 +38,7 @@ Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class EncodedRows:
     """Encoded rows: inputs ``(rows, features)``, classes ``(rows,)`` or scaled numbers ``(rows, targets)``, and weights."""
 
     x: Tensor
@@ -48,10 +48,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.x)
 
-    def at(self, index: Indices) -> Rows:
+    def at(self, index: Indices) -> EncodedRows:
         """The rows at ``index``, in that order."""
         places = torch.from_numpy(np.asarray(index))
-        return Rows(self.x[places], self.y[places], None if self.weight is None else self.weight[places])
+        return EncodedRows(self.x[places], self.y[places], None if self.weight is None else self.weight[places])
 
     @property
     def source(self) -> Arrays:
@@ -63,8 +63,8 @@ class Rows:
 class Part:
     """Rows held out from networks, and what gives the rows that these learn from."""
 
-    learned: Callable[[], Rows]
-    held: Rows
+    learned: Callable[[], EncodedRows]
+    held: EncodedRows
 
 
 def untuned(rows: int) -> Recipe:
@@ -140,7 +140,7 @@ def train(
 class PartOfRows(Problem):
     """A perceptron for encoded rows, with an output also for a class that none of these rows has."""
 
-    def __init__(self, learned: Rows, held: Rows, loss: Any, outputs: int) -> None:
+    def __init__(self, learned: EncodedRows, held: EncodedRows, loss: Any, outputs: int) -> None:
         classifies = not learned.y.is_floating_point()
         data = Data(learned.source, held.source, task="classification" if classifies else "regression")
         super().__init__(TableMLP(), loss, data, metric="accuracy" if classifies else "mae")
