@@ -144,6 +144,6 @@ class Classifier(base.ClassifierMixin, Networks):  # type: ignore[misc]
         y = torch.cat(held.y)
         self.power_ = 1.0
         right = bool((logs.argmax(1) == y).all())
-        if not right and len(y.unique()) > 1 and self.class_weight is None:
+        if not right and bool((y != y[0]).any()) and self.class_weight is None:
             found = calibrate(logs, y).fitted
             self.power_ = float(np.clip(found, *POWERS))

@@ -22,7 +22,7 @@ def outputs_of(model: nn.Module, x: Tensor) -> Tensor:
     """``(rows, outputs)`` in double precision: the same for a row whatever rows come with it, up to 1e-12."""
     with evaluating(model):
         double = copy.deepcopy(model).cpu().double()
-        return torch.cat([double(part.double()) for part in x.split(BATCH)])
+        return torch.cat([double(part.double()) for part in torch.split(x, BATCH)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +100,10 @@ class Members:
 
 class Joint(nn.Module):
     """The networks as one module, for other formats: probabilities of classes, or numbers in the target's units."""
+
+    weights: Tensor
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self, members: Members, classifies: bool, shift: Tensor, scale: Tensor, power: float) -> None:
         super().__init__()

@@ -337,7 +337,7 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
         if X is not None:
             x, target = self._x(X), self._scaled(self._target(y, new=False))
             validation.check_consistent_length(x, target)
-            parts = [(x, target, self.members_.models, self.members_.weights)]
+            parts = [(x, target, list(self.members_.models), self.members_.weights)]
         else:
             held = self.held_out_
             if not held.x:
@@ -352,7 +352,7 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
 
             return of
 
-        judged = [(x, cost(*rest)) for x, *rest in parts]
+        judged = [(x, cost(target, models, weights)) for x, target, models, weights in parts]
         return importances(self.encoder_, judged, repeats, level, seed)
 
     @checked
@@ -402,7 +402,7 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled: neither the study, whose runs hold all rows, nor the rows held out."""
-        state = super().__getstate__()
+        state: dict[str, Any] = super().__getstate__()
         if "study_" in state:
             state = {**state, "study_": None, "held_out_": replace(state["held_out_"], x=())}
         return state

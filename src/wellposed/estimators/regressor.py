@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,9 +113,8 @@ class Regressor(base.RegressorMixin, Networks):  # type: ignore[misc]
         ends = [self._ends(o, w, level) for o, w in zip(held.outputs, held.weights, strict=True)]
         y = torch.cat(held.y).double().reshape(-1, low.shape[1])
         for target in range(low.shape[1]):
-            margin = conformal(
-                *(torch.cat([pair[side] for pair in ends])[:, target] for side in (0, 1)), y[:, target], level
-            )
+            below, above = (torch.cat([pair[side] for pair in ends])[:, target] for side in (0, 1))
+            margin = conformal(below, above, y[:, target], level)
             low[:, target], high[:, target] = margin.predict(low[:, target], high[:, target])
         return self._restored(low), self._restored(high)
 
@@ -129,18 +129,16 @@ class Regressor(base.RegressorMixin, Networks):  # type: ignore[misc]
         if spread is None:
             mean = self._mean(outputs, weights)
             return mean.clone(), mean.clone()
-        low, high = (
-            self._averaged(lambda o, p=p: spread.quantile(o, p), outputs, weights)
-            for p in ((1 - level) / 2, (1 + level) / 2)
-        )
-        return low, high
+        low = self._averaged(partial(spread.quantile, level=(1 - level) / 2), outputs, weights)
+        return low, self._averaged(partial(spread.quantile, level=(1 + level) / 2), outputs, weights)
 
     def _std(self, outputs: Tensor, weights: Tensor, mean: Tensor) -> Tensor:
         """``sqrt(sum_k w_k (s_k^2 + (m_k - m)^2))``, ``(rows, targets)``, scaled."""
         loss = self.members_.loss
+        spread = loss.distribution
         own = torch.as_tensor(self.noise_).square()
-        if loss.distribution is not None:
-            own = self._averaged(lambda o: loss.distribution.std(o).square(), outputs, weights)
+        if spread is not None:
+            own = self._averaged(lambda o: spread.std(o).square(), outputs, weights)
         apart = self._averaged(lambda o: (loss.response(o).reshape(mean.shape) - mean).square(), outputs, weights)
         return (own + apart).sqrt()
 
@@ -151,7 +149,7 @@ class Regressor(base.RegressorMixin, Networks):  # type: ignore[misc]
 
     def _mean(self, outputs: Tensor, weights: Tensor) -> Tensor:
         """The mean of the networks' responses, ``(rows, targets)``, scaled."""
-        return self._averaged(self.members_.loss.response, outputs, weights)
+        return self._averaged(Loss(self.loss).response, outputs, weights)
 
     def _restored(self, values: Tensor, shifted: bool = True) -> Any:
         """In the target's units, and in its shape."""

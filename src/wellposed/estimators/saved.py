@@ -7,6 +7,7 @@ member-0/, ...         the networks, as `wellposed.training.checkpoint` writes t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -56,7 +57,7 @@ class SavedEstimator:
     columns: Annotated[int, Field(ge=1)]
     names: list[str] | None
     encoder: dict[str, Any]
-    weights: Annotated[list[Finite], Field(min_length=1)]
+    weights: Annotated[list[Scale], Field(min_length=1)]
     parts: list[Whole]
     classes: Annotated[list[Label], Field(min_length=2)] | None = None
     kind_of_classes: str = "O"
@@ -152,8 +153,9 @@ def load(folder: str | Path) -> Any:
         tensors = read_tensors(read_bytes(folder / HELD_OUT, "model", FormatError, called="file of rows held out"))
     except (TypeError, ValueError, SafetensorError) as error:
         raise FormatError(f"The estimator in '{folder}' is damaged: {first_line(error)}.") from None
-    if len(found.parts) != len(found.weights) or (found.names is not None and len(found.names) != found.columns):
-        raise FormatError(f"The estimator in '{folder}' is damaged: its lists have different lengths.")
+    lengths = len(found.parts) == len(found.weights) and len(found.names or [""] * found.columns) == found.columns
+    if not lengths or not math.isclose(sum(found.weights), 1.0):
+        raise FormatError(f"The estimator in '{folder}' is damaged: the lists of its networks or columns do not fit.")
     saved = tuple(checkpoint.load(folder / MEMBER.format(place)) for place in range(len(found.weights)))
     model.encoder_, model.n_features_in_, model.study_ = encoder, found.columns, None
     if found.names is not None:
