@@ -123,6 +123,7 @@ def test_every_kind_of_column_and_the_same_answer_whatever_comes_along() -> None
     assert model.score(frame, y) > 0.8
     assert model.feature_names_in_.tolist() == list(frame)
     assert model.classes_.tolist() == ["no", "yes"]
+    np.testing.assert_array_equal(model.predict_log_proba(frame), np.log(chances))
     np.testing.assert_allclose(chances[7:9], model.predict_proba(frame[7:9]), rtol=1e-9)
     with pytest.warns(UserWarning, match="'city' has 120 of 120 values, such as 'Lima'"):
         assert np.isfinite(model.predict_proba(frame.assign(city="Lima"))).all()
@@ -152,6 +153,7 @@ def test_columns_that_cannot_be_used_are_named(change: dict[str, Any], says: str
     [
         ({"members": 0}, {}, "Classifier needs members= to be a whole number >= 1"),
         ({"n_jobs": 1.5}, {}, "Classifier needs n_jobs="),
+        ({"n_jobs": 0}, {}, "n_jobs= must be threads"),
         ({"budget": 0}, {}, "Classifier needs budget= to be text"),
         ({"random_state": "x"}, {}, "random_state= must be"),
         ({"class_weight": "equal"}, {}, "class_weight= must be None, 'balanced' or a dict"),

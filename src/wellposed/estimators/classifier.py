@@ -49,7 +49,7 @@ class Classifier(base.ClassifierMixin, Networks):  # type: ignore[misc]
     Attributes:
         classes_: the labels, sorted.
         power_: of the mean probabilities, which calibrates them: ``p^power / sum p^power``, fitted to the rows held out.
-        study_: the `Study` of the search; None where nothing was searched.
+        study_: the `Study` of the search; None where nothing was searched: budget ``"0"``, or fewer than 30 rows.
         members_, held_out_: the networks, and what they say of rows that they have not learned from.
         encoder_: how columns become numbers.
         n_features_in_, feature_names_in_: columns of X, and their names where it is a frame.
@@ -89,6 +89,10 @@ class Classifier(base.ClassifierMixin, Networks):  # type: ignore[misc]
         x = self._x(X)
         logs = self._logs(self.members_.outputs(x), self.members_.weights)
         return (self.power_ * logs).softmax(1).numpy()
+
+    def predict_log_proba(self, X: Any) -> Any:
+        """``(rows, classes)`` logarithms of `predict_proba`."""
+        return np.log(self.predict_proba(X))
 
     @staticmethod
     def _logs(outputs: Tensor, weights: Tensor) -> Tensor:

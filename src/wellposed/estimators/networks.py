@@ -153,6 +153,8 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
     def _settings(self) -> tuple[Budget, int]:
         """The budget and the seed, checked with all other settings: scikit-learn leaves that to `fit`."""
         checking(type(self).__init__, type(self).__name__)(copy.copy(self), **self.get_params(deep=False))
+        if self.n_jobs == 0:
+            raise InputError("n_jobs= must be threads, such as 2, or None or -1; it was given 0.")
         check_metric(self.metric, self._classifies)
         whole = isinstance(self.random_state, (int, np.integer)) and not isinstance(self.random_state, bool)
         try:
