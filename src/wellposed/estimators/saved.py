@@ -100,7 +100,7 @@ def save_estimator(model: Networks, folder: str | Path) -> Path:
         description |= {name: getattr(model, f"{name}_").tolist() for name in ("shift", "scale", "noise")}
         description["single"] = model.single_
     for place, member in enumerate(model.members_.models):
-        member.save(folder / MEMBER.format(place), folder)
+        member.write_to(folder / MEMBER.format(place), folder)
     held = model.held_out_
     parts = {f"{name}.{k}": part for name in ("y", "outputs") for k, part in enumerate(getattr(held, name))}
     write_atomically(folder / HELD_OUT, tensor_bytes({name: part.contiguous() for name, part in parts.items()}), folder)

@@ -45,7 +45,7 @@ def save_run(run: Run, folder: str | Path, within: str | Path | None = None) -> 
     Args:
         within: the folder of a study, below which no link is followed; by default ``folder`` itself.
     """
-    return Saved.of(run).save(folder, within)
+    return Saved.of(run).write_to(folder, within)
 
 
 def rows_without_target(inputs: Any) -> Arrays:
@@ -92,7 +92,7 @@ class Saved:
             run.model, prepared.task, prepared.encoder, prepared.target, problem.forward, problem.loss, description
         )
 
-    def save(self, folder: str | Path, within: str | Path | None = None) -> Path:
+    def write_to(self, folder: str | Path, within: str | Path | None = None) -> Path:
         """Write what `load` reads; see `save_run`."""
         folder = Path(folder)
         within = folder if within is None else within
