@@ -49,7 +49,7 @@ class Classifier(base.ClassifierMixin, Networks):  # type: ignore[misc]
     Attributes:
         classes_: the labels, sorted.
         power_: of the mean probabilities, which calibrates them: ``p^power / sum p^power``, fitted to the rows held out.
-        study_: the `Study` of the search; None where nothing was searched: budget ``"0"``, or fewer than 30 rows.
+        study_: the `Study` of the search; None where nothing was searched: budget ``"0"``, or fewer than 30 different rows.
         members_, held_out_: the networks, and what they say of rows that they have not learned from.
         encoder_: how columns become numbers.
         n_features_in_, feature_names_in_: columns of X, and their names where it is a frame.

@@ -52,7 +52,7 @@ FINALISTS = 3
 SEARCHED = 0.7
 """Share of the clock that the search has; the rest is for the networks that are kept."""
 LEAST_SEARCHED = 30
-"""Rows below which nothing is searched: of fewer, too few are held out to tell recipes apart."""
+"""Different rows below which nothing is searched: of fewer, too few are held out to tell recipes apart, since copies go together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,10 +205,10 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
     def _fit(self, given: FitRows, valid: FitRows | None, budget: Budget, seed: int, began: float) -> None:
         self.encoder_ = TableEncoder.fit(given.frame)
         rows = self._encoded(given)
+        copies = duplicate_ids(rows.x.numpy(), np.asarray(given.y) if given.y.ndim == 1 else None)
         if valid is not None:
             parts = [Part(lambda: rows, self._encoded(valid))]
         else:
-            copies = duplicate_ids(rows.x.numpy(), np.asarray(given.y) if given.y.ndim == 1 else None)
             classes = given.y if self._classifies else None
             held = held_out(len(rows), self.members, seed, classes, given.groups, given.times, copies)
             parts = [Part(partial(rows.at, rest), rows.at(own)) for rest, own in held]
@@ -216,7 +216,7 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
         own = None if self.recipe is None else as_recipe(self.recipe).model_copy(deep=True)
         recipes = [untuned(len(rows)) if own is None else own]
         self.study_ = None
-        if not budget.none and len(rows) >= LEAST_SEARCHED:
+        if not budget.none and len(np.unique(copies)) >= LEAST_SEARCHED:
             self.study_ = self._searched(given, valid, own, budget, seed, began)
             recipes = finalists(self.study_, recipes)
         deadline = began + budget.amount if budget.unit == "seconds" and not budget.none else math.inf
@@ -368,7 +368,7 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
         if self.study_ is None:
             raise InputError(
                 "There is no study to report on: nothing was searched, or the model was loaded or copied. Fit with a budget such "
-                f"as '1m' on {LEAST_SEARCHED} rows or more."
+                f"as '1m' on {LEAST_SEARCHED} different rows or more."
             )
         return report(self.study_, path)
 
