@@ -83,8 +83,8 @@ def test_checks_of_scikit_learn_pass(make: Any) -> None:
 
 
 SEARCHED = ("check_fit2d_1feature", "check_fit_check_is_fitted", "check_n_features_in", "check_pipeline_consistency")
-"""Checks that fit a search once or twice: the whole list takes minutes, and a search ends in the code that it covers above. The last
-has thirty rows that are copies of two."""
+"""Checks that fit a search once or twice: the whole list takes minutes, and a search ends in the code that it covers above. The
+last has thirty rows that are copies of two."""
 
 
 @pytest.mark.parametrize("make", [classifier, regressor])

@@ -52,7 +52,7 @@ FINALISTS = 3
 SEARCHED = 0.7
 """Share of the clock that the search has; the rest is for the networks that are kept."""
 LEAST_SEARCHED = 30
-"""Different rows below which nothing is searched: of fewer, too few are held out to tell recipes apart, since copies go together."""
+"""Different rows below which nothing is searched: of fewer, too few are held out to tell recipes apart. Copies go together."""
 
 
 @dataclass(frozen=True, eq=False)
