@@ -137,3 +137,17 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
     with pytest.raises(AttributeError, match="no attribute 'wathc'"):
         wellposed.wathc  # noqa: B018 - asked for on purpose
+
+
+def test_the_page_of_estimators_does_what_it_says(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "estimators.md").read_text(), re.DOTALL):
+        exec(code, names)
+    accuracy, inside, first, *_, equal = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"accuracy (0\.9\d|1\.00)", accuracy)
+    assert re.fullmatch(r"(8[2-9]|9\d)% of new targets are inside", inside)
+    assert re.fullmatch(r"(bmi|s5|bp): 0\.\d+ \(.* to .*\)", first)
+    assert equal == "True"

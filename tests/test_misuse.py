@@ -78,6 +78,13 @@ def compressed() -> str:
     return str(wp.compress(model, X).save(Path(tempfile.mkdtemp()) / "small"))
 
 
+@functools.cache
+def estimator() -> str:
+    """A folder with a fitted estimator."""
+    model = wp.Classifier("0", members=1, recipe=RECIPE).fit(X.numpy(), Y.numpy())
+    return str(model.save(Path(tempfile.mkdtemp()) / "estimator"))
+
+
 def watched() -> dict[str, Any]:
     return {"model": net(), "loss": "cross_entropy", "train": (X, Y), "valid": (X, Y)}
 
@@ -269,6 +276,11 @@ CALLS: dict[str, Call] = {
     "FeatureSelector": Call(
         lambda: {"points": 2, "steps": 5, "folds": 2}, lambda made: made.fit(X.numpy(), X[:, 0].numpy())
     ),
+    **dict.fromkeys(
+        ("Classifier", "Regressor"),
+        Call(lambda: {"budget": "0", "members": 1, "recipe": RECIPE}, lambda made: made.fit(X.numpy(), Y.numpy())),
+    ),
+    "load": Call(lambda: {"folder": estimator()}),
     "learning_curve": Call(
         lambda: {
             "problem": problem(),
@@ -430,6 +442,8 @@ def contradicts(annotation: object, value: Any) -> bool:
 
 
 SLOW = {
+    "Classifier",
+    "Regressor",
     "improve",
     "error_budget",
     "learning_curve",

@@ -59,6 +59,9 @@ if TYPE_CHECKING:
     from wellposed.diagnosis.forks import Fork, fork
     from wellposed.diagnosis.rules.rule import Rule
     from wellposed.diagnosis.stopping import stop_when_sure
+    from wellposed.estimators.classifier import Classifier
+    from wellposed.estimators.regressor import Regressor
+    from wellposed.estimators.saved import load
     from wellposed.integrations.keras import KerasWatch
     from wellposed.integrations.lightning import LightningWatch
     from wellposed.integrations.skorch import SkorchWatch
@@ -206,6 +209,9 @@ _PLACES = {
     "decomposition.learning_curve": ("LearningCurve", "learning_curve"),
     "decomposition.gap_split": ("GapSplit", "gap_split"),
     "diagnosis.stopping": ("stop_when_sure",),
+    "estimators.classifier": ("Classifier",),
+    "estimators.regressor": ("Regressor",),
+    "estimators.saved": ("load",),
     "search.improve": ("improve",),
     "sparsity.compress": ("Compressed", "compress"),
     "sparsity.verify": ("Verification", "verify"),
@@ -221,7 +227,7 @@ _WHERE = {name: place for place, names in _PLACES.items() for name in names}
 
 __all__ = [
     "IVON", "KL", "L0", "L1", "L1SP", "L2", "L2SP", "MCP", "SAM", "SCAD", "SWAG", "ActivationL1", "ActivationL2",
-    "Average", "BiasVariance", "Box", "Calibration", "Certificate", "CompositionError", "Compressed", "Confidence",
+    "Average", "BiasVariance", "Box", "Calibration", "Certificate", "Classifier", "CompositionError", "Compressed", "Confidence",
     "Consistency", "Constraint", "Context", "CoupledPenalty", "CrossFitted", "Data", "DataError", "Diagonal",
     "DropConnect", "Dropout", "ElasticNet", "Ensemble", "ErrorBudget", "Evidence", "FeatureSelector", "Finding", "Fork",
     "FunctionalPenalty", "GapSplit", "GaussianDropout", "GaussianMixture", "GaussianPrior", "GradientNoise", "GroupL2",
@@ -230,14 +236,14 @@ __all__ = [
     "LogitL2", "Lookahead", "ManifoldMixup", "MaxNorm", "Metric", "Noise", "NonNegative", "NormBound", "Nuclear",
     "OptimizerMetric", "Orthogonal", "Orthogonality", "Path", "Penalty", "PiecewiseLinear", "Poisson", "Predictive",
     "PredictiveClasses", "PredictiveNumbers", "Price", "Problem", "ProblemError", "Quantile", "Quantiles", "RangeTest",
-    "Recipe", "RecipeError", "RowL21", "Rule", "Run", "ScaleMixturePrior", "Searched", "Selection", "SelectorError",
+    "Recipe", "RecipeError", "Regressor", "RowL21", "Rule", "Run", "ScaleMixturePrior", "Searched", "Selection", "SelectorError",
     "ShapeError", "Simplex", "SkorchWatch", "SparseGroup", "SpatialDropout", "Spectral", "SpectralBall",
     "StochasticDepth", "StudentT", "Study", "Term", "TiedGroups", "TopK", "TotalVariation", "TrainingError", "Traits",
     "TransformersWatch", "UnitNorm", "Verification", "Watch", "WeightNoise", "WeightedL1", "WeightedL2", "WellposedError",
     "__version__", "audit", "bayesian", "bias_variance", "bias_variance_path", "biases", "calibrate", "calibration",
     "certify", "compare", "compress", "conformal", "convs", "cross_fit", "crps_of_samples", "cutmix", "cutout",
     "decay_to", "diagnose", "diagnose_many", "distribution_of", "embeddings", "ensemble", "error_budget", "evidence",
-    "fit", "fit_many", "fork", "gap_split", "improve", "inputs", "kl", "laplace", "learning_curve", "lr_range_test",
+    "fit", "fit_many", "fork", "gap_split", "improve", "inputs", "kl", "laplace", "learning_curve", "load", "lr_range_test",
     "mc_dropout", "mixed_targets", "mixup", "mixup_or_cutmix", "named", "named_schedule", "norms", "outputs", "perturb",
     "predictive", "price", "ramp", "reading_up_to", "regularize", "report", "risk_coverage", "select", "settle",
     "staircase", "stop_when_sure", "strength_path", "translate_decay", "verify", "watch", "weights",

@@ -192,12 +192,13 @@ def checked(given: C) -> C:
     """
     if isinstance(given, type):
         owner: Any = given
-        owner.__init__ = _checking(owner.__init__, given.__name__, given)
+        owner.__init__ = checking(owner.__init__, given.__name__, given)
         return given
-    return cast(C, _checking(given, given.__name__, None))
+    return cast(C, checking(given, given.__name__))
 
 
-def _checking(function: Callable[..., Any], name: str, owner: type | None) -> Callable[..., Any]:
+def checking(function: Callable[..., Any], name: str, owner: type | None = None) -> Callable[..., Any]:
+    """The function as `checked` makes it, called ``name`` in errors."""
     signature = inspect.signature(function)
 
     @functools.cache  # at the first call: what annotations name may be defined further down

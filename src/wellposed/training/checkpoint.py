@@ -45,30 +45,7 @@ def save_run(run: Run, folder: str | Path, within: str | Path | None = None) -> 
     Args:
         within: the folder of a study, below which no link is followed; by default ``folder`` itself.
     """
-    folder = Path(folder)
-    within = folder if within is None else within
-    problem, prepared = run.problem, run.problem.prepared
-    factory = problem.model
-    name = getattr(factory, "name", None)
-    known = name in ARCHITECTURES and hasattr(factory, "settings")
-    settings = factory.settings(prepared, **run.recipe.model) if known else dict(run.recipe.model)  # type: ignore[attr-defined]
-    description = {
-        "schema": SCHEMA,
-        "architecture": name if known else None,
-        "settings": spelled(settings),
-        "task": prepared.task,
-        "metric": problem.metric.name if problem.metric else None,
-        "loss": None if problem.loss.criterion is None else str(problem.loss),
-        "encoder": prepared.encoder.to_dict() if prepared.encoder else None,
-        "target": prepared.target.to_dict() if prepared.target else None,
-        "recipe": str(run.recipe),  # which shows a function by its name: no model is lost by a schedule of one's own
-        "seed": run.seed,
-    }
-    # A tied tensor is written under each of its names; safetensors refuses shared memory.
-    weights = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in run.model.state_dict().items()}
-    write_atomically(folder / WEIGHTS, save(weights), within)
-    write_json(folder / DESCRIPTION, description, within)
-    return folder
+    return Saved.of(run).write_to(folder, within)
 
 
 def rows_without_target(inputs: Any) -> Arrays:
@@ -87,6 +64,43 @@ class Saved:
     target: AnyTarget | None
     forward: Forward = call
     loss: Loss = field(default_factory=lambda: Loss("squared_error"))
+    description: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, run: Run) -> Saved:
+        """The model of a run, with the description that its folder has."""
+        problem, prepared = run.problem, run.problem.prepared
+        factory = problem.model
+        name = getattr(factory, "name", None)
+        known = name in ARCHITECTURES and hasattr(factory, "settings")
+        settings = factory.settings(prepared, **run.recipe.model) if known else dict(run.recipe.model)  # type: ignore[attr-defined]
+        description = {
+            "schema": SCHEMA,
+            "architecture": name if known else None,
+            "settings": spelled(settings),
+            "task": prepared.task,
+            "metric": problem.metric.name if problem.metric else None,
+            "loss": None if problem.loss.criterion is None else str(problem.loss),
+            "encoder": prepared.encoder.to_dict() if prepared.encoder else None,
+            "target": prepared.target.to_dict() if prepared.target else None,
+            "recipe": str(
+                run.recipe
+            ),  # which shows a function by its name: no model is lost by a schedule of one's own
+            "seed": run.seed,
+        }
+        return cls(
+            run.model, prepared.task, prepared.encoder, prepared.target, problem.forward, problem.loss, description
+        )
+
+    def write_to(self, folder: str | Path, within: str | Path | None = None) -> Path:
+        """Write what `load` reads; see `save_run`."""
+        folder = Path(folder)
+        within = folder if within is None else within
+        # A tied tensor is written under each of its names; safetensors refuses shared memory.
+        weights = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in self.model.state_dict().items()}
+        write_atomically(folder / WEIGHTS, save(weights), within)
+        write_json(folder / DESCRIPTION, self.description, within)
+        return folder
 
     def outputs(self, inputs: Any) -> Tensor:
         """The model's outputs for a frame (encoded as in training) or for arrays."""
@@ -172,9 +186,8 @@ def load(folder: str | Path, problem: Problem | None = None) -> Saved:
     """
     folder = Path(folder)
     path = folder / DESCRIPTION
-    description = validate(
-        Description, read_json(path, SCHEMA, "model"), f"The model in '{path}'", ("architecture", "encoder", "target")
-    )
+    written = read_json(path, SCHEMA, "model")
+    description = validate(Description, written, f"The model in '{path}'", ("architecture", "encoder", "target"))
     if description.encoder is not None and description.target is None:
         raise FormatError(
             f"The model in '{path}' is damaged: rows of a table are encoded, and their target is missing."
@@ -193,6 +206,7 @@ def load(folder: str | Path, problem: Problem | None = None) -> Saved:
         None if target is None else target_from_dict(target),
         call if problem is None else problem.forward,
         _loss(description.loss, folder),
+        written,
     )
 
 

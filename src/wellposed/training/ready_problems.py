@@ -29,6 +29,8 @@ from wellposed.training.problem import Problem
 
 TEST_SHARE = 0.2
 """Of the rows, that are kept for the confirmation where there are none of their own."""
+TABLE_SPACE = {"width": [64, 128, 256, 512], "depth": [1, 2, 3, 4]}
+"""Settings of a `TableMLP` that a search varies."""
 ARCHITECTURES: dict[str, type[nn.Module]] = {"mlp": MLP, "convnet": ConvNet}
 """Models that can be built again from a saved run without anybody's code."""
 
@@ -158,7 +160,7 @@ def table_problem(
     return Problem(
         TableMLP(), loss, data, name=table.name,
         warnings=(*table.warnings, *filter(None, [said if metric is None else ""])), sha256=sha256, metric=metric or usual,
-        space={"width": [64, 128, 256, 512], "depth": [1, 2, 3, 4]},
+        space=TABLE_SPACE,
     )  # fmt: skip
 
 

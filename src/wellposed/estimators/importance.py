@@ -1,0 +1,51 @@
+"""What a column is worth: how much more the answer costs on rows held out, once the column's values are shuffled among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from wellposed.core.random import generator
+from wellposed.data.encoding import TableEncoder
+from wellposed.statistics.intervals import Interval, crossed_interval
+
+MOST = 2_000
+"""Rows of a part that are looked at, at most."""
+
+RowCost = Callable[[Tensor, Tensor], Tensor]
+"""From encoded rows in place of the rows with these numbers to what their answers cost, ``(rows,)``."""
+
+
+def importances(
+    encoder: TableEncoder, parts: Iterable[tuple[Tensor, RowCost]], repeats: int, level: float, seed: int
+) -> dict[str, Interval]:
+    """The mean rise of the cost of a row for each column, the largest first.
+
+    Args:
+        parts: encoded rows ``(rows, features)``, and their cost.
+        repeats: how often each column is shuffled.
+    """
+    places, start = {}, 0
+    for column in encoder.columns:
+        places[column.name] = slice(start, start := start + len(column.names))
+    rises: dict[str, list[Tensor]] = {name: [] for name in places}
+    for part, (x, cost) in enumerate(parts):
+        rows = torch.arange(len(x))
+        if len(x) > MOST:
+            rows = torch.randperm(len(x), generator=generator(seed, "rows", part))[:MOST]
+        kept = x[rows]
+        before = cost(kept, rows)
+        orders = [
+            torch.randperm(len(kept), generator=generator(seed, "shuffle", part, again)) for again in range(repeats)
+        ]
+        for name, place in places.items():
+            several = []
+            for order in orders:
+                shuffled = kept.clone()
+                shuffled[:, place] = kept[order][:, place]
+                several.append(cost(shuffled, rows) - before)
+            rises[name].append(torch.stack(several, 1))
+    found = {name: crossed_interval(torch.cat(several).numpy(), level) for name, several in rises.items()}
+    return dict(sorted(found.items(), key=lambda item: -item[1].estimate))
