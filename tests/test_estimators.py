@@ -157,6 +157,8 @@ def test_columns_that_cannot_be_used_are_named(change: dict[str, Any], says: str
         ({"n_jobs": 0}, {}, "n_jobs= must be threads"),
         ({"budget": 0}, {}, "Classifier needs budget= to be text"),
         ({"random_state": "x"}, {}, "random_state= must be"),
+        ({"random_state": -1}, {}, "random_state= must be a whole number >= 0"),
+        ({"class_weight": {"yes": -1.0, "no": 1.0}}, {}, "class_weight= must be None, 'balanced' or a dict"),
         ({"class_weight": "equal"}, {}, "class_weight= must be None, 'balanced' or a dict"),
         ({"budget": "soon"}, {}, "'soon' is not understood"),
         ({"metric": "r2"}, {}, "not for classification"),
@@ -209,12 +211,50 @@ def test_class_weights_are_sample_weights() -> None:
     frame, y = people()
     by_class = classifier(class_weight={"yes": 5.0, "no": 1.0}).fit(frame, y)
     by_row = classifier().fit(frame, y, sample_weight=np.where(y == "yes", 5.0, 1.0))
-    np.testing.assert_array_equal(
-        by_class.members_.outputs(by_class._x(frame)), by_row.members_.outputs(by_row._x(frame))
-    )
+    np.testing.assert_array_equal(by_class.predict_proba(frame), by_row.predict_proba(frame))
     half = classifier().fit(frame[:60], y[:60])
     zeros = classifier().fit(frame, y, sample_weight=[1.0] * 60 + [0.0] * 60)
     np.testing.assert_array_equal(half.predict_proba(frame), zeros.predict_proba(frame))
+
+
+def test_rows_of_little_weight_change_neither_units_nor_probabilities_nor_intervals() -> None:
+    draw = np.random.default_rng(0)
+    x, there = draw.normal(size=(400, 2)), np.arange(400) < 200
+    y = np.where(there, 1.0, 100.0) * draw.normal(size=400)
+    alone, gone = regressor().fit(x[:200], y[:200]), regressor().fit(x, y, sample_weight=there * 1.0)
+    np.testing.assert_array_equal(gone.predict_interval(x), alone.predict_interval(x))
+    hardly = regressor().fit(x, y, sample_weight=np.where(there, 1.0, 1e-9))
+    assert hardly.predict(x, return_std=True)[1].mean() == pytest.approx(1.0, rel=0.3)
+    assert np.subtract(*hardly.predict_interval(x)[::-1]).mean() == pytest.approx(3.3, rel=0.3)
+    sure = np.where(there, x[:, 0] > 0, draw.random(400) > 0.5)
+    assert classifier().fit(x, sure, sample_weight=np.where(there, 1.0, 1e-9)).power_ > 0.5
+    answer = hardly.predict(x)
+    np.testing.assert_array_equal(hardly.set_params(loss="poisson").predict(x), answer)  # of the next fit
+
+
+def test_columns_without_names_go_by_their_place() -> None:
+    frame, y = people()
+    frame = frame[["income", "city", "owner"]]
+    rows, numbered = frame.to_numpy(), frame.set_axis(range(3), axis=1)
+    wanted = classifier().fit(frame, y).predict_proba(frame)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "X (does not have valid|has) feature names")
+        for fitted in (frame, rows, numbered):
+            model = classifier().fit(fitted, y)
+            for new in (frame, rows, numbered):
+                np.testing.assert_array_equal(model.predict_proba(new), wanted)
+        assert classifier().fit(frame, y, validation=(rows, y)).score(frame, y) > 0.7
+    np.testing.assert_array_equal(classifier().fit(numbered, y).predict_proba(numbered[[2, 0, 1]]), wanted)
+    with pytest.raises(ValueError, match="same order"):
+        classifier().fit(frame, y).predict(frame[["city", "income", "owner"]])
+
+
+def test_a_column_that_was_empty_in_training_may_say_anything() -> None:
+    frame, y = people()
+    model = classifier().fit(frame, y)
+    with pytest.warns(UserWarning, match="such as 'Y': they count as missing"):
+        found = model.predict_proba(frame.assign(empty="Y"))
+    np.testing.assert_array_equal(found, model.predict_proba(frame))
 
 
 # --- what is learned from rows held out --------------------------------------------------------------------------
@@ -248,6 +288,8 @@ def test_intervals_cover(loss: str) -> None:
 
 def test_several_targets_and_a_constant_one() -> None:
     x, y = make_regression(150, 4, n_targets=2, random_state=0)
+    with pytest.raises(ValueError, match="The target has the type timedelta64"):
+        regressor().fit(x, np.arange(150).astype("timedelta64[D]"))
     y = np.column_stack([y, np.full(150, 0.1)])
     model = regressor().fit(x, y)
     mean, std = model.predict(x, return_std=True)
@@ -324,12 +366,21 @@ def test_folders_of_strangers_do_no_harm(tmp_path: Path) -> None:
         {"encoder": {"schema": 1, "columns": []}},
         {"power": -1.0},
         {"names": ["a"]},
+        {"names": ["a", "b", "c", "d"]},
+        {"classes": [1, 1]},
+        {"settings": {"class_weight": [[]]}},
     ]
     for change in changes:
         path.write_text(json.dumps({**written, **change}))
         with pytest.raises(wp.InputError):
             wp.load(folder)
     path.write_text(json.dumps(written))
+    weights = folder / "member-0" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-4] + np.float32("nan").tobytes())
+    with pytest.raises(wp.InputError, match="what its networks say is no number"):
+        wp.load(folder)
+    weights.write_bytes(whole)
     (folder / "held_out.safetensors").write_bytes(b"\x80\x04pickle")
     with pytest.raises(wp.InputError, match="damaged"):
         wp.load(folder)

@@ -122,7 +122,7 @@ def calibrate(outputs: Any, y: Any, how: Way = "temperature", *, training: Any =
             f"Calibration needs rows of two classes or more; all {len(labels)} are of class {int(labels[0])}."
         )
     if how == "temperature":
-        return Calibrator(how, len(labels), _inverse_temperature(given.logs, labels), given)
+        return Calibrator(how, len(labels), inverse_temperature(given.logs, labels), given)
     classes = range(given.logs.shape[1]) if given.logs.shape[1] > 2 else [1]
     fit = {"platt": _platt, "isotonic": _isotonic, "venn_abers": _VennAbers.fit}[how]
     return Calibrator(how, len(labels), [fit(given.logs, labels == k, k) for k in classes], given)
@@ -138,8 +138,15 @@ def _refuse_training(logs: Tensor, trained: Tensor) -> None:
         )
 
 
-def _inverse_temperature(logs: Tensor, labels: Tensor) -> float:
-    """The least ``mean(logsumexp(b z) - b z_y)`` over b >= 0, where its slope, which rises, is 0."""
+def inverse_temperature(logs: Tensor, labels: Tensor, counts: Tensor | None = None) -> float:
+    """The least ``mean(logsumexp(b z) - b z_y)`` over b >= 0, where its slope, which rises, is 0.
+
+    Args:
+        counts: ``(rows,)`` how much each row counts in the mean; by default all alike.
+    Raises:
+        DataError: every row is right already.
+    """
+    counts = torch.ones(len(logs), dtype=logs.dtype) if counts is None else counts
     own = logs.gather(1, labels[:, None])[:, 0]
     if bool((own == logs.max(1).values).all()):
         raise DataError(
@@ -148,7 +155,7 @@ def _inverse_temperature(logs: Tensor, labels: Tensor) -> float:
         )
 
     def slope(b: float) -> float:
-        return float((((b * logs).softmax(1) * logs).sum(1) - own).mean())
+        return float(((((b * logs).softmax(1) * logs).sum(1) - own) * counts).sum())
 
     low, high = 0.0, 1.0
     if slope(low) >= 0.0:
@@ -265,7 +272,7 @@ class Conformal:
 
 
 @checked
-def conformal(low: Any, high: Any, y: Any, level: ConfidenceLevel = 0.9) -> Conformal:
+def conformal(low: Any, high: Any, y: Any, level: ConfidenceLevel = 0.9, counts: Any = None) -> Conformal:
     """Widen a network's intervals so that they hold a new target with probability ``level``, whatever the network and the noise.
 
     The margin is the ``ceil((rows + 1) level)``-th smallest of ``max(low - y, y - high)``. If calibration rows and the new row
@@ -276,6 +283,8 @@ def conformal(low: Any, high: Any, y: Any, level: ConfidenceLevel = 0.9) -> Conf
         low, high: ends of intervals for rows that the network was not trained on, ``(rows,)``: of any level, since the margin
             makes up for it; for a point prediction both are the prediction.
         y: their targets, ``(rows,)``.
+        counts: ``(rows,)`` > 0, how much each row counts, of new rows as of these; by default all alike. The rows are then worth
+            ``(sum counts)^2 / sum counts^2``.
     Raises:
         DataError: shapes differ, numbers are not finite, or there are fewer than ``level / (1 - level)`` rows.
     Source:
@@ -287,7 +296,8 @@ def conformal(low: Any, high: Any, y: Any, level: ConfidenceLevel = 0.9) -> Conf
     """
     given = [
         real_numbers(x, name, "Give an array of numbers.").cpu().double()
-        for x, name in ((low, "low="), (high, "high="), (y, "y="))
+        for x, name in ((low, "low="), (high, "high="), (y, "y="), (counts, "counts="))
+        if x is not None
     ]
     if (
         len({one.shape for one in given}) > 1
@@ -298,12 +308,17 @@ def conformal(low: Any, high: Any, y: Any, level: ConfidenceLevel = 0.9) -> Conf
             "conformal needs low=, high= and y= as finite numbers of one shape (rows,); they have "
             f"{', '.join(str(tuple(one.shape)) for one in given)}."
         )
-    rows = len(given[0])
-    rank = math.ceil((rows + 1) * level - 1e-9)
-    if rank > rows:
+    if counts is not None and bool((given[3] <= 0).any()):
+        raise DataError("conformal needs counts= above 0.")
+    share = torch.ones_like(given[0]) if counts is None else given[3] * given[3].sum() / given[3].square().sum()
+    worth = float(share.sum())
+    needed = (worth + 1) * level - 1e-9
+    if needed > worth:
         raise DataError(
             f"An interval that holds {level:g} of new targets needs at least {math.ceil(level / (1.0 - level) - 1e-9)} rows of "
-            f"calibration; there are {rows}. Give more rows, or a lower level."
+            f"calibration; there are {worth:.0f}. Give more rows, or a lower level."
         )
     off = torch.maximum(given[0] - given[2], given[2] - given[1])
-    return Conformal(float(off.kthvalue(rank).values), level, rows)
+    ordered, places = off.sort()
+    rank = int(torch.searchsorted(share[places].cumsum(0), needed))
+    return Conformal(float(ordered[min(rank, len(ordered) - 1)]), level, len(ordered))

@@ -426,7 +426,8 @@ def _doubts(column: Column, values: pd.Series[Any]) -> list[str]:
         missed = unread(values, column.reading)
         if missed.count:
             what = f"{missed.count} of {missed.there} values that are no {column.kind}, such as {missed.example!r}"
-            if 2 * missed.count > missed.there:
+            learned = getattr(column, "low", 0.0) is not None  # a column that was empty in training was read as nothing
+            if learned and 2 * missed.count > missed.there:
                 raise DataError(
                     f"Column {column.name!r} was read as {column.reading.said()} in training and now has {what}. Write it alike."
                 )

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wellposed.bayes.calibrators import calibrate
+from wellposed.bayes.calibrators import inverse_temperature
 from wellposed.core.checks import Count
 from wellposed.core.errors import DataError, InputError, described, first_line, require
 from wellposed.estimators.ensemble import HeldOut, Joint
@@ -42,7 +42,7 @@ class Classifier(base.ClassifierMixin, Networks):  # type: ignore[misc]
         recipe: a `wellposed.Recipe`, a preset's name or a path, in place of the default one; a search tries it first.
         metric: by which a search chooses: ``accuracy``, or ``balanced_accuracy`` where classes are rare; ``log_loss``, ``auc``, ...
         class_weight: None, ``"balanced"`` or a dict from class to weight, which multiplies sample weights. The probabilities are
-            then those of classes that are as frequent as their weights say, and are not calibrated.
+            then those of classes that are as frequent as their weights say.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         n_jobs: threads of torch in `fit`; None leaves them as they are, -1 takes all cores.
         random_state: seed; with budgets in recipes or epochs a fit is repeated exactly.
@@ -120,7 +120,8 @@ class Classifier(base.ClassifierMixin, Networks):  # type: ignore[misc]
         if self.class_weight is None:
             return None
         try:
-            return class_weights.compute_sample_weight(self.class_weight, self.classes_[y])
+            weights = class_weights.compute_sample_weight(self.class_weight, self.classes_[y])
+            return validation._check_sample_weight(weights, y[:, None], ensure_non_negative=True)
         except (AttributeError, TypeError, ValueError) as error:
             raise InputError(
                 f"class_weight= must be None, 'balanced' or a dict from each class to a number; {described(self.class_weight)} "
@@ -148,6 +149,5 @@ class Classifier(base.ClassifierMixin, Networks):  # type: ignore[misc]
         y = torch.cat(held.y)
         self.power_ = 1.0
         right = bool((logs.argmax(1) == y).all())
-        if not right and bool((y != y[0]).any()) and self.class_weight is None:
-            found = calibrate(logs, y).fitted
-            self.power_ = float(np.clip(found, *POWERS))
+        if not right and bool((y != y[0]).any()):
+            self.power_ = float(np.clip(inverse_temperature(logs, y, torch.cat(held.counts)), *POWERS))

@@ -32,12 +32,14 @@ class HeldOut:
     Attributes:
         y: the targets as they were trained, ``(rows,)`` or ``(rows, targets)``.
         outputs: ``(networks, rows, outputs)`` of each part, and their weights, which sum to 1.
+        counts: ``(rows,)`` how much each row counts, by the weights that `fit` was given.
         x: the encoded rows; not saved with a model.
     """
 
     y: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     weights: tuple[Tensor, ...]
+    counts: tuple[Tensor, ...]
     x: tuple[Tensor, ...] = field(repr=False)
 
 
@@ -82,8 +84,8 @@ class Members:
         outputs = tuple(
             torch.stack([outputs_of(self.models[i].model, parts[k].x) for i in own]) for k, own in places.items()
         )
-        y, x = zip(*((parts[k].y, parts[k].x) for k in places), strict=True)
-        return HeldOut(y, outputs, self.weights_by_part(), x)
+        y, counts, x = zip(*((parts[k].y, parts[k].counts, parts[k].x) for k in places), strict=True)
+        return HeldOut(y, outputs, self.weights_by_part(), counts, x)
 
     def _by_part(self) -> dict[int, list[int]]:
         """The places of the networks that have not seen a part, for each part."""

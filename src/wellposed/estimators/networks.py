@@ -89,7 +89,10 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
 
     @abstractmethod
     def _target(self, y: Any, *, new: bool = True) -> Any:
-        """The target as it is trained before scaling; ``new`` learns its classes or its scale."""
+        """The target as it is trained before scaling; ``new`` learns its classes."""
+
+    def _learn(self, y: Any) -> None:
+        """Learn the scale of the target from rows with a weight above 0."""
 
     @abstractmethod
     def _scaled(self, y: Any) -> Tensor:
@@ -145,7 +148,7 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
                 raise InputError(
                     f"validation= is (X, y) or (X, y, sample_weight); it was given {described(validation)}."
                 )
-            valid = self._given(*validation, new=False)
+            valid = self._given(*validation, like=given)
         with contextlib.nullcontext() if self.n_jobs is None else threads_of(self._threads()):
             self._fit(given, valid, budget, seed, began)
         return self
@@ -156,24 +159,25 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
         if self.n_jobs == 0:
             raise InputError("n_jobs= must be threads, such as 2, or None or -1; it was given 0.")
         check_metric(self.metric, self._classifies)
-        whole = isinstance(self.random_state, (int, np.integer)) and not isinstance(self.random_state, bool)
         try:
-            state = sklearn_utils.check_random_state(None if whole else self.random_state)
+            state = sklearn_utils.check_random_state(self.random_state)
         except ValueError:
             raise InputError(
-                f"random_state= must be a whole number, None or a RandomState; it was given {described(self.random_state)}."
+                f"random_state= must be a whole number >= 0, None or a RandomState; it was given {described(self.random_state)}."
             ) from None
-        return Budget.parse(self.budget), int(self.random_state) if whole else int(state.randint(2**31))
+        whole = isinstance(self.random_state, (int, np.integer))
+        return Budget.parse(self.budget), int(self.random_state if whole else state.randint(2**31))
 
     def _threads(self) -> int:
         count = int(self.n_jobs)
         return count if count > 0 else max(1, (os.cpu_count() or 1) + 1 + count)
 
     def _given(
-        self, X: Any, y: Any, weight: Any = None, groups: Any = None, time: Any = None, *, new: bool = True
+        self, X: Any, y: Any, weight: Any = None, groups: Any = None, time: Any = None, *, like: FitRows | None = None
     ) -> FitRows:
-        """The rows with a weight above 0, checked; ``new`` ones are learned from, others are compared with these."""
-        frame = features_of(self, X, reset=new)
+        """The rows with a weight above 0, checked; new ones are learned from, those of validation are compared with these."""
+        new = like is None
+        frame = features_of(self, X, None if like is None else list(like.frame))
         if y is None:
             raise InputError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
         validation.check_consistent_length(frame, y)
@@ -196,11 +200,13 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
         given = FitRows(
             frame, y, weight, None if groups is None else np.unique(groups.map(str), return_inverse=True)[1], times
         )
-        if weight is None:
-            return given
-        if np.count_nonzero(weight) < 2:
-            raise DataError("All sample weights but one are zero; at least two rows must have a weight above zero.")
-        return given.at(np.flatnonzero(weight > 0))
+        if weight is not None:
+            if np.count_nonzero(weight) < 2:
+                raise DataError("All sample weights but one are zero; at least two rows must have a weight above zero.")
+            given = given.at(np.flatnonzero(weight > 0))
+        if new:
+            self._learn(given.y)
+        return given
 
     def _fit(self, given: FitRows, valid: FitRows | None, budget: Budget, seed: int, began: float) -> None:
         self.encoder_ = TableEncoder.fit(given.frame)
@@ -227,8 +233,9 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
         """The networks of the recipes that together cost least on the rows held out."""
         there = [by_recipe for by_recipe in trained if by_recipe]
         names = [name for name in there[0] if all(name in by_recipe for by_recipe in there)] or list(there[0])
-        shares = dict.fromkeys(names, 1.0) if len(names) == 1 else self._shares(trained, held, names)
-        self.members_ = Members.of(trained, shares)
+        self.members_ = Members.of(trained, dict.fromkeys(names, 1.0))
+        if len(names) > 1:
+            self.members_ = Members.of(trained, self._shares(trained, held, names))
         self.held_out_ = self.members_.held_out(held)
         self._settle(self.held_out_)
 
@@ -241,21 +248,22 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
             Caruana et al. (2004), ICML.
         """
         said = [
-            ({n: [outputs_of(m.model, rows.x) for m in by_recipe[n]] for n in names if n in by_recipe}, rows.y)
+            ({n: [outputs_of(m.model, rows.x) for m in by_recipe[n]] for n in names if n in by_recipe}, rows)
             for by_recipe, rows in zip(trained, held, strict=False)
         ]
         counts = dict.fromkeys(names, 0.0)
 
         def cost(name: str) -> float:
             tried = {**counts, name: counts[name] + 1.0}
-            losses = []
-            for outputs, y in said:
+            total, over = 0.0, 0.0
+            for outputs, rows in said:
                 weights = [tried[one] / len(several) for one, several in outputs.items() for _ in several]
                 if sum(weights) > 0:
                     shares = torch.tensor(weights, dtype=torch.float64) / sum(weights)
                     together = torch.stack([one for several in outputs.values() for one in several])
-                    losses.append(self._row_losses(together, shares, y))
-            return float(torch.cat(losses).mean()) if losses else math.inf
+                    total += float(self._row_losses(together, shares, rows.y) @ rows.counts)
+                    over += float(rows.counts.sum())
+            return total / over if over else math.inf
 
         for _ in range(PICKS):
             counts[min(names, key=cost)] += 1.0
@@ -307,7 +315,7 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
             NotFittedError, DataError: see `features_of`.
         """
         validation.check_is_fitted(self)
-        frame = features_of(self, X, reset=False)
+        frame = features_of(self, X, [column.name for column in self.encoder_.columns])
         if len(frame) >= FEW_ROWS:
             for doubt in self.encoder_.doubts(frame):
                 warnings.warn(doubt, stacklevel=4)

@@ -114,7 +114,7 @@ class Regressor(base.RegressorMixin, Networks):  # type: ignore[misc]
         y = torch.cat(held.y).double().reshape(-1, low.shape[1])
         for target in range(low.shape[1]):
             below, above = (torch.cat([pair[side] for pair in ends])[:, target] for side in (0, 1))
-            margin = conformal(below, above, y[:, target], level)
+            margin = conformal(below, above, y[:, target], level, torch.cat(held.counts))
             low[:, target], high[:, target] = margin.predict(low[:, target], high[:, target])
         return self._restored(low), self._restored(high)
 
@@ -149,7 +149,7 @@ class Regressor(base.RegressorMixin, Networks):  # type: ignore[misc]
 
     def _mean(self, outputs: Tensor, weights: Tensor) -> Tensor:
         """The mean of the networks' responses, ``(rows, targets)``, scaled."""
-        return self._averaged(Loss(self.loss).response, outputs, weights)
+        return self._averaged(self.members_.loss.response, outputs, weights)
 
     def _restored(self, values: Tensor, shifted: bool = True) -> Any:
         """In the target's units, and in its shape."""
@@ -160,19 +160,22 @@ class Regressor(base.RegressorMixin, Networks):  # type: ignore[misc]
         _, y = validation.check_X_y(
             np.zeros((validation._num_samples(y), 1)), y, multi_output=True, y_numeric=True, estimator=self
         )
+        if y.dtype.kind in "mM":
+            raise DataError(f"The target has the type {y.dtype}; make a number of it, such as days.")
         y = np.asarray(y, dtype=np.float64)
         if y.ndim == 2 and y.shape[1] == 1:
             y = validation.column_or_1d(y, warn=True)
         if float(np.abs(y).max(initial=0.0)) > LARGEST:
             raise DataError(f"The target has numbers beyond {LARGEST:g}. Give it in a larger unit, or its logarithm.")
-        if new:
-            self.single_ = y.ndim == 1
-            wide = y.reshape(len(y), -1)
-            self.shift_, self.scale_ = np.zeros(wide.shape[1]), np.ones(wide.shape[1])
-            if Loss(self.loss).affine:
-                self.shift_, spread = wide.mean(0), wide.std(0)
-                self.scale_ = np.where(spread > ROUNDING * np.abs(wide).max(0), spread, 0.0)
         return y
+
+    def _learn(self, y: Any) -> None:
+        self.single_ = y.ndim == 1
+        wide = y.reshape(len(y), -1)
+        self.shift_, self.scale_ = np.zeros(wide.shape[1]), np.ones(wide.shape[1])
+        if Loss(self.loss).affine:
+            self.shift_, spread = wide.mean(0), wide.std(0)
+            self.scale_ = np.where(spread > ROUNDING * np.abs(wide).max(0), spread, 0.0)
 
     def _scaled(self, y: Any) -> Tensor:
         scale = np.where(self.scale_ > 0, self.scale_, 1.0)
@@ -198,4 +201,5 @@ class Regressor(base.RegressorMixin, Networks):  # type: ignore[misc]
             (self._mean(o, w) - y.reshape(len(y), -1)).square()
             for o, w, y in zip(held.outputs, held.weights, held.y, strict=True)
         ]
-        self.noise_ = torch.cat(errors).mean(0).sqrt().numpy()
+        counts = torch.cat(held.counts)
+        self.noise_ = (counts @ torch.cat(errors) / counts.sum()).sqrt().numpy()

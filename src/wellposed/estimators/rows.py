@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,12 +22,12 @@ FEW_ROWS = 20
 """In fewer new rows values far from those of training are no sign that a column has changed."""
 
 
-def features_of(estimator: Any, X: Any, *, reset: bool) -> pd.DataFrame:
+def features_of(estimator: Any, X: Any, known: Sequence[str] | None = None) -> pd.DataFrame:
     """The rows as a frame; sets, or compares with, ``n_features_in_`` and ``feature_names_in_``.
 
     Args:
         X: an array ``(rows, columns)``, or a pandas or polars frame whose columns may be of any kind but text.
-        reset: whether these are the rows of `fit`.
+        known: the names of the columns of `fit`; None where these are its rows. Columns without names, in either, go by their place.
     Raises:
         DataError, ValueError, TypeError: there is no row or column, a value is infinite, complex or an object, or the columns are
             not those of `fit`.
@@ -36,17 +37,17 @@ def features_of(estimator: Any, X: Any, *, reset: bool) -> pd.DataFrame:
     if hasattr(X, "to_pandas"):
         X = X.to_pandas()
     if not isinstance(X, pandas.DataFrame):
-        X = validation.validate_data(estimator, X, reset=reset, dtype=None, ensure_all_finite="allow-nan")
-        return _checked(as_frame(X))
+        X = validation.validate_data(estimator, X, reset=known is None, dtype=None, ensure_all_finite="allow-nan")
+        return _checked(as_frame(X), known)
     names = [str(name) for name in X.columns]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"Two columns are called {twice!r}. Give each column a name of its own.")
-    validation.validate_data(estimator, X, reset=reset, skip_check_array=True)
-    return _checked(as_frame(X))
+    validation.validate_data(estimator, X, reset=known is None, skip_check_array=True)
+    return _checked(as_frame(X), known)
 
 
-def _checked(frame: pd.DataFrame) -> pd.DataFrame:
+def _checked(frame: pd.DataFrame, known: Sequence[str] | None) -> pd.DataFrame:
     """The frame, whose columns of objects that are all numbers, dates or truths have the type of these.
 
     Raises:
@@ -56,6 +57,8 @@ def _checked(frame: pd.DataFrame) -> pd.DataFrame:
         raise DataError(
             f"Found {frame.shape[0]} rows (samples) and {frame.shape[1]} feature(s) in X, while a minimum of 1 is required of both."
         )
+    if known is not None and {*known} != {*frame}:  # scikit-learn has compared names where both have some, and numbers of columns
+        frame = frame.set_axis(list(known), axis=1)
     frame = frame.infer_objects()
     for name, column in frame.items():
         if column.dtype.kind == "c":

@@ -102,7 +102,7 @@ def save_estimator(model: Networks, folder: str | Path) -> Path:
     for place, member in enumerate(model.members_.models):
         member.write_to(folder / MEMBER.format(place), folder)
     held = model.held_out_
-    parts = {f"{name}.{k}": part for name in ("y", "outputs") for k, part in enumerate(getattr(held, name))}
+    parts = {f"{name}.{k}": part for name in ("y", "outputs", "counts") for k, part in enumerate(getattr(held, name))}
     write_atomically(folder / HELD_OUT, tensor_bytes({name: part.contiguous() for name, part in parts.items()}), folder)
     write_json(folder / DESCRIPTION, description, folder)
     return folder
@@ -145,16 +145,17 @@ def load(folder: str | Path) -> Any:
     path = folder / DESCRIPTION
     found = validate(SavedEstimator, read_json(path, SCHEMA, "estimator"), f"The estimator in '{path}'")
     settings = dict(found.settings)
-    if isinstance(settings.get("class_weight"), list):
-        settings["class_weight"] = dict(map(tuple, settings["class_weight"]))
     try:
+        if isinstance(settings.get("class_weight"), list):
+            settings["class_weight"] = dict(map(tuple, settings["class_weight"]))
         model: Any = KINDS[found.kind](**settings)
         encoder = TableEncoder.from_dict(found.encoder)
         tensors = read_tensors(read_bytes(folder / HELD_OUT, "model", FormatError, called="file of rows held out"))
     except (TypeError, ValueError, SafetensorError) as error:
         raise FormatError(f"The estimator in '{folder}' is damaged: {first_line(error)}.") from None
-    lengths = len(found.parts) == len(found.weights) and len(found.names or [""] * found.columns) == found.columns
-    if not lengths or not math.isclose(sum(found.weights), 1.0):
+    columns = [column.name for column in encoder.columns]
+    fits = len(found.parts) == len(found.weights) and found.columns == len(columns) and found.names in (None, columns)
+    if not fits or not math.isclose(sum(found.weights), 1.0):
         raise FormatError(f"The estimator in '{folder}' is damaged: the lists of its networks or columns do not fit.")
     saved = tuple(checkpoint.load(folder / MEMBER.format(place)) for place in range(len(found.weights)))
     model.encoder_, model.n_features_in_, model.study_ = encoder, found.columns, None
@@ -163,13 +164,15 @@ def load(folder: str | Path) -> Any:
     model.members_ = Members(saved, torch.tensor(found.weights, dtype=torch.float64), tuple(found.parts))
     _set_target(model, found, folder)
     try:
-        shape = model.members_.outputs(torch.zeros(1, len(encoder.names))).shape
-        model.held_out_ = _held_out(model.members_, tensors, shape[2])
+        said = model.members_.outputs(torch.zeros(1, len(encoder.names)))
+        model.held_out_ = held = _held_out(model.members_, tensors, said.shape[2])
     except (RuntimeError, KeyError, IndexError) as error:
         raise FormatError(f"The estimator in '{folder}' is damaged: {first_line(error)}.") from None
-    if shape[2] != model._outputs:
+    if not all(bool(numbers.isfinite().all()) for numbers in (said, *held.y, *held.outputs, *held.counts)):
+        raise FormatError(f"The estimator in '{folder}' is damaged: what its networks say is no number.")
+    if said.shape[2] != model._outputs:
         raise FormatError(
-            f"The estimator in '{folder}' is damaged: its networks have {shape[2]} outputs, and its target needs {model._outputs}."
+            f"The estimator in '{folder}' is damaged: its networks have {said.shape[2]} outputs, and its target needs {model._outputs}."
         )
     return model
 
@@ -191,18 +194,19 @@ def _set_target(model: Any, found: SavedEstimator, folder: Path) -> None:
     known = kind in ("U", "O") or (kind[:1] in NUMBERS and kind[1:] in ("1", "2", "4", "8"))
     try:
         model.classes_ = np.array(found.classes, dtype=object if kind == "O" else None if kind == "U" else kind)
+        known = known and len(set(found.classes)) == len(found.classes)
     except (TypeError, ValueError, OverflowError):
         known = False
     if not known:
-        raise FormatError(f"The estimator in '{folder}' is damaged: its classes are not of the type {kind!r}.")
+        raise FormatError(f"The estimator in '{folder}' is damaged: its classes are not different ones of the type {kind!r}.")
     model.power_ = found.power
 
 
 def _held_out(members: Members, tensors: dict[str, Tensor], outputs: int) -> HeldOut:
     there = sorted(set(members.parts))
     y = tuple(tensors[f"y.{k}"] for k in range(len(there)))
-    said = tuple(tensors[f"outputs.{k}"].double() for k in range(len(there)))
-    for one, target, part in zip(said, y, there, strict=True):
-        if one.shape != (members.parts.count(part), len(target), outputs):
+    said, counts = (tuple(tensors[f"{name}.{k}"].double() for k in range(len(there))) for name in ("outputs", "counts"))
+    for one, target, count, part in zip(said, y, counts, there, strict=True):
+        if one.shape != (members.parts.count(part), len(target), outputs) or count.shape != target.shape[:1]:
             raise KeyError(f"the rows held out have outputs of shape {tuple(one.shape)}")
-    return HeldOut(y, said, members.weights_by_part(), ())
+    return HeldOut(y, said, members.weights_by_part(), counts, ())

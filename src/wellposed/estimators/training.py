@@ -54,6 +54,11 @@ class EncodedRows:
         return EncodedRows(self.x[places], self.y[places], None if self.weight is None else self.weight[places])
 
     @property
+    def counts(self) -> Tensor:
+        """``(rows,)`` how much each row counts, in double precision."""
+        return torch.ones(len(self), dtype=torch.float64) if self.weight is None else self.weight.double()
+
+    @property
     def source(self) -> Arrays:
         """As a problem takes them."""
         return Arrays(self.x, self.y, self.weight)
