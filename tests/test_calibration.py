@@ -212,7 +212,9 @@ def test_conformal_refuses_too_few_rows() -> None:
     low, high = wp.conformal([-5.0] * 99, [5.0] * 99, [0.0] * 99).predict([0.0, 0.0], [2.0, 20.0])
     assert (low.tolist(), high.tolist()) == ([1.0, 5.0], [1.0, 15.0])  # but not beyond their middle
     for counts in ([5.0] * 99, [1.0] * 15 + [1e-9] * 84):  # rows that all count alike, and rows that hardly count
-        assert wp.conformal([0.0] * 99, [0.0] * 99, range(99), 0.9, counts).margin == (89.0 if counts[-1] == 5.0 else 14.0)
+        assert wp.conformal([0.0] * 99, [0.0] * 99, range(99), 0.9, counts).margin == (
+            89.0 if counts[-1] == 5.0 else 14.0
+        )
     with pytest.raises(DataError, match="needs counts= above 0"):
         wp.conformal([0.0] * 9, [0.0] * 9, range(9), 0.9, [0.0] * 9)
     with pytest.raises(DataError, match=r"one shape \(rows,\); they have \(2,\), \(2,\), \(3,\)"):

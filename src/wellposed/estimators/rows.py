@@ -27,7 +27,7 @@ def features_of(estimator: Any, X: Any, known: Sequence[str] | None = None) -> p
 
     Args:
         X: an array ``(rows, columns)``, or a pandas or polars frame whose columns may be of any kind but text.
-        known: the names of the columns of `fit`; None where these are its rows. Columns without names, in either, go by their place.
+        known: the names of the columns of `fit`; None where these are its rows. Without names, in either, places count.
     Raises:
         DataError, ValueError, TypeError: there is no row or column, a value is infinite, complex or an object, or the columns are
             not those of `fit`.
@@ -57,7 +57,8 @@ def _checked(frame: pd.DataFrame, known: Sequence[str] | None) -> pd.DataFrame:
         raise DataError(
             f"Found {frame.shape[0]} rows (samples) and {frame.shape[1]} feature(s) in X, while a minimum of 1 is required of both."
         )
-    if known is not None and {*known} != {*frame}:  # scikit-learn has compared names where both have some, and numbers of columns
+    # scikit-learn has compared the names where both have some, and counted the columns.
+    if known is not None and {*known} != {*frame}:
         frame = frame.set_axis(list(known), axis=1)
     frame = frame.infer_objects()
     for name, column in frame.items():

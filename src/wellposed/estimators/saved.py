@@ -165,14 +165,15 @@ def load(folder: str | Path) -> Any:
     _set_target(model, found, folder)
     try:
         said = model.members_.outputs(torch.zeros(1, len(encoder.names)))
-        model.held_out_ = held = _held_out(model.members_, tensors, said.shape[2])
+        outputs = said.shape[2]
+        model.held_out_ = held = _held_out(model.members_, tensors, outputs)
     except (RuntimeError, KeyError, IndexError) as error:
         raise FormatError(f"The estimator in '{folder}' is damaged: {first_line(error)}.") from None
     if not all(bool(numbers.isfinite().all()) for numbers in (said, *held.y, *held.outputs, *held.counts)):
         raise FormatError(f"The estimator in '{folder}' is damaged: what its networks say is no number.")
-    if said.shape[2] != model._outputs:
+    if outputs != model._outputs:
         raise FormatError(
-            f"The estimator in '{folder}' is damaged: its networks have {said.shape[2]} outputs, and its target needs {model._outputs}."
+            f"The estimator in '{folder}' is damaged: its networks have {outputs} outputs, and its target needs {model._outputs}."
         )
     return model
 
@@ -198,7 +199,9 @@ def _set_target(model: Any, found: SavedEstimator, folder: Path) -> None:
     except (TypeError, ValueError, OverflowError):
         known = False
     if not known:
-        raise FormatError(f"The estimator in '{folder}' is damaged: its classes are not different ones of the type {kind!r}.")
+        raise FormatError(
+            f"The estimator in '{folder}' is damaged: its classes are not different ones of the type {kind!r}."
+        )
     model.power_ = found.power
 
 
