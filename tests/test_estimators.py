@@ -336,6 +336,8 @@ def test_saved_models_predict_alike(tmp_path: Path) -> None:
         with pytest.raises(wp.InputError, match="has no rows of its own"):
             again.importances()
     assert wp.load(folder).class_weight == {"yes": 2.0, "no": 1.0}
+    model.__class__ = type("Own", (wp.Classifier,), {})  # a stranger's subclass comes back as ours
+    assert type(wp.load(model.save(folder))) is wp.Classifier
     wp.load(folder).save(folder)  # over itself
     numbers = regressor(loss="gaussian").fit(frame, frame.income)
     loaded = wp.load(numbers.save(tmp_path / "numbers"))

@@ -21,7 +21,7 @@ PICKS = 20
 def outputs_of(model: nn.Module, x: Tensor) -> Tensor:
     """``(rows, outputs)`` in double precision: the same for a row whatever rows come with it, up to 1e-12."""
     with evaluating(model):
-        double = copy.deepcopy(model).cpu().double()
+        double = copy.deepcopy(model).double()
         return torch.cat([double(part.double()) for part in torch.split(x, BATCH)])
 
 

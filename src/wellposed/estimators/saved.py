@@ -77,7 +77,7 @@ def save_estimator(model: Networks, folder: str | Path) -> Path:
     description: dict[str, Any] = {
         "schema": SCHEMA,
         "wellposed": __version__,
-        "kind": type(model).__name__,
+        "kind": next(name for name, kind in KINDS.items() if isinstance(model, kind)),
         "settings": _written(model.get_params(deep=False)),
         "columns": model.n_features_in_,
         "names": None if names is None else [str(name) for name in names],
@@ -195,7 +195,7 @@ def _set_target(model: Any, found: SavedEstimator, folder: Path) -> None:
     known = kind in ("U", "O") or (kind[:1] in NUMBERS and kind[1:] in ("1", "2", "4", "8"))
     try:
         model.classes_ = np.array(found.classes, dtype=object if kind == "O" else None if kind == "U" else kind)
-        known = known and len(set(found.classes)) == len(found.classes)
+        known = known and len(np.unique(model.classes_)) == len(model.classes_)
     except (TypeError, ValueError, OverflowError):
         known = False
     if not known:
