@@ -67,6 +67,7 @@ def clock_open(began: float | None = None) -> Iterator[Clock]:
         return
     token = _clock.set(opened := Clock(time.monotonic() if began is None else began, outer))
     around = None if outer is None else outer.now
+    opened.turn(*opened.now)
     try:
         yield opened
     finally:
