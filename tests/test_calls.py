@@ -246,9 +246,7 @@ def test_derivatives_inside_of_a_pass(
 
 @pytest.mark.parametrize("moves", [False, True])
 @pytest.mark.parametrize("kind", ["numbers", "probabilities", "labels", "centred"])
-def test_targets_of_a_network_that_moves_are_no_level_to_fall_to(
-    kind: str, moves: bool, draw: torch.Generator
-) -> None:
+def test_targets_of_a_network_that_moves_are_no_level_to_fall_to(kind: str, moves: bool, draw: torch.Generator) -> None:
     """Probabilities have one sum wherever they move, centred numbers a sum of rounding alone; and the network is not touched."""
     x, other, net, inner = scores(draw, 64, 4), scores(draw, 64, 4), nn.Linear(4, 3), nn.Linear(4, 3)
     teacher, asked = nn.Sequential(inner, nn.BatchNorm1d(3)), [0]

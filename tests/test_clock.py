@@ -143,7 +143,9 @@ def test_what_is_nested_is_charged_once_and_other_threads_nowhere(monkeypatch: p
             with spent_on(EVALUATION), clock_open() as inner:
                 assert inner is clock
                 machine.work(0.25)
-                with clock_open(time.monotonic()) as later:  # of a second fold: its own, and what it has the first has too
+                with clock_open(
+                    time.monotonic()
+                ) as later:  # of a second fold: its own, and what it has the first has too
                     machine.work(0.25)
                     assert [row["seconds"] for row in later.told()] == [0.5]
             thread = threading.Thread(target=beside)

@@ -58,7 +58,8 @@ TRIED = re.compile(r"\btrial\s*#?(\d{1,9})\b[^{}]{0,20}?\b(?:finished|completed?
 """What Optuna and Keras Tuner say at the end of a trial."""
 BEST = re.compile(r"best (?:iteration|score|epoch)[^:]{0,20}:\s*$", re.IGNORECASE)  # the next line repeats one
 RESTORED = re.compile(
-    r"^\W*(?:(?:load(?:ed|ing)?|restor(?:ed?|ing)|revert(?:ed|ing)?)\b[^:=]{0,60}?\b(?:best|models?|weights|checkpoint|state|to)\b|saved best)",
+    r"^\W*(?:saved best|(?:load(?:ed|ing)?|restor(?:ed?|ing)|revert(?:ed|ing)?)\b[^:=]{0,60}?"
+    r"\b(?:best|models?|weights|checkpoint|state|to)\b)",
     re.IGNORECASE,
 )  # what such a line says was said before
 LISTED = re.compile(

@@ -222,7 +222,9 @@ class Rounds:
         if not self.bench.account.timed:
             return point
         try:
-            dear = {one.name for one in self.space.ingredients if point.get(one.name) and self.by_torch(one.name, point)}
+            dear = {
+                one.name for one in self.space.ingredients if point.get(one.name) and self.by_torch(one.name, point)
+            }
             if not dear:
                 return point
             without = point_without(point, dear)

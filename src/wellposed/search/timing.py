@@ -191,7 +191,7 @@ class Pace:
         if ended:
             self._lasting[kind] = max(sum(one.epochs for one in ended) / sum(one.recipe.epochs for one in ended), 0.1)
         within = sum(one.seconds for one in lot)
-        if within > 0 and kind != "probe":
+        if within > 0:
             self._last_around = self._around[kind] = min(max(seconds / within, 1.0), MOST_AROUND)
 
     def seconds(self, kind: str, recipes: Sequence[Recipe], epochs: int, rows: int) -> float:
