@@ -278,6 +278,29 @@ def test_an_epoch_is_reckoned_from_the_arithmetic_of_its_network(monkeypatch: py
     }
     assert 20 < rounds.cheapened == sum(not point["lookahead"] for point in found) < 40
     assert rounds.cheaper(kept, 0) == kept
+    odd = kept | dear | {"model.width": -1}  # cannot be built, which ends its own trial and no study
+    assert rounds.cheaper(odd, 0) == odd
+
+
+@pytest.mark.parametrize(
+    ("layer", "places", "weights", "outputs"),
+    [
+        (nn.Linear(8, 3), 12, 8 * 3, 3),
+        (nn.Conv1d(6, 4, 3, padding=1), 16, 6 * 4 * 3, 4),
+        (nn.LSTM(8, 5, batch_first=True), 12, 4 * 5 * (8 + 5), 5),
+        (nn.utils.parametrizations.weight_norm(nn.Linear(8, 3)), 12, 8 * 3, 3),
+    ],
+    ids=["linear", "convolution", "recurrent", "normed"],
+)
+def test_work_is_counted_of_layers_of_any_kind(layer: nn.Module, places: int, weights: int, outputs: int) -> None:
+    work = timing.count_work(layer, lambda: layer(torch.zeros(2, 6, 8)))
+    assert work == places * (weights + timing.UNIT * outputs)
+    assert not layer._forward_hooks
+
+
+def test_an_embedding_is_looked_up() -> None:
+    layer = nn.Embedding(1000, 5)
+    assert timing.count_work(layer, lambda: layer(torch.zeros(2, 3, dtype=torch.long))) == 30 * timing.UNIT
 
 
 def test_a_pair_that_the_clock_cut_is_no_evidence_and_no_failure(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 import wellposed as wp
 from wellposed.core.errors import InputError
+from wellposed.core.preserve import reach_kept
+from wellposed.data.arrays import to_device
 from wellposed.losses.per_example import Loss
 from wellposed.losses.recognition import recognized
 
@@ -243,21 +245,34 @@ def test_derivatives_inside_of_a_pass(
 
 
 @pytest.mark.parametrize("moves", [False, True])
-def test_targets_of_a_network_that_moves_are_no_level_to_fall_to(moves: bool, draw: torch.Generator) -> None:
-    x, other, net, teacher = scores(draw, 64, 4), scores(draw, 64, 4), nn.Linear(4, 1), nn.Linear(4, 1)
+@pytest.mark.parametrize("kind", ["numbers", "probabilities", "labels", "centred"])
+def test_targets_of_a_network_that_moves_are_no_level_to_fall_to(kind: str, moves: bool, draw: torch.Generator) -> None:
+    """Probabilities have one sum wherever they move, centred numbers a sum of rounding alone; and the network is not touched."""
+    x, other, net, inner = scores(draw, 64, 4), scores(draw, 64, 4), nn.Linear(4, 3), nn.Linear(4, 3)
+    teacher, asked = nn.Sequential(inner, nn.BatchNorm1d(3)), [0]
+
+    def target(batch: Any) -> Tensor:
+        asked[0] += 1
+        found = teacher(batch[0])
+        if kind == "centred":  # by a machine that adds up in another order each time
+            return (found - found.mean()) * (1 + 1e-6 * (asked[0] % 3))
+        return found if kind == "numbers" else found.argmax(-1) if kind == "labels" else found.softmax(-1)
+
     watch = wp.watch(
         net,
-        "mse",
+        "cross_entropy" if kind == "labels" else "mse",
         (x, x),
         (other, x),
         forward=lambda model, batch: model(batch[0]),
-        target=lambda batch: teacher(batch[0]),
+        target=target,
     )
     for _ in range(6):
         watch.epoch()
         with torch.no_grad():
-            teacher.bias.add_(float(moves))
-    assert ([one.name for one in wp.diagnose(watch)] == ["moving_target"]) is moves
+            inner.weight.add_(float(moves) * torch.arange(12.0).view(3, 4).cos())
+    assert bool(watch.history.facts.get("moving_target")) is moves
+    assert ("moving_target" in [one.name for one in wp.diagnose(watch)]) is moves
+    assert teacher[1].num_batches_tracked == 0
 
 
 class Remembers(nn.Module):
@@ -282,6 +297,37 @@ def test_what_a_loss_remembers_in_place_comes_back(draw: torch.Generator) -> Non
     assert loss.seen == [1]
 
 
+def test_what_a_loss_keeps_of_its_values_stays_of_use(draw: torch.Generator) -> None:
+    kept: list[Tensor] = []
+
+    def loss(outputs: Tensor, target: Tensor) -> Tensor:
+        kept.append(value := (outputs - target).abs().mean() ** 2)
+        return value
+
+    Loss(loss).per_example(scores(draw, 8, 3), scores(draw, 8, 3))
+    assert torch.stack(kept).isfinite().all()
+
+
+def test_a_sparse_buffer_comes_back() -> None:
+    net = nn.Linear(1, 1)
+    net.register_buffer("seen", torch.eye(2).to_sparse().coalesce())
+    with reach_kept(net):
+        net.seen.values().add_(1)
+    assert torch.equal(net.seen.to_dense(), torch.eye(2))
+
+
+def test_objects_that_move_in_place_are_moved_and_stay() -> None:
+    class Moves:
+        device: Any = "cpu"
+
+        def to(self, device: Any) -> None:
+            self.device = device
+
+    given = Moves()
+    moved = to_device((given, torch.ones(1)), "meta")[0]
+    assert (moved.device, given.device) == ("meta", "cpu")
+
+
 class Shuffled:
     """Batches that are objects, of an iterator which keeps the state of its shuffle in an object of its own."""
 
@@ -290,10 +336,11 @@ class Shuffled:
             SimpleNamespace(x=scores(draw, 5, 16), y=torch.randint(3, (16,), generator=draw), batch_size=16)
             for _ in range(8)
         ]
-        self.order = SimpleNamespace(state=0)
+        self.order, self.library = SimpleNamespace(state=0), ModuleType("library")
 
     def __iter__(self) -> Any:
         self.order.state += 1
+        self.library.loaded = True  # type: ignore[attr-defined]
         turn = self.order.state % len(self.batches)
         return iter(self.batches[turn:] + self.batches[:turn])
 
@@ -303,6 +350,7 @@ def test_an_iterators_own_state_and_batches_that_are_objects(draw: torch.Generat
     more = {"forward": lambda model, batch: model(batch.x.T), "target": lambda batch: batch.y}
     watch = wp.watch(net, nn.CrossEntropyLoss(), data, data, rows=128, **more)
     assert data.order.state == 0
+    assert data.library.loaded, "a module is nobody's state"
     assert watch.history.facts["train_rows"] == 128
     expected = F.cross_entropy(torch.cat([net(b.x.T) for b in data.batches]), torch.cat([b.y for b in data.batches]))
     assert watch.epoch()["valid_loss"] == pytest.approx(float(expected.detach()), rel=1e-5)

@@ -142,7 +142,12 @@ def test_what_is_nested_is_charged_once_and_other_threads_nowhere(monkeypatch: p
             machine.work(2.0)
             with spent_on(EVALUATION), clock_open() as inner:
                 assert inner is clock
-                machine.work(0.5)
+                machine.work(0.25)
+                with clock_open(
+                    time.monotonic()
+                ) as later:  # of a second fold: its own, and what it has the first has too
+                    machine.work(0.25)
+                    assert [row["seconds"] for row in later.told()] == [0.5]
             thread = threading.Thread(target=beside)
             thread.start()
             thread.join()
@@ -151,12 +156,12 @@ def test_what_is_nested_is_charged_once_and_other_threads_nowhere(monkeypatch: p
         machine.work(0.25)
         told = {(row["stage"], row["activity"], row["of"]): (row["seconds"], row["cpu"]) for row in clock.told()}
     assert {place: spent for place, spent in told.items() if spent[0] > 0} == {
-        ("search", TRAINING, "width 8"): (6.0, 3.0), ("search", EVALUATION, ""): (1.0, 0.5),
-        ("search", PYTHON, ""): (0.5, 0.25),
+        ("search", TRAINING, "width 8"): (6.0, 3.0), ("search", EVALUATION, ""): (0.5, 0.25),
+        ("start", PYTHON, ""): (0.5, 0.25), ("search", PYTHON, ""): (0.5, 0.25),
     }  # fmt: skip
     spent = TimeSpent.of({"clock": clock.told()})
     assert spent is not None
-    assert (spent.overhead, spent.waited) == pytest.approx((0.5 / 7.5, 0.5))
+    assert (spent.overhead, spent.waited) == pytest.approx((1.0 / 7.5, 0.5))
     assert [part.name for part in spent.shapes] == ["width 8"]
     assert TimeSpent.of({}) is None
     with spent_on(TRAINING):

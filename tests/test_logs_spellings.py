@@ -174,6 +174,9 @@ KINDS = {
     + "'''\n",
     "terms of a loss": "Step      Train loss              Test loss             Test metric\n"
     + told("{e}000      [{x}, 0.0e-00]    [{y}, 0.00e+00]    []  \n"),
+    "lists that are no terms": "| epoch | train_loss | val_loss | acc | odd | none |\n"
+    + told("| {e} | {x} | {y} | [0.1 0.2] | [0.1,] | [-] |\n"),
+    "what the loading took": told("load: 0.012 epoch {e} train_loss: {x} val_loss: {y}\n"),
     "a mode on a line of its own": told("epoch: {e}, loss is: {x}\ntesting in eval mode\nepoch: {e}, loss is: {y}\n"),
     "cells that are left out": "  epoch    train_loss    valid_loss    cp     dur\n-----  ----------  ----------  ----  ------\n"
     + "".join(
@@ -193,6 +196,13 @@ KINDS = {
 def test_kinds_that_were_misread(kind: str, tmp_path: Path) -> None:
     table = curves(tmp_path, KINDS[kind])
     assert (seen(table, "train_loss"), seen(table, "valid_loss")) == (TRAIN, VALID)
+
+
+def test_several_scores_are_not_added_up(tmp_path: Path) -> None:
+    text = "epoch  train_loss  val_loss  val_acc\n" + told("{e}  {x}  {y}  [0.5,0.9]\n")
+    table = curves(tmp_path, text)
+    assert (seen(table, "train_loss"), seen(table, "valid_loss")) == (TRAIN, VALID)
+    assert "valid_metric" not in table.columns
 
 
 RESULTS = {

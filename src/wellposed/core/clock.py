@@ -29,9 +29,11 @@ class Clock:
 
     Args:
         began: a value of ``time.monotonic()``; before it was opened, where the clock of a command starts with its process.
+        outer: a clock that goes on, and has what this one has too.
     """
 
-    def __init__(self, began: float) -> None:
+    def __init__(self, began: float, outer: Clock | None = None) -> None:
+        self.began, self.outer = began, outer
         self.spent: defaultdict[tuple[str, str, str], list[float]] = defaultdict(lambda: [0.0, 0.0])
         self.now = ("start", PYTHON, "")
         since = time.monotonic() - began
@@ -44,6 +46,8 @@ class Clock:
         seconds[0] += wall - self._last[0]
         seconds[1] += cpu - self._last[1]
         self.now, self._last = (stage, activity, of), (wall, cpu)
+        if self.outer is not None:
+            self.outer.turn(stage, activity, of)
 
     def told(self) -> list[dict[str, Any]]:
         """The rows of ``clock`` in ``study.json``, in the order in which they first ran."""
@@ -57,15 +61,18 @@ _clock: ContextVar[Clock | None] = ContextVar("wellposed_clock", default=None)
 
 @contextmanager
 def clock_open(began: float | None = None) -> Iterator[Clock]:
-    """The clock of the block: the one that is open, or a new one that began then (None: now)."""
-    if (outer := _clock.get()) is not None:
+    """The clock of the block: the one that is open, or a new one that began then (None: now), if that is later."""
+    if (outer := _clock.get()) is not None and (began is None or began <= outer.began):
         yield outer
         return
-    token = _clock.set(opened := Clock(time.monotonic() if began is None else began))
+    token = _clock.set(opened := Clock(time.monotonic() if began is None else began, outer))
+    around = None if outer is None else outer.now
+    opened.turn(*opened.now)
     try:
         yield opened
     finally:
         _clock.reset(token)
+        opened.turn(*(around or opened.now))
 
 
 def enter_stage(name: str) -> None:

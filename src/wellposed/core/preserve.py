@@ -122,6 +122,16 @@ def reach_kept(*given: object, training: bool | None = None) -> Iterator[None]:
         yield
 
 
+def keeping_reach(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The call, after which all that it reaches is as it was: a teacher in training mode counts no rows that are looked at."""
+
+    def kept(*given: Any) -> Any:
+        with reach_kept(call):
+            return call(*given)
+
+    return kept
+
+
 def _leave_other_processes(models: Iterable[nn.Module]) -> None:
     """No replica waits for others, which may not be looking: buffers and gradients are not exchanged, and batch norms take
     the statistics of their own rows."""
@@ -148,8 +158,8 @@ def attributes_kept(*objects: Any) -> Iterator[None]:
     """The plain attributes of objects come back, and what tensors and lists among them held: a loss that remembers every row, a
     network that keeps what it saw."""
     before = [(vars(one), {k: v for k, v in vars(one).items() if k not in OWN}) for one in objects]
-    held = (value for _, kept in before for value in kept.values())
-    back = [_putting_in_place(one) for one in held if not isinstance(one, Tensor) or one.numel() <= MOST]
+    held = {id(value): value for _, kept in before for value in kept.values()}  # many layers may share one mask
+    back = [_putting_in_place(one) for one in held.values() if not isinstance(one, Tensor) or one.numel() <= MOST]
     try:
         yield
     finally:
@@ -163,8 +173,10 @@ def attributes_kept(*objects: Any) -> Iterator[None]:
 
 def _putting_in_place(value: Any) -> Callable[[], object] | None:
     """What gives a tensor or a list its contents of now; None for anything else."""
-    if isinstance(value, Tensor) and value.layout == torch.strided:
+    if isinstance(value, Tensor):
         then = value.detach().clone()
+        if value.layout != torch.strided:  # the numbers of a sparse tensor's `data` are its own
+            return functools.partial(torch.no_grad()(value.copy_), then)
         # An expanded tensor cannot be written to, and a graph of the user's may wait for one that did not change.
         return lambda: torch.equal(value, then) or value.data.copy_(then)
     return functools.partial(value.__setitem__, slice(None), list(value)) if isinstance(value, list) else None

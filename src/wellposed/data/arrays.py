@@ -57,8 +57,11 @@ def to_device(batch: Any, device: torch.device | str) -> Any:
 
     def one(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
-            moves = hasattr(leaf, "to") and not isinstance(leaf, (type, nn.Module))
-            return copy.copy(leaf).to(device) if moves else leaf  # some move in place
+            if not hasattr(leaf, "to") or isinstance(leaf, (type, nn.Module)):
+                return leaf
+            held = copy.copy(leaf)
+            moved = held.to(device)
+            return held if moved is None else moved  # some move in place, and may return nothing
         if leaf.is_meta and torch.device(device).type != "meta":
             raise DataError(
                 "A tensor on the device meta has a shape and no numbers, so it is no data; give one with numbers."

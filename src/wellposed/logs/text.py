@@ -57,7 +57,11 @@ CHANGED = re.compile(r"\b(?:improv|decreas|increas|did not|didn't|from|better|ea
 TRIED = re.compile(r"\btrial\s*#?(\d{1,9})\b[^{}]{0,20}?\b(?:finished|completed?|pruned|failed)\b", re.IGNORECASE)
 """What Optuna and Keras Tuner say at the end of a trial."""
 BEST = re.compile(r"best (?:iteration|score|epoch)[^:]{0,20}:\s*$", re.IGNORECASE)  # the next line repeats one
-RESTORED = re.compile(r"^\W*(?:load|restor|revert|saved best)", re.IGNORECASE)  # what such a line says was said before
+RESTORED = re.compile(
+    r"^\W*(?:saved best|(?:load(?:ed|ing)?|restor(?:ed?|ing)|revert(?:ed|ing)?)\b[^:=]{0,60}?"
+    r"\b(?:best|models?|weights|checkpoint|state|to)\b)",
+    re.IGNORECASE,
+)  # what such a line says was said before
 LISTED = re.compile(
     r"^\W*([A-Za-z][\w .()/-]{0,60}?)\s*[:=]\s*\[([-+.\deE,\s]+|[^\[\]]*\bnan\b[^\[\]]*)\]\W*$"
 )  # losses = [1.0, 0.5]
@@ -71,7 +75,8 @@ TIMES = re.compile(
 ROW_BAR = re.compile(r":? {1,9}\d{1,3}%\|.*$")  # behind a row of numbers
 TWO_CELLS = re.compile(r"^\s*\|([^|]+)\|\s*([-+.\de]+)\s*\|\s*$")
 CELLS = re.compile(r"\S+(?: \S+)*")
-SUMMED = re.compile(r"\[[-+.\de, ]*\]")
+TERM = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
+SUMMED = re.compile(rf"\[(?:{TERM}(?:, *{TERM})*)?\]", re.IGNORECASE)
 SPACY = "valid SCORE"
 SETTINGS = 4  # numbers on a line without a value; more are the arguments of the script
 MOST_FAILED = 2_000_000  # signs between braces that were no dict, after which none is looked for
@@ -252,7 +257,7 @@ class _Found:
         numbers = [cell for cell in cells if _is_cell(cell)]
         if len(cells) != len(self.header) or 2 * len(numbers) < len(cells):
             return False
-        row: dict[str, Any] = {name: _cell(cell) for name, cell in zip(self.header, cells, strict=True)}
+        row: dict[str, Any] = {name: _cell(name, cell) for name, cell in zip(self.header, cells, strict=True)}
         if row.get("step") == "0" and SPACY in self.header:  # of one batch, where later ones are sums
             row = {name: cell for name, cell in row.items() if not name.startswith("LOSS")}
         places = {name: cell for name, cell in row.items() if normalize_name(name) in (*EPOCHS, *STEPS)}
@@ -626,12 +631,13 @@ def _is_cell(cell: str) -> bool:
     return cell.lower() in MISSING or NUMBER.fullmatch(plain) is not None or SUMMED.fullmatch(cell) is not None
 
 
-def _cell(cell: str) -> str | float | None:
-    """What stands in a cell: a number as it is written, the sum of a list, or None."""
+def _cell(name: str, cell: str) -> str | float | None:
+    """What stands in a cell: a number as it is written, the sum of the terms of a loss, or None."""
     if cell.lower() in MISSING or not _is_cell(cell):
         return None
-    if cell.startswith("["):  # the terms of a loss: DeepXDE
-        return sum(map(float, cell.strip("[]").split(","))) if cell != "[]" else None
+    if cell.startswith("["):  # DeepXDE; several metrics are not one
+        summed = cell != "[]" and parse_name(name).what == "loss"
+        return sum(map(float, cell.strip("[]").split(","))) if summed else None
     return cell.partition("/")[0]
 
 

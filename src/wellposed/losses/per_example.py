@@ -12,6 +12,7 @@ import copy
 import functools
 import inspect
 import math
+import weakref
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -20,7 +21,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_iter, tree_unflatten
 
 from wellposed.core.batches import examples_in, examples_of
 from wellposed.core.errors import InputError, ProblemError, TargetError, described, listed, noting
@@ -126,6 +128,27 @@ TORCH: dict[type[nn.Module], _Known] = {
 }
 """Losses of torch that are convex in the outputs and whose targets are known. Other callables are taken as they are."""
 FUNCTIONS = {known.function: module for module, known in TORCH.items()}
+
+
+class _Made(TorchFunctionMode):
+    """Notes every tensor that is made inside, without keeping it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: list[weakref.ref[Tensor]] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = function(*args, **(kwargs or {}))
+        new = [one for one in tree_iter(found) if isinstance(one, Tensor) and not any(one is given for given in args)]
+        self.alive += map(weakref.ref, new)
+        return found
+
+
+def _remembers(function: Callable[[Any, Any], Any], outputs: Any, target: Any) -> bool:
+    """Whether a callable keeps tensors that it makes: its last value, or a list of them."""
+    with _Made() as made:
+        function(outputs, target)
+    return any(one() is not None for one in made.alive)
 
 
 class Loss:
@@ -440,6 +463,9 @@ class Loss:
         by_row = [leaf.ndim > 0 and len(leaf) == rows for leaf in leaves]
         alone = [leaf.unsqueeze(1) if its else leaf for leaf, its in zip(leaves, by_row, strict=True)]
         try:
+            if self._vmaps is None and _remembers(self._clean, outputs, target):
+                self._vmaps = False  # what it keeps would be of no use after `vmap`, and end the user's own loop
+                return None
             parts = vmap(
                 lambda *one: self._clean(*tree_unflatten(one, spec)),
                 tuple(0 if its else None for its in by_row),

@@ -94,7 +94,7 @@ def improve_in_folds(
             began = began if number == 1 else time.monotonic()
             study = improve(problem, spent, seed, out / f"fold-{number}", began=began, **options)
             studies.append(study)
-            if study.improvement is None:
+            if study.improvement is None or study.interrupted:
                 return study
     first = studies[0]
     first.over_folds = together(studies) | {"clock": clock.told()}

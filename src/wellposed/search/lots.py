@@ -221,11 +221,16 @@ class Rounds:
         several times as slow: as much more rarely they stay in it."""
         if not self.bench.account.timed:
             return point
-        dear = {one.name for one in self.space.ingredients if point.get(one.name) and self.by_torch(one.name, point)}
-        if not dear:
+        try:
+            dear = {
+                one.name for one in self.space.ingredients if point.get(one.name) and self.by_torch(one.name, point)
+            }
+            if not dear:
+                return point
+            without = point_without(point, dear)
+            times = self.bench.pace.step(self.space.recipe(point)) / self.bench.pace.step(self.space.recipe(without))
+        except InputError:  # it says so when it is tried
             return point
-        without = point_without(point, dear)
-        times = self.bench.pace.step(self.space.recipe(point)) / self.bench.pace.step(self.space.recipe(without))
         if times <= DEAR or numpy_generator(self.bench.seed, "cheaper", number).random() < 1 / times:
             return point
         self.cheapened += 1

@@ -12,10 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
+from wellposed.core.batches import tensors_in
 from wellposed.core.errors import ProblemError, WellposedError
 from wellposed.core.preserve import random_states_kept
 from wellposed.core.shared import threads_of
+from wellposed.data.arrays import to_device
 from wellposed.noise.activations import dropout_from_streams
 from wellposed.recipe.recipe import Recipe
 from wellposed.study.budget import Account
@@ -36,6 +39,8 @@ STEP, PER_WORK, PER_WEIGHT, SCORING, PER_SCORED = 7e-5, 4.6e-11, 2.5e-9, 2e-4, 1
 """Seconds that one of several recipes trained together takes for a step, for each multiplication of a row, for each weight that is
 moved, for an evaluation, and for each multiplication in one. Fitted on one core to 22 perceptrons from 64 x 1 to 512 x 3 with
 batches from 16 to 256: the largest errors are a third, and what another machine makes of it is learned."""
+COUNTED = 4
+"""Rows in whose forward pass they are counted."""
 BY_TORCH = 2e-3
 """Seconds of a step that torch takes for one recipe alone, beside a program of the kernel."""
 UNIT = 100.0
@@ -112,14 +117,15 @@ class Pace:
             training.record({"epoch": 0}, time.perf_counter())
 
     def size(self, recipe: Recipe) -> NetworkSize:
-        """Of the recipe's network: what its layers multiply is counted in a forward pass of two rows."""
+        """Of the recipe's network: what its layers multiply is counted in a forward pass of a few rows."""
         key = repr(sorted(recipe.model.items()))
         if key not in self._sizes:
             data = self.problem.prepared.train_clean
-            index = torch.arange(min(2, len(data)))
+            index = torch.arange(min(COUNTED, len(data)))
             with random_states_kept(), trainable():
-                model = self.problem.build(recipe.model, 0)
-                work = count_work(model, lambda: self.problem.forward(model, data.batch(index)[0]))
+                model = self.problem.build(recipe.model, 0).to(self.device)
+                inputs = to_device(data.batch(index)[0], self.device)
+                work = count_work(model, lambda: self.problem.forward(model, inputs))
             self._sizes[key] = NetworkSize(work / len(index), sum(p.numel() for p in model.parameters()))
         return self._sizes[key]
 
@@ -185,7 +191,7 @@ class Pace:
         if ended:
             self._lasting[kind] = max(sum(one.epochs for one in ended) / sum(one.recipe.epochs for one in ended), 0.1)
         within = sum(one.seconds for one in lot)
-        if within > 0 and kind != "probe":
+        if within > 0:
             self._last_around = self._around[kind] = min(max(seconds / within, 1.0), MOST_AROUND)
 
     def seconds(self, kind: str, recipes: Sequence[Recipe], epochs: int, rows: int) -> float:
@@ -265,19 +271,23 @@ def trainable() -> Iterator[None]:
 
 
 def count_work(model: nn.Module, forward: Callable[[], Any]) -> float:
-    """Multiplications of linear and convolutional layers in a forward pass, with `UNIT` for each output."""
+    """Multiplications of a forward pass, with `UNIT` for each output: each place of a layer's output takes each of its matrices
+    once, in linear, convolutional, recurrent and attending layers; an embedding is looked up."""
     found = 0.0
 
     def count(layer: nn.Module, _: Any, output: Any) -> None:
         nonlocal found
-        if isinstance(output, Tensor):
-            found += output.numel() * (UNIT + layer.weight[0].numel())  # type: ignore[index]
+        weights = {id(one): one for one in (getattr(layer, "weight", None), *layer.parameters(recurse=False))}
+        matrices = [one for one in weights.values() if isinstance(one, Tensor) and one.ndim > 1]
+        made = next(tensors_in(output), None) if matrices and not isinstance(layer, ParametrizationList) else None
+        if made is not None and made.ndim:
+            found += made.numel() * UNIT
+            if not isinstance(layer, (nn.Embedding, nn.EmbeddingBag)):
+                found += sum(one.numel() * made.numel() / made.shape[1 if one.ndim > 2 else -1] for one in matrices)
 
     with contextlib.ExitStack() as stack:
         for layer in model.modules():
-            weight = getattr(layer, "weight", None)
-            if isinstance(weight, Tensor) and weight.ndim > 1:
-                stack.callback(layer.register_forward_hook(count).remove)
+            stack.callback(layer.register_forward_hook(count).remove)
         stack.enter_context(evaluating(model))
         forward()
     return found

@@ -57,7 +57,7 @@ class TimeSpent:
         def by(key: str, among: Sequence[dict[str, Any]] = told) -> list[Part]:
             found: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
             for row in among:
-                both = found[text(row.get(key), 80) or ""]
+                both = found[text(row.get(key))]
                 both[0] += row["seconds"]
                 both[1] += number_or_nan(row.get("cpu"))
             return [Part(name, wall, wall / total, cpu) for name, (wall, cpu) in found.items()]

@@ -90,7 +90,7 @@ def evaluate(
                 kept += predicted.numel()
                 if kept <= KEPT_OUTPUTS:
                     outputs.append(metric.read(loss, predicted.detach().float()).cpu())
-                    targets.append(loss.marked(target).cpu())
+                    targets.append(loss.marked(target.detach()).cpu())
     measured = mean_loss(parts, weights)
     if metric is None or not outputs or kept > KEPT_OUTPUTS:
         return Evaluation(measured, float("nan"), None)

@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -261,10 +262,8 @@ def _taken(given: Iterable[Any], name: str, size: Callable[[Any], int], rows: in
 def _objects_in(given: Any) -> list[Any]:
     """An iterator and the objects that it holds, which may keep the state of a shuffle."""
     held = getattr(given, "__dict__", {})
-    plain = [
-        one for one in held.values() if hasattr(one, "__dict__") and not callable(one) and not isinstance(one, Tensor)
-    ]
-    return [given, *plain] if held else []
+    plain = [one for one in held.values() if hasattr(one, "__dict__") and not callable(one)]
+    return [given, *(one for one in plain if not isinstance(one, (Tensor, ModuleType)))] if held else []
 
 
 def watched_rows(loader: DataLoader[Any], name: str) -> Tensor | None:

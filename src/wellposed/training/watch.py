@@ -19,6 +19,7 @@ from wellposed.core.batches import bytes_in, tensors_in
 from wellposed.core.checks import Seed, Within, checked
 from wellposed.core.errors import DataError, InputError, TargetError, WellposedError, guard_call
 from wellposed.core.files import check_schema
+from wellposed.core.preserve import keeping_reach
 from wellposed.core.random import generator, seeded
 from wellposed.core.selectors import refuse_scripted, unwrap_model
 from wellposed.data.arrays import split_batch, to_device
@@ -52,8 +53,9 @@ FEWEST_KEPT = 32
 """Rows of a probe that was made smaller so as not to slow a loop: fewer show nothing."""
 FREE = 2.0
 """Seconds that watching may take whatever its share is: loops that are over in seconds are looked at in every epoch."""
-MOVED = 1e-3
-"""Relative difference of the sum of the same rows' targets after which they are no data: a network that learns gave them."""
+MOVED, SKETCHED = 1e-3, 2**20
+"""Difference of the same rows' targets, as a share of their length, after which they are no data: a network that learns gave
+them; and how many numbers of a batch's targets are looked at."""
 FEWEST_SHOWN = 8
 """Rows that show how the model is called: outputs of a language model are megabytes each."""
 SCHEMA = 2
@@ -128,7 +130,8 @@ class Watch:
         self.loss = calls.loss or self.loss
         sizes = self._sides["train"].size, self._sides["valid"].size
         self.forward: Forward = guard_call("The model" if forward is None else "forward=", calls.forward)
-        self.target_of: Target = guard_call("target=", calls.target)
+        aim = guard_call("target=", calls.target)
+        self.target_of: Target = aim if target is None else keeping_reach(aim)
         self.plain = forward is None and target is None and not calls.says
         began = time.perf_counter()
         self.first, self.unseen = self._look()
@@ -151,7 +154,7 @@ class Watch:
             }
         )
         self._learn_constant(targets)
-        self._aimed, self._aims = target is not None, dict[tuple[str, int], list[float]]()
+        self._aimed, self._aims = target is not None, dict[tuple[str, int], np.ndarray]()
         self.notes = Notes.of(model)
         self.close = note_forwards(model, self.notes, self)
         self._best_loss = math.inf
@@ -368,18 +371,19 @@ class Watch:
             yield to_device(batch, self.device), self.target_of(batch)
 
     def _measure(self, side: str) -> Evaluation:
-        aims: list[float] = []
+        aims: list[tuple[float, float]] = []
 
         def batches() -> Iterator[tuple[Any, Any]]:
             for batch, target in self.batches(side):
                 if self._aimed:  # target= may ask a network, which moves while it is trained
-                    aims.extend(float(t.double().sum()) for t in tensors_in(target) if t.is_floating_point())
+                    aims.extend(_sketch(part) for part in tensors_in(target) if not part.is_complex())
                 yield batch, target
 
         with seeded(0, "watch"), self.notes.blind():
             found = evaluate(self.model, batches(), self.loss, self.metric, device=self.device, forward=self.forward)
-        first = self._aims.setdefault((side, self.rows), aims)
-        if not np.allclose(first, aims, rtol=MOVED, equal_nan=True):
+        now = np.array(aims).reshape(-1, 2)
+        first = self._aims.setdefault((side, self.rows), now)
+        if first.shape != now.shape or (np.abs(first - now)[:, 0] > MOVED * first[:, 1]).any():
             self.history.facts["moving_target"] = True
         return found
 
@@ -479,3 +483,9 @@ def cache_batches(batches: Batches) -> Batches:
         if size > KEPT_BYTES:
             return batches
     return lambda: held
+
+
+def _sketch(target: Tensor) -> tuple[float, float]:
+    """A number that changes with every number of a target, also where their sum is that of probabilities; and their length."""
+    numbers = torch.nan_to_num(target.detach().flatten()[:SKETCHED].float())
+    return float(numbers @ torch.arange(len(numbers), device=numbers.device).float().cos()), float(numbers.norm())
