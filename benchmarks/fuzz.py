@@ -542,6 +542,27 @@ def predicted(path: Path) -> None:
     assert all(np.isfinite(column).all() for name, column in found.items() if name.startswith("p_")), "finite chances"
 
 
+def estimator(name: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        data = frame()
+        wp.Classifier("0", recipe=SHORT, members=2, random_state=0).fit(data.drop(columns="kind"), data["kind"]).save(
+            folder
+        )
+        return folder / name
+
+    return make
+
+
+def classified(path: Path) -> None:
+    model, rows = wp.load(path.parent), frame().drop(columns="kind")
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Column ", UserWarning
+        )  # is not as in training, says an encoder that was changed
+        assert len(model.predict(rows)) == 40, "a prediction for each row"
+        assert np.isfinite(model.predict_proba(rows)).all(), "finite chances"
+
+
 def study(folder: Path) -> Path:
     """A whole study of a few recipes, made once."""
     wp.improve(
@@ -664,6 +685,8 @@ KINDS: dict[str, Kind] = {
     "recipe.toml": Kind(recipe, cooked, (of_toml,) * 5),
     "model.json": Kind(saved("model.json"), predicted, (of_json,) * 5, costs=2),
     "safetensors": Kind(saved("model.safetensors"), predicted, costs=2),
+    "estimator.json": Kind(estimator("estimator.json"), classified, (of_json,) * 5, costs=4),
+    "held_out": Kind(estimator("held_out.safetensors"), classified, costs=4),
     "state.json": Kind(part_of_study("state.json"), resumed, (of_json,) * 5, costs=2),
     "study.json": Kind(part_of_study("study.json"), reported, (of_json,) * 5, costs=10),
     "looked": Kind(part_of_study("study.json"), resumed, (of_json,) * 5, costs=2),

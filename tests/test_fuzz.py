@@ -74,6 +74,7 @@ REACHED = {
     "recipe/recipe.py": "recipe.toml",
     "reporting/html.py": "study.json",
     "search/optuna_journal.py": "journal",
+    "estimators/saved.py": "estimator.json",
     "study/resume.py": "looked",
     "study/trials.py": "state.json",
     "training/checkpoint.py": "model.json",

@@ -257,7 +257,7 @@ def kept(place: Path, name: str) -> Any:
 
     def timeless(value: Any) -> Any:
         if isinstance(value, dict):
-            return {k: timeless(v) for k, v in value.items() if "seconds" not in k}
+            return {k: timeless(v) for k, v in value.items() if "seconds" not in k and k != "clock"}
         return [timeless(item) for item in value] if isinstance(value, list) else value
 
     folder = place / name
