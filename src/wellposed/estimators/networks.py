@@ -29,7 +29,7 @@ from wellposed.data.splits import duplicate_ids
 from wellposed.estimators.ensemble import PICKS, HeldOut, Joint, Members, outputs_of
 from wellposed.estimators.importance import RowCost, importances
 from wellposed.estimators.rows import FEW_ROWS, features_of, refuse_texts, row_values
-from wellposed.estimators.training import EncodedRows, Part, held_out, train, untuned
+from wellposed.estimators.training import EncodedRows, HeldPart, held_out, train, untuned
 from wellposed.recipe.presets import as_recipe
 from wellposed.recipe.recipe import Recipe
 from wellposed.reporting.html import report
@@ -213,11 +213,11 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
         rows = self._encoded(given)
         copies = duplicate_ids(rows.x.numpy(), np.asarray(given.y) if given.y.ndim == 1 else None)
         if valid is not None:
-            parts = [Part(lambda: rows, self._encoded(valid))]
+            parts = [HeldPart(lambda: rows, self._encoded(valid))]
         else:
             classes = given.y if self._classifies else None
             held = held_out(len(rows), self.members, seed, classes, given.groups, given.times, copies)
-            parts = [Part(partial(rows.at, rest), rows.at(own)) for rest, own in held]
+            parts = [HeldPart(partial(rows.at, rest), rows.at(own)) for rest, own in held]
         # A recipe remembers what it was asked for; the setting stays as it was given.
         own = None if self.recipe is None else as_recipe(self.recipe).model_copy(deep=True)
         recipes = [untuned(len(rows)) if own is None else own]

@@ -65,7 +65,7 @@ class EncodedRows:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class HeldPart:
     """Rows held out from networks, and what gives the rows that these learn from."""
 
     learned: Callable[[], EncodedRows]
@@ -101,7 +101,7 @@ def held_out(
 
 
 def train(
-    parts: Sequence[Part],
+    parts: Sequence[HeldPart],
     recipes: Sequence[Recipe],
     members: int,
     seed: int,
