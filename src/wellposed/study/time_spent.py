@@ -16,7 +16,7 @@ COLUMNS = "s", "share", "computing"
 
 
 @dataclass(frozen=True)
-class Part:
+class TimeShare:
     """What one stage, activity or shape took: its name, seconds, share of the clock, and share of its seconds computed."""
 
     name: str
@@ -42,9 +42,9 @@ class TimeSpent:
     seconds: float
     overhead: float
     waited: float
-    stages: list[Part]
-    activities: list[Part]
-    shapes: list[Part]
+    stages: list[TimeShare]
+    activities: list[TimeShare]
+    shapes: list[TimeShare]
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> TimeSpent | None:
@@ -54,13 +54,13 @@ class TimeSpent:
         if not told:
             return None
 
-        def by(key: str, among: Sequence[dict[str, Any]] = told) -> list[Part]:
+        def by(key: str, among: Sequence[dict[str, Any]] = told) -> list[TimeShare]:
             found: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
             for row in among:
                 both = found[text(row.get(key))]
                 both[0] += row["seconds"]
                 both[1] += number_or_nan(row.get("cpu"))
-            return [Part(name, wall, wall / total, cpu) for name, (wall, cpu) in found.items()]
+            return [TimeShare(name, wall, wall / total, cpu) for name, (wall, cpu) in found.items()]
 
         kept = (TRAINING, BATCHES, EVALUATION)
         useful = [
@@ -81,7 +81,7 @@ class TimeSpent:
         return "\n".join(lines)
 
     @property
-    def tables(self) -> list[tuple[str, list[Part]]]:
+    def tables(self) -> list[tuple[str, list[TimeShare]]]:
         """The parts by stage, by activity, and of training by network, each with its title."""
         titled = [("stage", self.stages), ("activity", self.activities), ("training, by network", self.shapes)]
         return [(title, parts) for title, parts in titled if parts]
@@ -95,5 +95,5 @@ class TimeSpent:
         )
 
 
-def _largest(parts: list[Part]) -> list[Part]:
+def _largest(parts: list[TimeShare]) -> list[TimeShare]:
     return sorted(parts, key=lambda part: -part.seconds)
