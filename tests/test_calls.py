@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import wellposed as wp
+from wellposed.core.batches import tensors_in
 from wellposed.core.errors import InputError
 from wellposed.core.preserve import reach_kept
 from wellposed.data.arrays import to_device
@@ -314,6 +315,12 @@ def test_a_sparse_buffer_comes_back() -> None:
     with reach_kept(net):
         net.seen.values().add_(1)
     assert torch.equal(net.seen.to_dense(), torch.eye(2))
+
+
+def test_an_object_that_holds_itself_is_looked_at_once() -> None:
+    batch = SimpleNamespace(x=torch.ones(3))
+    batch.fields = {"batch": batch, "y": torch.zeros(2)}
+    assert [len(one) for one in tensors_in(batch)] == [3, 2]
 
 
 def test_objects_that_move_in_place_are_moved_and_stay() -> None:

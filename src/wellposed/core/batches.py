@@ -45,17 +45,23 @@ def mapped(change: Callable[[Any], Any], batch: Any, whole: Callable[[Any], bool
     return tree_map(changed, batch, is_leaf=lambda leaf: _packed(leaf) or (whole is not None and whole(leaf)))
 
 
-def tensors_in(batch: Any) -> Iterator[Tensor]:
+def tensors_in(batch: Any, inside: frozenset[int] = frozenset()) -> Iterator[Tensor]:
+    """The tensors of a batch in order.
+
+    Args:
+        inside: the ids of the objects that are being looked at, which may hold themselves.
+    """
     for leaf in tree_iter(batch, is_leaf=_packed):
         if isinstance(leaf, Tensor):
             yield leaf
         elif isinstance(leaf, Mapping):
-            yield from tensors_in(list(leaf.values()))
+            yield from tensors_in(list(leaf.values()), inside)
         elif _is_dataclass(leaf):
-            yield from tensors_in(list(_fields(leaf).values()))
-        elif not isinstance(leaf, (type, nn.Module, ModuleType)):
+            yield from tensors_in(list(_fields(leaf).values()), inside)
+        elif not isinstance(leaf, (type, nn.Module, ModuleType)) and id(leaf) not in inside:
             held = getattr(leaf, "__dict__", {}).values()
-            yield from tensors_in([one for one in held if isinstance(one, (Tensor, Mapping)) or _of_tensors(one)])
+            parts = [one for one in held if isinstance(one, (Tensor, Mapping)) or _of_tensors(one)]
+            yield from tensors_in(parts, inside | {id(leaf)})
 
 
 def _packed(value: Any) -> bool:
