@@ -178,7 +178,9 @@ CALLS: dict[str, Call] = {
     "GaussianMixture": loss(components=2),
     "calibrate": Call(lambda: {"outputs": X[:, :2], "y": Y}, lambda made: made.predict(X[:, :2])),
     "calibration": Call(lambda: {"probabilities": X[:, :2], "y": Y}, lambda made: made.figure()),
-    "conformal": Call(lambda: {"low": X[:, 0], "high": X[:, 1], "y": X[:, 2], "level": 0.5}),
+    "conformal": Call(
+        lambda: {"low": X[:, 0], "high": X[:, 1], "y": X[:, 2], "level": 0.5, "counts": torch.ones(len(X))}
+    ),
     "risk_coverage": Call(lambda: {"score": X[:, 0], "wrong": Y}, lambda made: made.area),
     "distribution_of": Call(lambda: {"loss": "gaussian", "outputs": X[:, :2]}, lambda made: made.interval(0.9)),
     "crps_of_samples": Call(lambda: {"samples": X, "y": X[0]}),

@@ -294,11 +294,8 @@ def conformal(low: Any, high: Any, y: Any, level: ConfidenceLevel = 0.9, counts:
         >>> round(found.margin, 3)
         0.8
     """
-    given = [
-        real_numbers(x, name, "Give an array of numbers.").cpu().double()
-        for x, name in ((low, "low="), (high, "high="), (y, "y="), (counts, "counts="))
-        if x is not None
-    ]
+    named = {"low=": low, "high=": high, "y=": y, **({} if counts is None else {"counts=": counts})}
+    given = [real_numbers(x, name, "Give an array of numbers.").cpu().double() for name, x in named.items()]
     if (
         len({one.shape for one in given}) > 1
         or given[0].ndim != 1
