@@ -57,7 +57,10 @@ def changed(x: Tensor, kind: str) -> Tensor:
 
 def methods(x: Tensor, y: Tensor, seed: int) -> dict[str, Callable[[], Answer]]:
     """What trains each method, and gives a function from rows to probabilities."""
-    net = lambda: nn.Sequential(nn.Linear(x.shape[1], 128), nn.SiLU(), nn.Linear(128, 10))  # noqa: E731
+
+    def net() -> nn.Module:
+        return nn.Sequential(nn.Linear(x.shape[1], 128), nn.SiLU(), nn.Linear(128, 10))
+
     problem = wp.Problem(net, "cross_entropy", wp.Data((x, y), valid=(x, y)))
     recipe = wp.Recipe(
         epochs=max(1, STEPS * BATCH // len(x)), batch_size=BATCH, optimizer={"lr": 3e-3}, schedule={"name": "cosine"},

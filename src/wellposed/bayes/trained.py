@@ -128,7 +128,7 @@ class Trained:
             return found.rescaled(target.scale, target.mean)
         if target.bent:
             raise ProblemError(
-                "The target was trained as a logarithm or as levels: what is a Gaussian there is no Gaussian in the target's own "
+                "The target was trained as a logarithm or as levels: a Gaussian learned there is not one in the target's own "
                 "units. Train on the amounts themselves."
             )
         scale, shift = ([getattr(column, name) for column in target.columns] for name in ("scale", "mean"))
