@@ -11,6 +11,7 @@ import importlib.util
 import inspect
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from two_processes import found_by_both
 from wellposed.constraints.balls import L1Ball
 from wellposed.core.errors import InputError, WellposedError
 from wellposed.core.selectors import leaves
+from wellposed.optim import zeros
 from wellposed.penalties.variation import TotalVariation
 
 TERMS = [wp.L2(0.3).on(), wp.L1(0.01).on("0"), wp.MaxNorm(0.9).on("3")]
@@ -591,6 +593,40 @@ def test_a_compiled_step() -> None:
     for a, b in zip(*(weights_of(net) for net in nets), strict=True):
         torch.testing.assert_close(a, b)
     torch.compiler.reset()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_step_looks_at_no_other_network_of_the_process() -> None:
+    """What is noted of all networks changes whenever one dies, also while a step is being compiled."""
+    others = [nn.Identity() for _ in range(2000)]
+    zeros._NAMES.update((other, frozenset({"a"})) for other in others)
+    stop, before = threading.Event(), sys.getswitchinterval()
+
+    def come_and_go() -> None:
+        while not stop.is_set():
+            zeros._NAMES.update((nn.Identity(), frozenset({"a"})) for _ in range(50))
+
+    thread = threading.Thread(target=come_and_go)
+    sys.setswitchinterval(1e-5)
+    thread.start()
+    try:
+        net, plain = network(), network()
+        optimizer, average = sgd(net), wp.Average(net, 0.9)
+        step, update = (torch.compile(f, backend="eager") for f in (optimizer.step, average.update))
+        expected, kept = sgd(plain), wp.Average(plain, 0.9)
+        for move, take, made, model in ((step, update, optimizer, net), (expected.step, kept.update, expected, plain)):
+            for i in range(2):
+                made.zero_grad()
+                cost(model, i).backward()
+                move()
+                take()
+        assert zeros.keeps_zeros(net)
+        assert same(weights_of(average.module), weights_of(kept.module))
+    finally:
+        stop.set()
+        thread.join()
+        sys.setswitchinterval(before)
+        torch.compiler.reset()
 
 
 # Models inside of others.

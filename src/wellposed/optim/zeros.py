@@ -5,7 +5,8 @@ zero where the current weight is. That is right where a penalty or a constraint 
 a zero is a number like others: the mean of 1, 0 and 1 is 2/3.
 
 `Regularized` notes its parameters at its first step, so that an average needs the model alone. The note is kept by module
-and name, not by tensor, which ``model.to(...)`` may replace, and goes with the module.
+and name, not by tensor, which ``model.to(...)`` may replace, and goes with the module. A compiler of steps runs these
+functions as they are: it would copy the whole note, of all networks of the process, while others may die.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+from torch._compile import _disable_dynamo
 from torch.optim.swa_utils import AveragedModel
 
 _NAMES: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary()
 
 
+@_disable_dynamo
 def note_zeros(model: nn.Module, held: Collection[int], sparse: Collection[int]) -> None:
     """Note which of a model's parameters keep zeros: of those that an optimizer holds, by ``id``, the ``sparse`` ones."""
     for module in model.modules():
@@ -29,6 +32,7 @@ def note_zeros(model: nn.Module, held: Collection[int], sparse: Collection[int])
             _NAMES[module] = others | {name for name, key in mine.items() if key in sparse}
 
 
+@_disable_dynamo
 def keeps_zeros(model: nn.Module) -> set[int]:
     """The parameters of a model that keep zeros, by ``id``."""
     return {id(module._parameters[name]) for module in model.modules() for name in _NAMES.get(module, ())}
