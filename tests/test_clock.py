@@ -189,6 +189,12 @@ def test_a_start_that_took_most_of_the_time_leaves_a_study(before: float, monkey
     assert any("There was no time for the reference models" in note for note in study.notes)
     assert study.record()["references"] == {}
     assert machine.elapsed + 1.0 <= max(MOST, before + 3.0)
+    stood = before > BUDGET
+    assert stood == any("the runs of the search stand for it" in note for note in study.notes)
+    if stood:
+        assert not any(trial.kind == "confirmation" for trial in study.trials), "nothing more is trained"
+        assert study.improvement is None
+        assert np.isfinite(study.record()["baseline"]["test"]).all()
 
 
 def test_threads_of_torch_are_as_before(monkeypatch: pytest.MonkeyPatch) -> None:

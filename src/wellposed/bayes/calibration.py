@@ -110,7 +110,7 @@ def calibration(
         >>> found.low, found.ece > 0.01, found.p_value > 0.05
         (0.0, True, True)
     """
-    stats = require("scipy.stats", "tables")
+    special = require("scipy.special", "tables")
     given = Chances.read(probabilities)
     labels = given.labels(y).numpy()
     chances = given.logs.exp().numpy()
@@ -124,7 +124,7 @@ def calibration(
     gap, share = mean[1] - mean[0], count / len(sure)
     spread = np.bincount(place, weights=(right - sure - gap[place]) ** 2) / ((count - 1.0) * count)
     square = float(share @ (gap**2 - spread))
-    room = float(stats.norm.ppf(0.5 + 0.5 * level)) * math.sqrt(
+    room = float(special.ndtri(0.5 + 0.5 * level)) * math.sqrt(
         float(share**2 @ (4.0 * np.maximum(gap**2 - spread, 0.0) * spread + 2.0 * spread**2))
     )
     told = _gaps_by_chance(sure, place, count, numpy_generator(seed, "calibration"))
@@ -132,8 +132,8 @@ def calibration(
     ends = [math.sqrt(max(x, 0.0)) for x in (square, square - room, square + room)]
     hits = np.bincount(place, weights=right)
     tail = 0.5 - 0.5 * level
-    low = np.where(hits > 0, stats.beta.ppf(tail, hits, count - hits + 1.0), 0.0)
-    high = np.where(hits < count, stats.beta.ppf(1.0 - tail, hits + 1.0, count - hits), 1.0)
+    low = np.where(hits > 0, special.betaincinv(hits, count - hits + 1.0, tail), 0.0)
+    high = np.where(hits < count, special.betaincinv(hits + 1.0, count - hits, 1.0 - tail), 1.0)
     columns = zip(
         mean[0].tolist(), mean[1].tolist(), low.tolist(), high.tolist(), count.astype(int).tolist(), strict=True
     )

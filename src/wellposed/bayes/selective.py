@@ -88,7 +88,7 @@ class RiskCoverage:
                 bound = (
                     1.0
                     if wrong == above
-                    else float(require("scipy.stats", "tables").beta.ppf(1.0 - error, wrong + 1.0, above - wrong))
+                    else float(require("scipy.special", "tables").betaincinv(wrong + 1.0, above - wrong, 1.0 - error))
                 )
                 least = min(least, bound)
                 if bound <= risk:

@@ -124,10 +124,16 @@ def improve(
         raise typer.BadParameter("give --budget or --recipes, not both")
     spent = Budget.parse(f"{recipes} recipes" if recipes is not None else DEFAULT_BUDGET if budget is None else budget)
     # What somebody's problem file prints is no result: stdout is kept for ours.
-    with clock_open(began) as running, show_progress(spent, quiet or as_json), stdout_to_stderr():
+    with (
+        clock_open(began) as running,
+        show_progress(spent, quiet or as_json),
+        stdout_to_stderr(),
+        contextlib.ExitStack() as spared,
+    ):
         with spent_on(IMPORTS):
             from wellposed.core.drawing import left_out
             from wellposed.core.records import texts
+            from wellposed.optim.wrapper import compiler_spared
             from wellposed.recipe.presets import as_recipe
             from wellposed.reporting.html import report, same_page
             from wellposed.search.fold_studies import improve_in_folds
@@ -144,6 +150,8 @@ def improve(
             decode_argument(target), task, columns, decode_argument(group), decode_argument(time), test, decode_argument(weight),
             class_weight, decode_argument(levels), target_transform, kinds_by_column(kind),
         )  # fmt: skip
+        if data is None or not PROBLEM_FILE.search(data):
+            spared.enter_context(compiler_spared())
         enter_stage("reading")
         problem, table, found = problem_of(data, metric, asked)
         if folds is not None and (table is None or asked.test or resume or small):

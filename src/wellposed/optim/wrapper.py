@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -130,3 +131,29 @@ def needs_its_optimizer(caller: str, model: nn.Module, optimizer: Optimizer) -> 
             f"{caller} was given an optimizer that holds no parameter of this model, as if it were another model's. "
             "Give the one that was made with this model's parameters, or leave optimizer= out where it can be."
         )
+
+
+@contextmanager
+def compiler_spared() -> Iterator[None]:
+    """Inside, torch's optimizers do without its compiler, which they import (a second of work) only to be left alone by it.
+
+    For work that compiles no step: a compiler would look into these functions, and ``differentiable=True`` has no effect.
+    """
+    methods: list[Any] = [
+        inspect.unwrap(method)
+        for method in (Optimizer.add_param_group, Optimizer.zero_grad, Optimizer.state_dict, Optimizer.load_state_dict)
+    ]
+    methods = [method for method in methods if not hasattr(method, "__dynamo_disable")]
+    ours = [kind for kind in Optimizer.__subclasses__() if kind.__module__.startswith("torch.optim.")]
+    steps = {kind: kind.step for kind in ours if "step" in vars(kind)}
+    try:
+        for method in methods:
+            method.__dynamo_disable = method
+        for kind, step in steps.items():
+            kind.step = torch.no_grad()(inspect.unwrap(step))  # type: ignore[method-assign]
+        yield
+    finally:
+        for method in methods:
+            del method.__dynamo_disable
+        for kind, step in steps.items():
+            kind.step = step  # type: ignore[method-assign]

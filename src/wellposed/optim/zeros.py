@@ -12,19 +12,29 @@ functions as they are: it would copy the whole note, of all networks of the proc
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
-from torch._compile import _disable_dynamo
 from torch.optim.swa_utils import AveragedModel
+
+T = TypeVar("T")
 
 _NAMES: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary()
 
 
-@_disable_dynamo
+def _uncompiled(function: T) -> T:
+    """The function, which a compiler that is at work leaves as it is."""
+    return torch.compiler.disable(function) if torch.compiler.is_compiling() else function  # type: ignore[no-untyped-call]
+
+
 def note_zeros(model: nn.Module, held: Collection[int], sparse: Collection[int]) -> None:
     """Note which of a model's parameters keep zeros: of those that an optimizer holds, by ``id``, the ``sparse`` ones."""
+    _uncompiled(_note)(model, held, sparse)
+
+
+def _note(model: nn.Module, held: Collection[int], sparse: Collection[int]) -> None:
     for module in model.modules():
         mine = {name: id(p) for name, p in module._parameters.items() if p is not None and id(p) in held}
         if mine:
@@ -32,9 +42,12 @@ def note_zeros(model: nn.Module, held: Collection[int], sparse: Collection[int])
             _NAMES[module] = others | {name for name, key in mine.items() if key in sparse}
 
 
-@_disable_dynamo
 def keeps_zeros(model: nn.Module) -> set[int]:
     """The parameters of a model that keep zeros, by ``id``."""
+    return _uncompiled(_kept)(model)
+
+
+def _kept(model: nn.Module) -> set[int]:
     return {id(module._parameters[name]) for module in model.modules() for name in _NAMES.get(module, ())}
 
 

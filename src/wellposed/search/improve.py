@@ -190,7 +190,6 @@ class Search:
         enter_stage("checks")
         if not self.account.budget.none:
             require("optuna", "search")
-            require("scipy", "search")
         pace = self.bench.pace
         for recipe in filter(None, (self.plain, self.own)):
             pace.check(recipe)
@@ -221,12 +220,12 @@ class Search:
     def study(self, shown: Confirmed, taken: Ablation, found: References, parts: dict[str, Any], command: str) -> Study:
         """Put the results of all stages together."""
         bench = self.bench
-        pairs = shown.pairs or [(self.stand_in(shown.baseline), self.stand_in(shown.best))]
+        pairs = shown.pairs or [(bench.stand_in(shown.baseline), bench.stand_in(shown.best))]
         picked = [min((pair[side] for pair in pairs), key=best_loss) for side in (0, 1)]
         bench.keep()
         self._say_shortfall()
         facts = self.facts(pairs, shown, command) | parts | {"calibration": {}}
-        if shown.looks:
+        if shown.looks and self.in_time:
             told = {name: reliability(run) for name, run in zip(("baseline", "best"), picked, strict=True)}
             facts["calibration"] = {name: one for name, one in told.items() if one is not None}
         worths = [worth.told() for worth in taken.worths]
@@ -236,11 +235,16 @@ class Search:
             facts, [*bench.notes, *found.notes], worths, taken.simplest, against=against_references(shown, found),
         )  # fmt: skip
 
+    @property
+    def in_time(self) -> bool:
+        """Whether the clock leaves room for what a study can do without."""
+        return not self.account.timed or self.account.spent < budget_split.LATEST
+
     def diagnosed(self, run: Run) -> Diagnosis:
         """What holds a run back, seen from inside; by its curves alone where the time is over."""
-        if not self.account.timed or self.account.spent < budget_split.LATEST:
+        if self.in_time:
             return self.bench.diagnosed(run)
-        said = "There was no time to look inside the models: the diagnoses are of their curves alone."
+        said = "There was no time to look inside the models, nor at how sure they are: the diagnoses are of their curves alone."
         if said not in self.bench.notes:
             self.bench.notes.append(said)
         return self.bench.diagnosed(run.history)
@@ -301,14 +305,3 @@ class Search:
         sides = {"valid": data.valid, "test": data.test if looked else None}
         scored = {s: self.problem.constant_on(rows).get(key) for s, rows in sides.items() if rows is not None}
         return {side: value for side, value in scored.items() if value is not None and math.isfinite(value)}
-
-    def stand_in(self, recipe: Recipe) -> Run:
-        """A run of the recipe for a study that was interrupted before its confirmation."""
-        runs = list(self.bench.runs.values())
-        for run in reversed(runs):
-            if run.recipe.optimizer == recipe.optimizer and run.recipe.terms == recipe.terms:
-                return run
-        stood_in = next(iter(runs), self.bench.cut)
-        if stood_in is None or not stood_in.history.rows:
-            raise KeyboardInterrupt
-        return stood_in

@@ -12,6 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch.quasirandom import SobolEngine
+
 from wellposed.core.errors import require
 from wellposed.core.random import numpy_generator, stream_seed
 from wellposed.core.shared import warnings_apart
@@ -188,9 +191,8 @@ def suggest_value(trial: Any, dimension: Dimension) -> Any:
 
 def _sobol(names: Sequence[str], seed: int, count: int) -> list[dict[str, float]]:
     """The first points of a scrambled Sobol sequence in the unit cube."""
-    qmc = require("scipy.stats.qmc", "search")
-    sequence = qmc.Sobol(len(names), scramble=True, seed=stream_seed(seed, "quasi") % 2**32)
-    return [dict(zip(names, point, strict=True)) for point in sequence.random(count).tolist()]
+    sequence = SobolEngine(len(names), scramble=True, seed=stream_seed(seed, "quasi") % 2**32)  # type: ignore[no-untyped-call]
+    return [dict(zip(names, point, strict=True)) for point in sequence.draw(count, dtype=torch.float64).tolist()]
 
 
 @contextlib.contextmanager

@@ -197,7 +197,7 @@ class Eager:
             layers: list[Any] = [training.model.get_submodule(str(node.target)) for training in trainings]
             if not any(layer.p for layer in layers):
                 continue
-            shape = node.meta["tensor_meta"].shape[1:]
+            shape = node.meta["shape"][1:]
             if type(layers[0]) is not nn.Dropout and len(shape) > 1:
                 shape = (shape[0], *[1] * (len(shape) - 1))
             drawn: dict[tuple[int, int, float], Tensor] = {}

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
 from wellposed.core.preserve import modes_kept
@@ -71,6 +70,16 @@ class _Tracer(fx.Tracer):
         return type(module) in (*WEIGHTED, *DROPOUTS, *BARE) or super().is_leaf_module(module, name)
 
 
+class _Shapes(fx.Interpreter):
+    """Notes at each node the shape of its value. Torch's own pass for it imports an algebra system, half a second of work."""
+
+    def run_node(self, node: fx.Node) -> Any:
+        """The node's value, whose shape is noted."""
+        value = super().run_node(node)
+        node.meta["shape"] = value.shape if isinstance(value, Tensor) else None
+        return value
+
+
 def trace(model: nn.Module, example: Tensor) -> fx.GraphModule:
     """The graph of a model, each node with the shape of its value for the rows of ``example``.
 
@@ -98,7 +107,7 @@ def trace(model: nn.Module, example: Tensor) -> fx.GraphModule:
         raise NotStackable(f"it takes {len(placeholders)} inputs")
     try:
         with modes_kept(model, training=False), torch.no_grad():
-            ShapeProp(module).propagate(example)
+            _Shapes(module).run(example)
     except Exception as error:
         raise NotStackable(f"its graph does not run ({type(error).__name__})") from error
     for node in module.graph.nodes:
@@ -147,7 +156,7 @@ def _graph(model: nn.Module) -> fx.Graph:
 
 def node_shape(node: fx.Node) -> tuple[int, ...] | None:
     """The shape of a node's value; None where it is no tensor."""
-    shape = getattr(node.meta.get("tensor_meta"), "shape", None)
+    shape = node.meta["shape"]
     return None if shape is None else tuple(shape)
 
 
