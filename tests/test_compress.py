@@ -729,7 +729,8 @@ def test_the_command_prints_the_table_and_leaves_what_verify_needs(
 
     frame = pd.DataFrame({f"x{i}": X[:, i].numpy() for i in range(4)} | {"y": (X[:, 0] > 0).numpy().astype(int)})
     run = wp.fit(
-        table_problem(prepare_table(frame, "y")), wp.Recipe(epochs=1, model={"width": 8, "depth": 1, "norm": False})
+        table_problem(prepare_table(frame, "y"), pieces=False),
+        wp.Recipe(epochs=1, model={"width": 8, "depth": 1, "norm": False}),
     )
     zero(run.model.hidden[1].weight, at=slice(0, 5))
     save_run(run, tmp_path / "model")

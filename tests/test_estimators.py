@@ -263,10 +263,10 @@ def test_a_column_that_was_empty_in_training_may_say_anything() -> None:
 def test_probabilities_of_pure_noise_are_calibrated() -> None:
     draw = np.random.default_rng(0)
     x, y = draw.normal(size=(300, 10)), draw.integers(0, 2, 300)
-    model = classifier(recipe=QUICK.replace(stopping={"patience": 0, "keep": "last"})).fit(x, y)
+    model = classifier(recipe=QUICK.replace(epochs=40, stopping={"patience": 0, "keep": "last"})).fit(x, y)
     new = draw.normal(size=(2000, 10))
     assert 0.1 <= model.power_ < 0.5
-    assert np.abs(model.predict_proba(new) - 0.5).mean() < 0.12  # the networks alone are surer than 0.8
+    assert np.abs(model.predict_proba(new) - 0.5).mean() < 0.12  # the networks alone are surer than 0.14
 
 
 @pytest.mark.parametrize("loss", ["squared_error", "gaussian", "quantiles:0.05,0.5,0.95"])

@@ -456,6 +456,35 @@ def test_scales_where_half_or_all_is_equal() -> None:
     assert TableEncoder.fit({"x": [7.0, 7.0]}).transform({"x": [7.0, 8.0]})[0, 0] == 0
 
 
+def test_pieces_of_a_number_rise_one_after_the_other_between_quantiles() -> None:
+    x = np.r_[np.arange(101.0) ** 3, np.nan]
+    encoder = TableEncoder.fit(pd.DataFrame({"x": x, "few": x % 3, "same": 7.0}), pieces=4)
+    assert encoder.names == [
+        "x",
+        *(f"x (piece {k})" for k in (1, 2, 3, 4)),
+        "x (missing)",
+        "few",
+        "few (missing)",
+        "same",
+    ]
+    encoded = encoder.transform(pd.DataFrame({"x": x, "few": 0.0, "same": 7.0}))
+    s, pieces = encoded[:-1, 0], encoded[:-1, 1:5]
+    edges = s[[0, 25, 50, 75, 100]]
+    assert np.allclose(pieces, np.clip((s[:, None] - edges[:-1]) / np.diff(edges), 0, 1), atol=1e-5)
+    assert np.allclose(edges[0] + pieces @ np.diff(edges), s, atol=1e-5), "together they are the number"
+    assert np.allclose(encoded[-1, :6], [0, 1, 1, 0, 0, 1], atol=1e-6), "a missing number is the median"
+    beyond = encoder.transform(pd.DataFrame({"x": [-1e300, 1e300], "few": 0.0, "same": 7.0}))[:, 1:5]
+    assert np.array_equal(beyond, [[0, 0, 0, 0], [1, 1, 1, 1]])
+    wide = TableEncoder.fit(np.arange(2000.0).reshape(10, 200) % 97, pieces=16)
+    assert len(wide.names) == 200, "a very wide table has none"
+    assert len(TableEncoder.fit(np.random.default_rng(0).normal(size=(50, 100)), pieces=16).names) == 600
+    saved = encoder.to_dict()
+    for damaged in ([0.0], [0.0, 0.0], [1.0, 0.0], [0.0, None]):
+        saved["columns"][0]["edges"] = damaged
+        with pytest.raises(FormatError, match="edges"):
+            TableEncoder.from_dict(json.loads(json.dumps(saved)))
+
+
 def test_missing_has_its_own_feature_only_if_it_was_seen() -> None:
     frame = pd.DataFrame({"n": [1.0, None, 3.0], "c": ["a", "a", None], "whole": [1, 2, 3]})
     encoder = TableEncoder.fit(frame)
@@ -532,7 +561,7 @@ def wild_frame(draw: np.random.Generator, rows: int) -> pd.DataFrame:
 @pytest.mark.parametrize("seed", range(25))
 def test_whatever_comes_the_features_are_finite_and_saved_whole(seed: int) -> None:
     draw = np.random.default_rng(seed)
-    encoder = TableEncoder.fit(wild_frame(draw, int(draw.integers(1, 80))))
+    encoder = TableEncoder.fit(wild_frame(draw, int(draw.integers(1, 80))), pieces=int(draw.choice([0, 4, 16])))
     rows = wild_frame(draw, 50)
     encoded = encoder.transform(rows)
     assert encoded.dtype == np.float32

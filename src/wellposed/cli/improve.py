@@ -153,7 +153,7 @@ def improve(
         if data is None or not PROBLEM_FILE.search(data):
             spared.enter_context(compiler_spared())
         enter_stage("reading")
-        problem, table, found = problem_of(data, metric, asked)
+        problem, table, found = problem_of(data, metric, asked, not small)
         if folds is not None and (table is None or asked.test or resume or small):
             raise InputError(
                 "--folds holds out each part of one table in turn. Leave out --resume, --small and --test, and give a table, not a "
@@ -224,7 +224,9 @@ class Asked:
         return [f"--{name.replace('_', '-')}" for name, value in vars(self).items() if value]
 
 
-def problem_of(data: str | None, metric: str | None, asked: Asked) -> tuple[Problem, TableData | None, tuple[str, ...]]:
+def problem_of(
+    data: str | None, metric: str | None, asked: Asked, pieces: bool = True
+) -> tuple[Problem, TableData | None, tuple[str, ...]]:
     """The problem that the arguments describe, the table that it is of, and what was found of its rows.
 
     In a terminal, how a table was read is told first.
@@ -268,7 +270,9 @@ def problem_of(data: str | None, metric: str | None, asked: Asked) -> tuple[Prob
     table = replace(table, warnings=(*notes, *table.warnings))
     held = held if asked.test is None else open_table(asked.test, readings).frame
     rows = None if held is None else ready.labelled_rows(held, table, asked.weight)
-    problem = ready.table_problem(table, metric=metric, test=rows, valid=valid, class_weight=asked.class_weight)
+    problem = ready.table_problem(
+        table, metric=metric, test=rows, valid=valid, class_weight=asked.class_weight, pieces=pieces
+    )
     measured_by = metric or ready.table_metric(table, asked.class_weight)[0]
     found = tuple(one.sentence for one in dependence(table, measured_by))
     problem.warnings = (*problem.warnings, *found)

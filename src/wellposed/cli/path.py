@@ -53,7 +53,7 @@ def path(
             raise FolderInUse(f"--out needs a new or an empty folder; '{out}' holds something.")
         columns = [decode_argument(name) or name for name in drop or []]
         asked = Asked(target=decode_argument(target), drop=columns, kind=kinds_by_column(kind))
-        problem, *_ = problem_of(data, None, asked)
+        problem, *_ = problem_of(data, None, asked, pieces=False)
         if problem.prepared.encoder is not None:
             units = (HIDDEN if penalty == "hierarchical" or on == "units" else 0) if hidden is None else hidden
             problem.model = LinearOrSkip(units)

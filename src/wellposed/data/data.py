@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from wellposed.core.batches import tensors_in
-from wellposed.core.checks import Seed, checked
+from wellposed.core.checks import Seed, Within, checked
 from wellposed.core.errors import DataError, described, did_you_mean
 from wellposed.core.numbers import convert_numbers
 from wellposed.data.arrays import Arrays, Source, Subset, array_of, in_numpy, source_of, weight_tensor
@@ -48,6 +48,7 @@ class Data:
         link: ``"log"`` trains on the logarithm of a frame's amounts, so that predictions are never below 0; ``"none"`` on
             themselves.
         levels: of a frame's ordinal target, from the lowest on; a prediction is then the nearest level.
+        pieces: features of each number of a frame beside itself, at most, so that a network can bend there; see `TableEncoder`.
     """
 
     train: Any
@@ -63,6 +64,7 @@ class Data:
     kinds: dict[str, str | Notation] | None = None
     link: Link = "none"
     levels: tuple[Any, ...] | None = None
+    pieces: Annotated[int, Within(0, 64)] = 0
 
     def __post_init__(self) -> None:
         convert_numbers(self, "valid", "test")
@@ -142,6 +144,8 @@ def _check_used(data: Data) -> None:
             raise DataError(
                 f"{name}= says how the target of a frame (X, y) is encoded; encode the target of arrays yourself."
             )
+    if data.pieces:
+        raise DataError("pieces= is for the numbers of a frame (X, y); arrays are taken as they are. Leave it out.")
     if data.kinds:
         raise DataError(
             "kinds= names the kinds of a frame's columns, and these data are no frame (X, y). Give X as a frame, such as "
@@ -286,7 +290,7 @@ def _prepare_frames(data: Data, standardize: bool, of_numbers: Task | None) -> P
         frame.assign(**{f"y {n}": target[n] for n in target}) if several else frame, None if several else target
     )
     index, valid_index, test_index = _indices(data, len(frame), labels, duplicates)
-    encoder = TableEncoder.fit(frame.iloc[index], data.kinds)
+    encoder = TableEncoder.fit(frame.iloc[index], data.kinds, data.pieces)
     if amounts:
         answers: AnyTarget = TargetColumns.fit(target, data.link, data.levels, index)
     else:

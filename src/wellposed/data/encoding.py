@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, cast
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from wellposed.core.errors import DataError, FormatError, described, did_you_mean, listed, require
 from wellposed.core.files import check_schema
@@ -43,6 +43,10 @@ LEAST_ROWS = 4  # a category with fewer training rows teaches nothing alone; suc
 MOST_CATEGORY_FEATURES = 2048  # of all category columns together; with more than 64 of them each keeps fewer levels
 BEND = 3.0  # scaled numbers stay within (-3, 3)
 FURTHEST = 1e12  # scaled numbers are cut here first, so that nothing overflows
+MOST_PIECE_FEATURES = (
+    512  # of all number columns together: a wide table has fewer pieces for each, and a very wide one none
+)
+FEWEST_PIECES = 4  # fewer say little more than the number itself
 NORMAL_IQR = 1.349  # the interquartile range of a standard normal: scaled by IQR/1.349 it keeps standard deviation 1
 
 
@@ -82,7 +86,29 @@ def squash(x: Floats, center: float, scale: float) -> Floats:
     return np.where(np.isfinite(x) & np.isfinite(z), z / np.hypot(1.0, z / BEND), 0.0)
 
 
+def quantile_edges(z: Floats, pieces: int) -> tuple[float, ...]:
+    """The increasing ends of at most ``pieces`` pieces with equally many values in each; none where fewer than two are left."""
+    if len(np.unique(z)) <= FEWEST_PIECES:
+        return ()
+    edges = np.unique(np.quantile(z, np.linspace(0.0, 1.0, pieces + 1)))
+    return tuple(edges.tolist()) if len(edges) > 2 else ()
+
+
+def _increasing(edges: tuple[float, ...]) -> tuple[float, ...]:
+    if len(edges) == 1 or np.any(np.diff(edges) <= 0):
+        raise ValueError("must be increasing numbers, at least two")
+    return edges
+
+
 # --- columns -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ColumnLimits:
+    """How many features one column may have: the levels of a category, and the pieces of a number."""
+
+    levels: int
+    pieces: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,7 +125,7 @@ class Column(ABC):
 
     @classmethod
     @abstractmethod
-    def learn(cls, values: pd.Series[Any], most_levels: int, reading: Notation) -> Column:
+    def learn(cls, values: pd.Series[Any], limits: ColumnLimits, reading: Notation) -> Column:
         """Learn from the training rows of one column."""
 
     @property
@@ -126,27 +152,36 @@ class Column(ABC):
 class NumberColumn(Column):
     """``squash(x, center, scale)``; missing, infinite and unreadable values are 0 (the center).
 
-    ``low`` and ``high`` are the ends of the training rows.
+    ``low`` and ``high`` are the ends of the training rows. Between ``edges`` ``e_0 < ... < e_k``, which are on the scale of the
+    squashed numbers ``s``, there are ``k`` more features ``clip((s - e_j)/(e_{j+1} - e_j), 0, 1)``: what is linear in them
+    bends at each edge in ``s``.
     """
 
     kind = "number"
     center: Finite
     scale: Scale
+    edges: Annotated[tuple[Finite, ...], AfterValidator(_increasing)] = field(default=(), kw_only=True)
     low: Finite | None = field(default=None, kw_only=True)
     high: Finite | None = field(default=None, kw_only=True)
 
     @classmethod
-    def learn(cls, values: pd.Series[Any], most_levels: int, reading: Notation) -> NumberColumn:
+    def learn(cls, values: pd.Series[Any], limits: ColumnLimits, reading: Notation) -> NumberColumn:
         x = as_numbers(values, reading)
-        return cls(str(values.name), not np.isfinite(x).all(), *robust_scale(x), reading=reading, **_ends(x))
+        there = np.isfinite(x)
+        center, scale = robust_scale(x)
+        edges = quantile_edges(squash(x[there], center, scale), limits.pieces) if limits.pieces and there.any() else ()
+        return cls(str(values.name), not there.all(), center, scale, edges=edges, reading=reading, **_ends(x))
 
     @property
     def names(self) -> list[str]:
-        return self._with_missing([self.name])
+        return self._with_missing([self.name, *(f"{self.name} (piece {k + 1})" for k in range(len(self.edges) - 1))])
 
     def encode(self, values: pd.Series[Any]) -> Floats:
         x = as_numbers(values, self.reading)
-        return self._stacked([squash(x, self.center, self.scale)], ~np.isfinite(x))
+        s, edges = squash(x, self.center, self.scale), np.asarray(self.edges)
+        with np.errstate(over="ignore"):  # edges may be as near as numbers can be
+            pieces = np.clip((s - edges[:-1, None]) / np.diff(edges)[:, None], 0.0, 1.0) if self.edges else ()
+        return self._stacked([s, *pieces], ~np.isfinite(x))
 
     def doubts(self, values: pd.Series[Any]) -> list[str]:
         x = as_numbers(values, self.reading)
@@ -175,7 +210,7 @@ class BooleanColumn(Column):
     kind = "boolean"
 
     @classmethod
-    def learn(cls, values: pd.Series[Any], most_levels: int, reading: Notation) -> BooleanColumn:
+    def learn(cls, values: pd.Series[Any], limits: ColumnLimits, reading: Notation) -> BooleanColumn:
         return cls(str(values.name), bool(np.isnan(as_truths(values)).any()), reading=reading)
 
     @property
@@ -199,12 +234,12 @@ class CategoryColumn(Column):
     other: bool
 
     @classmethod
-    def learn(cls, values: pd.Series[Any], most_levels: int, reading: Notation) -> CategoryColumn:
+    def learn(cls, values: pd.Series[Any], limits: ColumnLimits, reading: Notation) -> CategoryColumn:
         codes, names = category_codes(values)
         counts = np.bincount(codes[codes >= 0], minlength=len(names))
         # The most frequent first, equally frequent ones by name: the order of the rows must not matter.
         ranked = sorted(range(len(names)), key=lambda i: (-counts[i], names[i]))
-        kept = [names[i] for i in ranked[:most_levels] if counts[i] >= LEAST_ROWS]
+        kept = [names[i] for i in ranked[: limits.levels] if counts[i] >= LEAST_ROWS]
         some_missing = bool((codes < 0).any())
         return cls(str(values.name), some_missing, tuple(sorted(kept)), len(kept) < len(names), reading=reading)
 
@@ -254,7 +289,7 @@ class DateColumn(Column):
     high: Finite | None = field(default=None, kw_only=True)
 
     @classmethod
-    def learn(cls, values: pd.Series[Any], most_levels: int, reading: Notation) -> DateColumn:
+    def learn(cls, values: pd.Series[Any], limits: ColumnLimits, reading: Notation) -> DateColumn:
         days = as_days(values, reading)
         there = days[np.isfinite(days)]
         clock = bool(np.any(there % 1 != 0))
@@ -307,7 +342,9 @@ class TableEncoder:
     """A table of any kinds as ``(rows, features)`` float32, by what the training rows taught.
 
     - number: ``z / sqrt(1 + (z/3)^2)`` with ``z = (x - median) / (IQR/1.349)``, see `robust_scale` and `squash`; so
-      heavy tails neither shrink the rest nor leave (-3, 3). Missing, infinite or unreadable: 0, which is the median.
+      heavy tails neither shrink the rest nor leave (-3, 3). Missing, infinite or unreadable: 0, which is the median. With
+      ``pieces`` there are more features, each of which rises from 0 to 1 between two quantiles: what a network makes of a number
+      can then bend where its values are, as a tree's steps can. All numbers together have about 512 of them at most.
     - boolean: -1 or 1; missing 0.
     - category: one 0/1 feature for each of the 30 most frequent levels that have at least 4 training rows, one for all
       others together if the training rows had others. A level never seen is "other", or all zeros where there is none.
@@ -321,15 +358,18 @@ class TableEncoder:
     columns: tuple[Column, ...]
 
     @classmethod
-    def fit(cls, frame: Any, kinds: Mapping[str, str | Notation] | None = None) -> TableEncoder:
+    def fit(cls, frame: Any, kinds: Mapping[str, str | Notation] | None = None, pieces: int = 0) -> TableEncoder:
         """Learn from the training rows.
 
         Args:
             frame: ``(rows, columns)`` of features, rows >= 1: anything that `as_frame` takes. Not modified.
             kinds: kinds for some columns by name, ``"number"``, ``"category"``, ``"boolean"`` or ``"date"``, or their
                 `Notation`; the others are inferred, see `column_kind`. ``"ignore"`` leaves a column out.
+            pieces: of a number, at most; 0 for the number alone.
         Raises:
             DataError: there is no row or no column, or ``kinds`` names an unknown column or kind.
+        Source:
+            Gorishniy, Rubachev & Babenko (2022), NeurIPS, for the pieces.
         """
         table = as_frame(frame)
         if table.shape[0] == 0 or table.shape[1] == 0:
@@ -343,13 +383,28 @@ class TableEncoder:
             kind = given.get(name)
             found[name] = kind if isinstance(kind, Notation) else column_reading(table[name], kind=cast(Any, kind))
         categories = sum(reading.kind == "category" for reading in found.values())
-        most_levels = max(1, min(MOST_LEVELS, MOST_CATEGORY_FEATURES // max(categories, 1) - 2))
-        return cls(tuple(_BY_KIND[r.kind].learn(table[name], most_levels, r) for name, r in found.items()))
+        numbers = sum(reading.kind == "number" for reading in found.values())
+        pieces = min(pieces, MOST_PIECE_FEATURES // max(numbers, 1))
+        limits = ColumnLimits(
+            max(1, min(MOST_LEVELS, MOST_CATEGORY_FEATURES // max(categories, 1) - 2)),
+            pieces if pieces >= FEWEST_PIECES else 0,
+        )
+        return cls(tuple(_BY_KIND[r.kind].learn(table[name], limits, r) for name, r in found.items()))
 
     @property
     def names(self) -> list[str]:
         """One name for each feature, in the order of `transform`'s columns."""
         return [name for column in self.columns for name in column.names]
+
+    @property
+    def whole(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """The places of the features that are no pieces of a number: what a model takes that bends by itself, or not at all."""
+        kept = [
+            not 0 < k < len(column.edges) if isinstance(column, NumberColumn) else True
+            for column in self.columns
+            for k in range(len(column.names))
+        ]
+        return np.flatnonzero(kept)
 
     def transform(self, frame: Any) -> Matrix:
         """Encode a table as ``(rows, features)`` float32 numbers, all of them finite.

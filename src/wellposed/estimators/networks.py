@@ -41,7 +41,7 @@ from wellposed.study.study import Study
 from wellposed.study.trials import rank_trials
 from wellposed.training.checkpoint import Saved
 from wellposed.training.problem import Problem
-from wellposed.training.ready_problems import TABLE_SPACE, TableMLP, check_metric
+from wellposed.training.ready_problems import PIECES, TABLE_SPACE, TableMLP, check_metric
 
 base: Any = require("sklearn.base", "tables")
 validation: Any = require("sklearn.utils.validation", "tables")
@@ -209,7 +209,7 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
         return given
 
     def _fit(self, given: FitRows, valid: FitRows | None, budget: Budget, seed: int, began: float) -> None:
-        self.encoder_ = TableEncoder.fit(given.frame)
+        self.encoder_ = TableEncoder.fit(given.frame, pieces=PIECES[self._task])
         rows = self._encoded(given)
         copies = duplicate_ids(rows.x.numpy(), np.asarray(given.y) if given.y.ndim == 1 else None)
         if valid is not None:
@@ -276,6 +276,10 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
         return EncodedRows(torch.from_numpy(self.encoder_.transform(given.frame)), self._scaled(given.y), weight)
 
     @property
+    def _task(self) -> str:
+        return "classification" if self._classifies else "regression"
+
+    @property
     def _loss(self) -> Any:
         return "cross_entropy"
 
@@ -297,7 +301,7 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
             held = (valid.frame, target(valid.y), *([] if valid.weight is None else [valid.weight]))
         data = Data(
             (given.frame, target(given.y)), held, groups=given.groups, time=given.times, weight=given.weight,
-            task="classification" if self._classifies else "regression", split_seed=seed,
+            task=self._task, split_seed=seed, pieces=PIECES[self._task],
         )  # fmt: skip
         metric = self.metric or self._usual_metric(given.y)
         problem = Problem(TableMLP(), self._loss, data, space=TABLE_SPACE, metric=metric, name=type(self).__name__)

@@ -78,6 +78,8 @@ def references(problem: Problem, deadline: float = math.inf) -> References:
         said = f"There are no references: scikit-learn's models do not answer with the outputs that the loss {name!r} needs."
         return References(notes=(said,))
     (x, y), (inputs, target) = _rows(data.train_clean), _rows(data.test)
+    if data.encoder is not None:
+        x, inputs = x[:, data.encoder.whole], inputs[:, data.encoder.whole]
     weight = _fit_weights(problem, y)
     found = References()
     notes = []

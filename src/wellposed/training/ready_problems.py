@@ -29,6 +29,8 @@ from wellposed.training.problem import Problem
 
 TEST_SHARE = 0.2
 """Of the rows, that are kept for the confirmation where there are none of their own."""
+PIECES = {"classification": 8, "regression": 16}
+"""Of each number of a table, by task: so often can bend what a network says of it."""
 TABLE_SPACE = {"width": [64, 128, 256, 512], "depth": [1, 2, 3, 4]}
 """Settings of a `TableMLP` that a search varies."""
 ARCHITECTURES: dict[str, type[nn.Module]] = {"mlp": MLP, "convnet": ConvNet}
@@ -127,6 +129,7 @@ def table_problem(
     test: tuple[Any, ...] | None = None,
     valid: float = 0.2,
     class_weight: str | None = None,
+    pieces: bool = True,
 ) -> Problem:
     """A perceptron for a table: cross-entropy for classes, squared error of the standardized target for numbers.
 
@@ -136,6 +139,7 @@ def table_problem(
         test: features and target (and weight) of rows of their own for the confirmation; by default some are split off.
         valid: the share of the other rows on which is chosen.
         class_weight: ``"balanced"`` weighs each training row by ``rows / (classes * rows of its class)``.
+        pieces: give the network features of each number beside itself, by `PIECES`; without them each number is one input.
     Raises:
         InputError: the metric is not known or not for this task, or class weights are not.
     """
@@ -149,6 +153,7 @@ def table_problem(
     data = Data(
         train=(table.frame, table.target), valid=valid, test=test, groups=table.groups, time=table.time,
         weight=table.weight, task=table.task, link=table.link, levels=table.levels, kinds={**table.readings},
+        pieces=PIECES[table.task] if pieces else 0,
     )  # fmt: skip
     loss: Any = "cross_entropy" if classifying else "squared_error"
     sha256 = table.sha256
