@@ -15,6 +15,7 @@ from wellposed.core.errors import DataError, FormatError
 pd = pytest.importorskip("pandas")
 
 from wellposed.core.csv import csv_columns  # noqa: E402
+from wellposed.data import encoding  # noqa: E402
 from wellposed.data.columns import as_days, as_numbers, column_kind  # noqa: E402 - needs pandas
 from wellposed.data.images import image_tensor, pixel_statistics, read_npz  # noqa: E402
 from wellposed.data.table_files import as_frame, read_table  # noqa: E402
@@ -456,7 +457,7 @@ def test_scales_where_half_or_all_is_equal() -> None:
     assert TableEncoder.fit({"x": [7.0, 7.0]}).transform({"x": [7.0, 8.0]})[0, 0] == 0
 
 
-def test_pieces_of_a_number_rise_one_after_the_other_between_quantiles() -> None:
+def test_pieces_of_a_number_rise_one_after_the_other_between_quantiles(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.r_[np.arange(101.0) ** 3, np.nan]
     encoder = TableEncoder.fit(pd.DataFrame({"x": x, "few": x % 3, "same": 7.0}), pieces=4)
     assert encoder.names == [
@@ -478,6 +479,9 @@ def test_pieces_of_a_number_rise_one_after_the_other_between_quantiles() -> None
     wide = TableEncoder.fit(np.arange(2000.0).reshape(10, 200) % 97, pieces=16)
     assert len(wide.names) == 200, "a very wide table has none"
     assert len(TableEncoder.fit(np.random.default_rng(0).normal(size=(50, 100)), pieces=16).names) == 600
+    monkeypatch.setattr(encoding, "MOST_PIECE_CELLS", 1000)
+    many = [TableEncoder.fit({"x": np.arange(float(rows))}, pieces=16).names for rows in (50, 100, 200, 300)]
+    assert list(map(len, many)) == [17, 11, 6, 1], "very many rows have fewer"
     saved = encoder.to_dict()
     for damaged in ([0.0], [0.0, 0.0], [1.0, 0.0], [0.0, None]):
         saved["columns"][0]["edges"] = damaged

@@ -46,6 +46,7 @@ FURTHEST = 1e12  # scaled numbers are cut here first, so that nothing overflows
 MOST_PIECE_FEATURES = (
     512  # of all number columns together: a wide table has fewer pieces for each, and a very wide one none
 )
+MOST_PIECE_CELLS = 2**27  # of all rows together, half a gibibyte: very many rows have fewer pieces, too
 FEWEST_PIECES = 4  # fewer say little more than the number itself
 NORMAL_IQR = 1.349  # the interquartile range of a standard normal: scaled by IQR/1.349 it keeps standard deviation 1
 
@@ -384,7 +385,7 @@ class TableEncoder:
             found[name] = kind if isinstance(kind, Notation) else column_reading(table[name], kind=cast(Any, kind))
         categories = sum(reading.kind == "category" for reading in found.values())
         numbers = sum(reading.kind == "number" for reading in found.values())
-        pieces = min(pieces, MOST_PIECE_FEATURES // max(numbers, 1))
+        pieces = min(pieces, min(MOST_PIECE_FEATURES, MOST_PIECE_CELLS // len(table)) // max(numbers, 1))
         limits = ColumnLimits(
             max(1, min(MOST_LEVELS, MOST_CATEGORY_FEATURES // max(categories, 1) - 2)),
             pieces if pieces >= FEWEST_PIECES else 0,
