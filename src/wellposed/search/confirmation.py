@@ -78,9 +78,10 @@ def confirm(bench: Bench, baseline: Recipe, best: Recipe, epochs: int) -> Confir
     """
     enter_stage(CONFIRMATION)
     pair = [baseline] if baseline == best else [baseline, best]
-    if bench.account.timed and bench.account.spent >= budget_split.LATEST and bench.runs:
+    ours, theirs = bench.trained(baseline), bench.trained(best)
+    if bench.account.timed and bench.account.spent >= budget_split.LATEST and ours is not None and theirs is not None:
         bench.notes.append("There was no time for a confirmation: the runs of the search stand for it.")
-        found = Confirmed(baseline, best, [(bench.stand_in(baseline), bench.stand_in(best))], epochs=epochs)
+        found = Confirmed(baseline, best, [(ours, theirs)], epochs=epochs)
         look_at_test_rows(bench, found, whole=False)
         return found
     how = plan_pairs(bench, pair, epochs)

@@ -171,13 +171,14 @@ class Bench:
                 self.state.pending.append(Pending(one.index, kept, one.point, one.run.epochs, rows, kind, one.seed))
             self.keep()
 
+    def trained(self, recipe: Recipe) -> Run | None:
+        """The last run of the recipe that is still at hand."""
+        built = {trial.index: trial.built for trial in self.state.trials}
+        return next((run for index, run in reversed(self.runs.items()) if built.get(index) == recipe), None)
+
     def stand_in(self, recipe: Recipe) -> Run:
-        """A run that was trained, of the recipe if there is one, for a study whose confirmation had no time."""
-        runs = list(self.runs.values())
-        for run in reversed(runs):
-            if run.recipe.optimizer == recipe.optimizer and run.recipe.terms == recipe.terms:
-                return run
-        stood_in = next(iter(runs), self.cut)
+        """A run of the recipe, or else another that was trained, for a study that was interrupted before its confirmation."""
+        stood_in = self.trained(recipe) or next(iter(self.runs.values()), self.cut)
         if stood_in is None or not stood_in.history.rows:
             raise KeyboardInterrupt
         return stood_in
