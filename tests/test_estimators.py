@@ -269,6 +269,22 @@ def test_probabilities_of_pure_noise_are_calibrated() -> None:
     assert np.abs(model.predict_proba(new) - 0.5).mean() < 0.12  # the networks alone are surer than 0.14
 
 
+def test_recipes_are_chosen_by_the_loss_that_was_trained() -> None:
+    frame, _ = people()
+    y = frame.income.fillna(0.0)
+    for loss, cost in {
+        "absolute_error": lambda mean, y: (mean[:, 0] - y).abs(),
+        "quantiles:0.1,0.9": lambda mean, y: sum(
+            torch.where(y > mean[:, k], q, 1 - q) * (y - mean[:, k]).abs() for k, q in enumerate((0.1, 0.9))
+        ) / 2,
+    }.items():  # fmt: skip
+        model = regressor(loss=loss).fit(frame, y)
+        outputs, weights, target = model.held_out_.outputs[0], model.held_out_.weights[0], model.held_out_.y[0].double()
+        expected = cost(torch.einsum("k,kro->ro", weights, outputs), target)
+        found = model._choice_losses(outputs, weights, target)
+        torch.testing.assert_close(found / found.mean(), expected / expected.mean())
+
+
 @pytest.mark.parametrize("loss", ["squared_error", "gaussian", "quantiles:0.05,0.5,0.95"])
 def test_intervals_cover(loss: str) -> None:
     draw = np.random.default_rng(1)

@@ -100,7 +100,11 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
 
     @abstractmethod
     def _row_losses(self, outputs: Tensor, weights: Tensor, y: Tensor) -> Tensor:
-        """``(rows,)`` what the networks' answer costs, by which recipes are chosen and columns are judged."""
+        """``(rows,)`` what the networks' answer costs, by which columns are judged."""
+
+    def _choice_losses(self, outputs: Tensor, weights: Tensor, y: Tensor) -> Tensor:
+        """``(rows,)`` what the networks' answer costs, by which recipes are chosen."""
+        return self._row_losses(outputs, weights, y)
 
     @abstractmethod
     def _settle(self, held: HeldOut) -> None:
@@ -261,7 +265,7 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
                 if sum(weights) > 0:
                     shares = torch.tensor(weights, dtype=torch.float64) / sum(weights)
                     together = torch.stack([one for several in outputs.values() for one in several])
-                    total += float(self._row_losses(together, shares, rows.y) @ rows.counts)
+                    total += float(self._choice_losses(together, shares, rows.y) @ rows.counts)
                     over += float(rows.counts.sum())
             return total / over if over else math.inf
 

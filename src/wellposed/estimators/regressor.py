@@ -193,6 +193,11 @@ class Regressor(base.RegressorMixin, Networks):  # type: ignore[misc]
     def _row_losses(self, outputs: Tensor, weights: Tensor, y: Tensor) -> Tensor:
         return (self._mean(outputs, weights) - y.reshape(len(y), -1)).square().mean(1)
 
+    def _choice_losses(self, outputs: Tensor, weights: Tensor, y: Tensor) -> Tensor:
+        """The trained loss of the mean outputs; the squared error where that loss cannot tell rows apart."""
+        found = self.members_.loss.per_example(torch.einsum("k,kro->ro", weights, outputs), y.to(outputs.dtype))
+        return self._row_losses(outputs, weights, y) if found.whole else found.total / found.count
+
     def _joint(self) -> Joint:
         return Joint(self.members_, False, torch.as_tensor(self.shift_), torch.as_tensor(self.scale_), 1.0)
 
