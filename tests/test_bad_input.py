@@ -554,7 +554,7 @@ def test_rows_that_cannot_be_predicted(study: Path) -> None:
     refused("predict", study, "new.csv", says="no rows")
     np.savez("new.npz", X_test=np.zeros((3, 6, 6), np.uint8))
     refused("predict", study, "new.npz", says="give a table with its columns")
-    refused("predict", study, problem("problem = problem_of()"), says="does not take these rows.*3 and 2x128")
+    refused("predict", study, problem("problem = problem_of()"), says=r"does not take these rows.*12x3 and \d+x128")
     saved(table(5), "new.csv")
     refused("predict", "nowhere", "new.csv", says="'nowhere' holds no model")
     refused("predict", "new.csv", "new.csv", says="'new.csv' holds no model")

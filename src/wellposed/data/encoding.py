@@ -473,7 +473,16 @@ class TableEncoder:
 
 def _column_from(item: Mapping[str, Any]) -> Column:
     kind: str = validate(cast(Any, ColumnKind), item.get("kind"), "The kind of a column")
-    return validate(_BY_KIND[kind], item, f"The description of the column {described(item.get('name'))}")
+    what = f"The description of the column {described(item.get('name'))}"
+    found = validate(_BY_KIND[kind], item, what)
+    if isinstance(found, (NumberColumn, DateColumn)) and found.low is not None and found.high is not None:
+        _check_center(found.low, found.center, found.high, what)
+    return found
+
+
+def _check_center(low: float, center: float, high: float, what: str) -> None:
+    if not low <= center <= high:
+        raise FormatError(f"{what} is damaged: its center {center:g} is not between {low:g} and {high:g}.")
 
 
 def _doubts(column: Column, values: pd.Series[Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -137,7 +138,7 @@ def needs_its_optimizer(caller: str, model: nn.Module, optimizer: Optimizer) -> 
 def compiler_spared() -> Iterator[None]:
     """Inside, torch's optimizers do without its compiler, which they import (a second of work) only to be left alone by it.
 
-    For work that compiles no step: a compiler would look into these functions, and ``differentiable=True`` has no effect.
+    They step as before. A step that is compiled inside would be looked into.
     """
     methods: list[Any] = [
         inspect.unwrap(method)
@@ -145,15 +146,36 @@ def compiler_spared() -> Iterator[None]:
     ]
     methods = [method for method in methods if not hasattr(method, "__dynamo_disable")]
     ours = [kind for kind in Optimizer.__subclasses__() if kind.__module__.startswith("torch.optim.")]
-    steps = {kind: kind.step for kind in ours if "step" in vars(kind)}
+    steps = {kind: kind.step for kind in ours if "step" in vars(kind) and not hasattr(kind.step, "spared")}
     try:
         for method in methods:
             method.__dynamo_disable = method
         for kind, step in steps.items():
-            kind.step = torch.no_grad()(inspect.unwrap(step))  # type: ignore[method-assign]
+            kind.step = _uncompiled_step(step)  # type: ignore[method-assign]
         yield
     finally:
         for method in methods:
             del method.__dynamo_disable
         for kind, step in steps.items():
             kind.step = step  # type: ignore[method-assign]
+        for kind in _kinds_below(Optimizer):
+            if hasattr(vars(kind).get("step"), "spared"):
+                del kind.step  # torch gave a class without a step of its own that of its base, at its first instance
+
+
+def _kinds_below(kind: type[Optimizer]) -> Iterator[type[Optimizer]]:
+    for below in kind.__subclasses__():
+        yield below
+        yield from _kinds_below(below)
+
+
+def _uncompiled_step(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Torch's step without the breaks that it makes for a compiler."""
+    bare = inspect.unwrap(step)
+
+    def spared(self: Optimizer, *given: Any, **named: Any) -> Any:
+        with torch.set_grad_enabled(bool(self.defaults.get("differentiable"))):
+            return bare(self, *given, **named)
+
+    spared.spared = True  # type: ignore[attr-defined]
+    return functools.wraps(bare)(spared)
