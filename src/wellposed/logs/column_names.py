@@ -267,15 +267,12 @@ def guess(found: Iterable[str] | Mapping[str, Sequence[Any]], metrics_of: str = 
     names = _first_set(_letters([parse_name(name) for name in first.values()]))
     losses = _losses(_beside([name for name in names if normalize_name(name.text) not in OURS], found), counts)
     taken, notes = losses.taken, list(losses.notes)
-    if (
-        not taken
-        and first.keys() & {*EPOCHS, *STEPS}
-        and not any(name.side and name.what in METRICS.values() for name in names)
-    ):
+    if not taken and first.keys() & {*EPOCHS, *STEPS}:  # one quantity along an axis, whosever it is
+        sided = any(name.side and name.what in METRICS.values() for name in names)
         bare = [name for name in names if name.level and (name.what in LOSSLIKE or name in _bare(names))]
-        taken = (
-            {"train_loss": _curves(bare, counts)[0].text} if bare else {}
-        )  # one quantity along an axis, whosever it is
+        bare = [name for name in bare if not (name.what in METRICS or name.of_a_step)] if sided else bare
+        bare = bare or [name for name in names if name.level and name.what == "error" and not (name.side or sided)]
+        taken = {"train_loss": _curves(bare, counts)[0].text} if bare else {}
     for ours, aliases in (("epoch", EPOCHS), ("step", STEPS), ("lr", RATES)):
         if (alias := next((alias for alias in aliases if alias in first), None)) is not None:
             taken[ours] = first[alias]
@@ -335,7 +332,7 @@ def named_side(text: str) -> str:
 
 def _losses(names: Sequence[Name], counts: Mapping[str, int]) -> Guess:
     losses = _curves([name for name in names if name.is_loss], counts)
-    like = [name for name in names if name.what in LOSSLIKE and name.level]
+    like = sorted((name for name in names if name.what in LOSSLIKE and name.level), key=lambda n: n.what in METRICS_TOO)
     like = _curves([name for name in like if name.side or any(n.side and n.what == name.what for n in like)], counts)
     pair, rivals = _pair(losses)
     notes: list[str] = []

@@ -10,7 +10,7 @@ from typing import Any
 from wellposed.core.errors import DataError
 from wellposed.core.reading import check_cells
 from wellposed.logs.column_names import EPOCHS, STEPS, guess, named_side, parse_name
-from wellposed.logs.log import Log, normalize_name
+from wellposed.logs.log import PLAIN, Log, normalize_name
 
 ONE_EACH = (
     "name", "id", "run", "run_id", "run_name", "experiment", "model", "models", "method", "network", "architecture",
@@ -71,7 +71,7 @@ def runs(log: Log) -> list[Log]:
 
 def _refuse_results(log: Log) -> None:
     """A table with one row a run, or one for each setting of a search, has final results and no curves."""
-    if _is_search(log):
+    if _is_search(log) or _ends_alone(log):
         raise DataError(RESULTS.format(log.name))
     for name, cells in log.columns.items():
         if normalize_name(name) in ONE_EACH and len(cells) > 1:
@@ -101,6 +101,16 @@ def _is_search(log: Log) -> bool:
     axis = any(normalize_name(name) in (*EPOCHS, *STEPS) for name in log.columns)
     kept = [name for name in varied if not SCHEDULED.match(name.strip())]  # what no training changes as it goes
     return not axis and bool(kept) and len(varied) > 1
+
+
+def _ends_alone(log: Log) -> bool:
+    """Whether each row of a table is of the same epoch, and words tell the rows apart."""
+    epochs = next((cells for name, cells in log.columns.items() if normalize_name(name) in EPOCHS), ())
+    steps = any(normalize_name(name) in STEPS for name in log.columns)
+    if log.format != PLAIN or steps or len(epochs) < 3 or len({*map(_label, epochs)}) > 1:
+        return False
+    others = [[*map(_label, cells)] for name, cells in log.columns.items() if not parse_name(name).what]
+    return any(len({*cells}) > 1 and all(cell[:1].isalpha() for cell in cells) for cells in others)
 
 
 def _one_a_column(log: Log) -> list[Log] | None:

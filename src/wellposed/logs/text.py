@@ -40,12 +40,14 @@ TOKEN = re.compile(rf"{HERE}|[^\W\d_](?:[\w'’]|[./@-](?=\w))*|\s*-+>\s*|\s+[-�
 BAR = re.compile(r"[=━█#>·.]{4,}|%\s*\||\bETA\b|/step\b|\bit/s|s/it|[▏▎▍▌▋▊▉█]")
 WORD = re.compile(
     r"[{|]|\ball\s|loss|tr[iln]|te[sl]|epo[cq]|acc|err|epoch|step|iter|score|train|val|test|learn|auc|f1|nll|mse|mae|ppl|perplexity|cost|fold|lr|rate|top1|\bep|[wc]er\b|bleu|rouge"
-    r"|iou|dice|map|xent|tel:|^[ \t]*\[?\d+\]?[:|\t ]", re.IGNORECASE | re.MULTILINE,
+    r"|iou|dice|map|xent|tel:|^[ \t]*\[?\d[\d-]*\]?[:|\t ]", re.IGNORECASE | re.MULTILINE,
 )  # fmt: skip
 """In every line that can say something, and in others: where none of it stands, nothing is searched."""
 COLOUR = re.compile(r"\x1b\[[\d;?]*[A-Za-z]|\[\d{1,2}(?:;\d{1,3})*m")  # some who copy a terminal lose the escape
-QUOTED = re.compile(r"^[ \t]*(?:#?>[ \t]?|%[ \t]+|\w+ ?= ?(?:'''|\"\"\"))+", re.MULTILINE)
-"""What stands before a line that is quoted, in a comment of MATLAB, or in a string of Python."""
+QUOTED = re.compile(r"^[ \t]*(?:#?>[ \t]?|(?:##|%)[ \t]+|\w+ ?= ?(?:'''|\"\"\"))+", re.MULTILINE)
+"""What stands before a line that is quoted, printed by knitr, in a comment of MATLAB, or in a string of Python."""
+GLUED = re.compile(r"(?<=\d)(?=(?:epoch|step|iter\w*)\b[^\w\n]{1,3}\d)", re.IGNORECASE)  # acc: 0.38epoch: 2, no line's end
+DECIMAL = re.compile(r"(?<=[A-Za-z])(\s*[:=]\s*[-+]?\d+)([.,])(?=\d+(?:e[-+]?\d+)?(?![\d.,]*\d))", re.IGNORECASE)
 PERCENT = re.compile(r"(?<![\d.])\d{1,3}%(?=\|)")  # how far a bar is
 OF_NETWORK = re.compile(
     r"\bof the (?:network|model) on (?:the )?(?:\d[\d,]* )?(\w+) (?:images|samples|examples|pictures)", re.IGNORECASE
@@ -65,6 +67,8 @@ RESTORED = re.compile(
 LISTED = re.compile(
     r"^\W*([A-Za-z][\w .()/-]{0,60}?)\s*[:=]\s*\[([-+.\deE,\s]+|[^\[\]]*\bnan\b[^\[\]]*)\]\W*$"
 )  # losses = [1.0, 0.5]
+SHOWN = re.compile(r"^\s*\(([^\n=]*)\) = \(([^\n=]*)\)$", re.MULTILINE)  # Julia: (epoch, loss(x, y)) = (1, 0.5)
+INDEXED = re.compile(r"(?<=\w)\[\d+\](?=[\w.,]*\))")  # loss(x[1])
 LONGEST_LINE = 5000  # signs; a progress bar that rewrites itself is one line, and only its end counts
 LONGEST_DICT = 200_000
 BREAKS = (",", ";", "|")
@@ -114,6 +118,7 @@ class Wording:
     heard: str
     section: str
     bar: bool
+    running: bool
 
 
 def parse_text(path: Path, text: str) -> list[Log]:
@@ -131,12 +136,19 @@ def parse_text(path: Path, text: str) -> list[Log]:
 def unmarked(text: str) -> str:
     """Text without colours, marks of Markdown and quotes, with foreign words in English, and a dict of many lines on one."""
     text = COLOUR.sub("", text.replace("#011", "\t").replace("\\_", "_").replace("**", ""))
-    text = QUOTED.sub("", text)
+    text = GLUED.sub("\n", QUOTED.sub("", text))
+    if "," in {*(signs := [found[2] for found in DECIMAL.finditer(text)])} and signs.count(",") > len(signs) / 2:
+        text = DECIMAL.sub(r"\1.", text)
     if not text.isascii():
         text = NTH.sub(r" epoch \1 ", text)
         for word, ours in ABROAD.items():
             text = text.replace(word, ours)
+    text = SHOWN.sub(_paired, INDEXED.sub("", text) if "(" in text else text)
     return OPEN.sub(lambda found: " ".join(found[0].split()), text)
+
+
+def _paired(both: re.Match[str]) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in zip(*(side.split(", ") for side in both.groups()), strict=False))
 
 
 def speaking(text: str) -> Iterator[str]:
@@ -159,7 +171,7 @@ class _Found:
     side: str = NOBODY
     header: list[str] = field(default_factory=list)
     above: list[str] = field(default_factory=list)
-    ends: list[int] = field(default_factory=list)
+    spans: list[tuple[int, int]] = field(default_factory=list)
     whole: list[Log] = field(default_factory=list)
     twice: dict[str, tuple[float, float]] = field(default_factory=dict)
     lists: list[dict[str, Any]] = field(default_factory=lambda: [{}])
@@ -178,7 +190,7 @@ class _Found:
         if line.rstrip().endswith(":") and BEST.search(line):
             self.repeated = True
             return
-        if RESTORED.match(line):
+        if RESTORED.match(line) or "train_runtime" in line:  # of Trainer's end
             return
         if "{" in line and self.failed < MOST_FAILED and self._dict(line):
             return
@@ -241,7 +253,7 @@ class _Found:
             if len(above) == len(cells):  # a head of two lines: MATLAB
                 cells = [re.sub(r"\(.*?\)", "", f"{a} {b}").strip() for a, b in zip(above, cells, strict=True)]
         if _is_header(cells):
-            self.ends = [] if "|" in line else [cell.end() for cell in CELLS.finditer(line)]
+            self.spans = [] if "|" in line else [cell.span() for cell in CELLS.finditer(line)]
             self.header = (
                 _heads(line) if cells[:2] == ["E", "#"] else [c or f"column_{i}" for i, c in enumerate(cells, 1)]
             )
@@ -271,13 +283,14 @@ class _Found:
         return True
 
     def _below(self, line: str) -> list[str]:
-        """The cells of a line that lacks some, each below the name that ends nearest; none where two are below one."""
+        """The cells of a line that lacks some, each below the name that begins or ends nearest; none where two are below one."""
+        cells = [*CELLS.finditer(line)]
         found = {
-            min(range(len(self.ends)), key=lambda i: abs(self.ends[i] - cell.end())): cell[0]
-            for cell in CELLS.finditer(line)
-            if self.ends
+            min(range(len(self.spans)), key=lambda i: min(abs(a - b) for a, b in zip(self.spans[i], cell.span()))): cell[0]
+            for cell in cells
+            if self.spans
         }
-        whole = len(self.ends) == len(self.header) > len(found) == len([*CELLS.finditer(line)])
+        whole = len(self.spans) == len(self.header) > len(found) == len(cells)
         return [found.get(i, "") for i in range(len(self.header))] if whole else []
 
     def _said(self, template: Wording, numbers: Sequence[float]) -> None:
@@ -306,7 +319,7 @@ class _Found:
                 within = slot.kind in ("batch", "index") or "epoch" in self.place.keys() | place.keys()
                 of_batch = of_batch or slot.kind == "batch"
                 if total is not None and within and slot.kind in ("batch", "step", "index"):
-                    of_batch = not (template.bar and number >= total)
+                    of_batch = template.running or not (template.bar and number >= total)
         if not row and len(numbers) > SETTINGS:
             return
         if any(self.place.get(kind) != place[kind] for kind in place.keys() & {"epoch", "run"}):
@@ -358,7 +371,7 @@ class _Found:
             return [
                 Log(one, f"{path}: run {i}" if len(listed) > 1 else str(path), TEXT) for i, one in enumerate(listed, 1)
             ]
-        rows = [row for row in self.rows if "train_runtime" not in row]
+        rows = self.rows
         if any("epoch" in row or "step" in row for row in rows):
             rows = [{name: cell for name, cell in row.items() if name != "index"} for row in rows]
         columns = columns_of(rows)
@@ -451,7 +464,7 @@ def understood(template: str) -> Wording:
     ]
     section = named_side(" ".join(word for word in words if word not in EPOCHS)) if len(words) < 8 else NOBODY
     _settle(line.slots)
-    return Wording(tuple(line.slots), _side(line.words) or line.side, section, BAR.search(template) is not None)
+    return Wording(tuple(line.slots), _side(line.words) or line.side, section, BAR.search(template) is not None, "ETA:" in template)
 
 
 def _settle(slots: list[Hole]) -> None:
@@ -523,8 +536,9 @@ class _Line:
             return self._nameless()
         name = " ".join(words[-5:]).lower()
         plain = normalize_name(name)
-        if plain == "cost" and "batch" not in {slot.kind for slot in self.slots}:
-            name = "cost loss"
+        kinds = {slot.kind for slot in self.slots}
+        if (plain == "cost" and "batch" not in kinds) or (plain in ("total", "value") and kinds & {"epoch", "step"}):
+            name = f"{plain} loss"
         if TIMES.search(plain):
             return Hole("", "none")
         kind = _place(words)
