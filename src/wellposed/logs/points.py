@@ -139,7 +139,9 @@ def restarts(raw: Mapping[str, Cells]) -> list[tuple[int, int]]:
     if not _mostly(raw.get(key)):
         return [(0, count)]
     often = key == "step" and "epoch" in raw  # two looks at one step are no two runs where epochs count on
-    places = [_places(raw[key], raw[name], often) for name in ("train_loss", "valid_loss", "valid_metric") if name in raw]
+    places = [
+        _places(raw[key], raw[name], often) for name in ("train_loss", "valid_loss", "valid_metric") if name in raw
+    ]
     places = [one for one in places if one]
     if not places:
         return [(0, count)]

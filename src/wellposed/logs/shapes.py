@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -48,6 +49,8 @@ def runs(log: Log) -> list[Log]:
     Columns of several lengths are several runs, where those of each length have losses of both sides: ``reg_loss`` and
     ``reg_val_loss`` beside a shorter ``cls_loss`` and ``cls_val_loss``.
     """
+    if found := _unpacked(log):
+        return found
     if len(lengths := {len(cells) for cells in log.columns.values()}) > 1:
         parts = [{name: cells for name, cells in log.columns.items() if len(cells) == one} for one in lengths]
         if all({"train_loss", "valid_loss"} <= guess(part).taken.keys() for part in parts):
@@ -67,6 +70,29 @@ def runs(log: Log) -> list[Log]:
         note = f"Of {len(places)} runs in '{key}', the one called best was taken."
         return [replace(_rows(log, key, places["best"], "best"), name=log.name, notes=(*log.notes, note))]
     return [_rows(log, key, keep, one) for one, keep in places.items()]
+
+
+def _unpacked(log: Log) -> list[Log]:
+    """The runs of a table with a row for each run, and whole curves in its cells, as ``model,train_losses``."""
+    packed = {
+        name: cells
+        for name, cells in log.columns.items()
+        if cells and all(isinstance(cell, str) and cell[:1] == "[" for cell in cells)
+    }
+    try:
+        curves = {name: [json.loads(cell.replace("nan", "NaN")) for cell in cells] for name, cells in packed.items()}
+    except ValueError:
+        return []
+    own = next((cells for name, cells in log.columns.items() if name not in curves), None)
+    count = len(next(iter(curves.values()), ()))
+    return [
+        replace(
+            log,
+            columns={name: cells[i] for name, cells in curves.items()},
+            name=f"{log.name}: {own[i] if own else i + 1}",
+        )
+        for i in range(count)
+    ]
 
 
 def _refuse_results(log: Log) -> None:

@@ -46,7 +46,9 @@ WORD = re.compile(
 COLOUR = re.compile(r"\x1b\[[\d;?]*[A-Za-z]|\[\d{1,2}(?:;\d{1,3})*m")  # some who copy a terminal lose the escape
 QUOTED = re.compile(r"^[ \t]*(?:#?>[ \t]?|(?:##|%)[ \t]+|\w+ ?= ?(?:'''|\"\"\"))+", re.MULTILINE)
 """What stands before a line that is quoted, printed by knitr, in a comment of MATLAB, or in a string of Python."""
-GLUED = re.compile(r"(?<=\d)(?=(?:epoch|step|iter\w*)\b[^\w\n]{1,3}\d)", re.IGNORECASE)  # acc: 0.38epoch: 2, no line's end
+GLUED = re.compile(
+    r"(?<=\d)(?=(?:epoch|step|iter\w*)\b[^\w\n]{1,3}\d)", re.IGNORECASE
+)  # acc: 0.38epoch: 2, no line's end
 DECIMAL = re.compile(r"(?<=[A-Za-z])(\s*[:=]\s*[-+]?\d+)([.,])(?=\d+(?:e[-+]?\d+)?(?![\d.,]*\d))", re.IGNORECASE)
 PERCENT = re.compile(r"(?<![\d.])\d{1,3}%(?=\|)")  # how far a bar is
 OF_NETWORK = re.compile(
@@ -85,6 +87,7 @@ SPACY = "valid SCORE"
 SETTINGS = 4  # numbers on a line without a value; more are the arguments of the script
 MOST_FAILED = 2_000_000  # signs between braces that were no dict, after which none is looked for
 MOST_RESULTS = 50  # lines of a list of the best; longer ones that jump to and fro are of several processes
+PROSE = 16  # words of a line without a value; more are a text that the network wrote
 MOST_LOSS = 100  # a whole number above it, called by a side alone, counts examples
 PROCESSES = 16  # that may print one line each, side by side
 FEWEST_ROWS = 2  # one sentence with a loss in it is no log
@@ -119,6 +122,7 @@ class Wording:
     section: str
     bar: bool
     running: bool
+    prose: bool
 
 
 def parse_text(path: Path, text: str) -> list[Log]:
@@ -148,7 +152,9 @@ def unmarked(text: str) -> str:
 
 
 def _paired(both: re.Match[str]) -> str:
-    return ", ".join(f"{name} = {value}" for name, value in zip(*(side.split(", ") for side in both.groups()), strict=False))
+    return ", ".join(
+        f"{name} = {value}" for name, value in zip(*(side.split(", ") for side in both.groups()), strict=False)
+    )
 
 
 def speaking(text: str) -> Iterator[str]:
@@ -286,7 +292,10 @@ class _Found:
         """The cells of a line that lacks some, each below the name that begins or ends nearest; none where two are below one."""
         cells = [*CELLS.finditer(line)]
         found = {
-            min(range(len(self.spans)), key=lambda i: min(abs(a - b) for a, b in zip(self.spans[i], cell.span()))): cell[0]
+            min(
+                range(len(self.spans)),
+                key=lambda i: min(abs(a - b) for a, b in zip(self.spans[i], cell.span(), strict=True)),
+            ): cell[0]
             for cell in cells
             if self.spans
         }
@@ -320,7 +329,7 @@ class _Found:
                 of_batch = of_batch or slot.kind == "batch"
                 if total is not None and within and slot.kind in ("batch", "step", "index"):
                     of_batch = template.running or not (template.bar and number >= total)
-        if not row and len(numbers) > SETTINGS:
+        if not row and (len(numbers) > SETTINGS or template.prose):
             return
         if any(self.place.get(kind) != place[kind] for kind in place.keys() & {"epoch", "run"}):
             self.place = {kind: number for kind, number in self.place.items() if kind in ("epoch", "run")}
@@ -464,7 +473,14 @@ def understood(template: str) -> Wording:
     ]
     section = named_side(" ".join(word for word in words if word not in EPOCHS)) if len(words) < 8 else NOBODY
     _settle(line.slots)
-    return Wording(tuple(line.slots), _side(line.words) or line.side, section, BAR.search(template) is not None, "ETA:" in template)
+    return Wording(
+        tuple(line.slots),
+        _side(line.words) or line.side,
+        section,
+        BAR.search(template) is not None,
+        "ETA:" in template,
+        len(words) > PROSE,
+    )
 
 
 def _settle(slots: list[Hole]) -> None:
