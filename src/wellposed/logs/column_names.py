@@ -19,13 +19,15 @@ from wellposed.logs.log import normalize_name
 
 TRAIN, VALID, TEST, NOBODY = "train", "valid", "test", ""
 SIDES = {
-    **dict.fromkeys(("train", "training", "trains", "trained", "tr", "trn", "tra", "fit", "learn", "trainset", "insample"), TRAIN),
+    **dict.fromkeys(("train", "training", "trains", "trained", "tr", "trn", "tra", "fit", "learn", "trainset", "insample", "trainings",
+                     "entrainement", "entrenamiento", "treino", "treinamento", "addestramento"), TRAIN),
     **dict.fromkeys(
         ("valid", "validation", "validate", "validating", "val", "vals", "vl", "va", "vld", "cv", "eval", "evaluation", "evaluate",
-         "evaluating", "dev", "devel", "development", "holdout", "heldout", "validset", "valset", "devset", "evalset"), VALID),
+         "evaluating", "dev", "devel", "development", "holdout", "heldout", "validset", "valset", "devset", "evalset",
+         "validierung", "validierungs", "validacion", "validacao", "validazione"), VALID),
     **dict.fromkeys(("test", "testing", "tst", "te", "testset", "outofsample"), TEST),
 }  # fmt: skip
-LOSS = ("loss", "losses", "los")
+LOSS = ("loss", "losses", "los", "verlust", "perte", "perdida", "perda", "perdita")
 LOSSLIKE = (
     "nll", "logloss", "mlogloss", "ce", "bce", "xent", "deviance", "cost", "objective", "mse", "rmse", "rmsle", "mae", "mape",
     "rmspe", "smape", "wape", "nrmse", "l2", "l1", "smoothl1", "huber", "ppl", "bpc", "bpb", "bpd", "elbo",
@@ -111,6 +113,7 @@ PLAYERS = frozenset((
 KNOWN = {*SIDES, *LOSS, *LOSSLIKE, *METRICS, *AS_USUAL, *OF_A_STEP, *SMOOTHED, *NO_LEVEL, "lr", "rate"}
 HEADS = (
     "loss",
+    "verlust",
     "acc",
     "accuracy",
     "error",
@@ -182,7 +185,7 @@ def parse_name(text: str) -> Name:
     what = ""
     own: list[str] = []
     for word in rest:
-        if word in LOSS or (word == "l" and not what and word != rest[-1]):  # L_recon
+        if word in LOSS or (word == "l" and not what and (sides or word != rest[-1])):  # L_recon
             what, own = "loss", [*own, *([what] if what and what != "loss" else [])]
         elif (found := _quantity(word)) and not what:
             what = found

@@ -59,7 +59,14 @@ def runs(log: Log) -> list[Log]:
     _refuse_results(log)
     if (each := _one_a_column(log)) is not None:
         return each
-    key = next((name for name in log.columns if normalize_name(name) in GROUPS and _tells_apart(log, name)), None)
+    key = next(
+        (
+            name
+            for name in log.columns
+            if normalize_name(name) in GROUPS and _tells_apart(log, name) and not _names_sides(log, name)
+        ),
+        None,
+    )
     if key is None:
         return [log]
     whose = [_label(cell) for cell in log.columns[key]]

@@ -21,7 +21,19 @@ from typing import Any
 
 from wellposed.core.errors import DataError
 from wellposed.logs.cells import MISSING, TENSOR, plain_numbers
-from wellposed.logs.column_names import EPOCHS, NOBODY, SIDES, STEPS, TEST, guess, name_words, named_side, parse_name
+from wellposed.logs.column_names import (
+    EPOCHS,
+    NOBODY,
+    PARTS,
+    SIDES,
+    STEPS,
+    TEST,
+    TRAIN,
+    guess,
+    name_words,
+    named_side,
+    parse_name,
+)
 from wellposed.logs.documents import flattened, of_value
 from wellposed.logs.encodings import ABROAD
 from wellposed.logs.log import TEXT, TRANSFORMERS, Log, columns_of, normalize_name
@@ -39,7 +51,7 @@ COUNTED = re.compile(r"\b(epochs?|ep|steps?|iter(?:ation)?s?|batch|fold|round)[_
 TOKEN = re.compile(rf"{HERE}|[^\W\d_](?:[\w'’]|[./@-](?=\w))*|\s*-+>\s*|\s+[-–—]+\s+|\t|\s{{3,}}|\S")
 BAR = re.compile(r"[=━█#>·.]{4,}|%\s*\||\bETA\b|/step\b|\bit/s|s/it|[▏▎▍▌▋▊▉█]")
 WORD = re.compile(
-    r"[{|]|\ball\s|loss|tr[iln]|te[sl]|epo[cq]|acc|err|epoch|step|iter|score|train|val|test|learn|auc|f1|nll|mse|mae|ppl|perplexity|cost|fold|lr|rate|top1|\bep|[wc]er\b|bleu|rouge"
+    r"[{|]|\ball\s|loss|tr[iln]|te[sl]|epo[cq]|acc|err|epoch|step|iter|score|train|val|test|learn|auc|f1|nll|mse|mae|ppl|perplexity|cost|p[eé]rd|perte|verlust|fold|lr|rate|top1|\bep|[wc]er\b|bleu|rouge"
     r"|iou|dice|map|xent|tel:|^[ \t]*\[?\d[\d-]*\]?[:|\t ]", re.IGNORECASE | re.MULTILINE,
 )  # fmt: skip
 """In every line that can say something, and in others: where none of it stands, nothing is searched."""
@@ -73,6 +85,8 @@ SHOWN = re.compile(r"^\s*\(([^\n=]*)\) = \(([^\n=]*)\)$", re.MULTILINE)  # Julia
 INDEXED = re.compile(r"(?<=\w)\[\d+\](?=[\w.,]*\))")  # loss(x[1])
 LONGEST_LINE = 5000  # signs; a progress bar that rewrites itself is one line, and only its end counts
 LONGEST_DICT = 200_000
+ROUND = re.compile(r"^(\d+)\|(\d+)\|(?=[A-Za-z])")  # torchtune: 1|20|Loss: 0.5
+SAVED = re.compile(r"\bSaving dict for\b")  # what tf.estimator says of an evaluation
 BREAKS = (",", ";", "|")
 SCORE = re.compile(r"\bscore at iteration\b", re.IGNORECASE)  # as Deeplearning4j calls its loss
 TIMES = re.compile(
@@ -131,8 +145,11 @@ def parse_text(path: Path, text: str) -> list[Log]:
     Raises:
         DataError: two different values of one name stand on one line, and no word tells them apart.
     """
+    text = unmarked(text)
+    if "\n" not in text.strip() and "\r" in text:  # one bar, which said something each time
+        text = text.replace("\r", "\n")
     found = _Found()
-    for line in speaking(unmarked(text)):
+    for line in speaking(text):
         found.line(re.split("[\r\b]+", line.rstrip("\r\n\b "))[-1])
     return found.logs(path)
 
@@ -144,7 +161,7 @@ def unmarked(text: str) -> str:
     if "," in {*(signs := [found[2] for found in DECIMAL.finditer(text)])} and signs.count(",") > len(signs) / 2:
         text = DECIMAL.sub(r"\1.", text)
     if not text.isascii():
-        text = NTH.sub(r" epoch \1 ", text)
+        text = NTH.sub(r" epoch \1 ", text.replace("│", "|").replace("┃", "|"))
         for word, ours in ABROAD.items():
             text = text.replace(word, ours)
     text = SHOWN.sub(_paired, INDEXED.sub("", text) if "(" in text else text)
@@ -258,6 +275,8 @@ class _Found:
             self.above = cells
             if len(above) == len(cells):  # a head of two lines: MATLAB
                 cells = [re.sub(r"\(.*?\)", "", f"{a} {b}").strip() for a, b in zip(above, cells, strict=True)]
+        if cells[0] == "Epoch" and len(PARTS.intersection(cells)) > 1:  # of YOLOv5
+            cells = [f"{cell} loss" if cell in PARTS or cell == "total" else cell for cell in cells]
         if _is_header(cells):
             self.spans = [] if "|" in line else [cell.span() for cell in CELLS.finditer(line)]
             self.header = (
@@ -311,7 +330,7 @@ class _Found:
             if slot.kind == "value" and number > MOST_LOSS and number.is_integer() and not parse_name(slot.name).what:
                 continue  # train=10613, test=3256 are sizes
             if slot.kind == "value":
-                value = number / total if total else number
+                value = number / total if total and parse_name(slot.name).what != "loss" else number
                 again = row.setdefault(slot.name, value) != value and not math.isnan(value)
                 if again and not template.bar:  # behind a bar stands what a longer one left
                     self.twice.setdefault(slot.name, (row[slot.name], value))
@@ -446,6 +465,7 @@ def _are_results(columns: dict[str, list[Any]], used: Sequence[str], unplaced: b
 
 def plain_line(line: str) -> str:
     """A line without clocks, and with its counted words apart from their numbers."""
+    line = SAVED.sub("evaluation at", ROUND.sub(r"epoch \1 step \2 | ", line))
     line = CLOCK.sub(" ", line.replace("|", " | ") if line.lstrip().startswith("|") else PERCENT.sub("", line))
     line = OF_NETWORK.sub(r"on \1", line) if "of the" in line else line
     return COUNTED.sub(r"\1 ", SCORE.sub("loss at iteration", line) if "ore at" in line else line)
@@ -472,7 +492,7 @@ def understood(template: str) -> Wording:
         if word not in ("start", "starting")
     ]
     section = named_side(" ".join(word for word in words if word not in EPOCHS)) if len(words) < 8 else NOBODY
-    _settle(line.slots)
+    _settle(line.slots, line.bare)
     return Wording(
         tuple(line.slots),
         _side(line.words) or line.side,
@@ -483,13 +503,28 @@ def understood(template: str) -> Wording:
     )
 
 
-def _settle(slots: list[Hole]) -> None:
-    """Take back a side that was only heard, where the line has a name that says it: ``val_loss: 1 - loss: 2``."""
+def _settle(slots: list[Hole], bare: Sequence[int]) -> None:
+    """Mend what could not be known before the line was over.
+
+    A side that was only heard is taken back where the line has a name that says it: ``val_loss: 1 - loss: 2``. Sides alone
+    beside a loss of nobody are scores: ``Loss: 1.2, Train: 0.7, Val: 0.6``. One name may have values of two sides:
+    ``loss (train/val): 1.2/1.3``.
+    """
     names = [parse_name(slot.name) for slot in slots]
     said = {(name.side, name.quantity) for name in names if "(" not in name.text}
+    whose = {names[i].side for i in bare}
+    scores = TRAIN in whose and len(whose) > 1 and any(
+        name.is_loss and i not in bare and (not name.side or "(" in name.text) for i, name in enumerate(names)
+    )  # fmt: skip
     for place, (slot, name) in enumerate(zip(slots, names, strict=True)):
-        if slot.name.endswith(f" ({name.side})") and (name.side, name.quantity) in said:
+        heard = slot.name.endswith(f" ({name.side})")
+        if place in bare and scores:
+            slots[place] = Hole(f"{name.side} score", slot.kind)
+        elif heard and ((name.side, name.quantity) in said or (scores and name.is_loss)):
             slots[place] = Hole(slot.name.rpartition(" (")[0], slot.kind)
+        sides = [*dict.fromkeys(SIDES[word] for word in name_words(slot.name) if word in SIDES)]
+        if "/" in slot.name and len(sides) == 2 and name.what and place + 1 < len(slots):
+            slots[place : place + 2] = [Hole(f"{side} {name.what}", "value") for side in sides]
 
 
 @dataclass
@@ -497,6 +532,7 @@ class _Line:
     """A line that is read token by token: the words since the last number, and the side and the quantity that were heard."""
 
     slots: list[Hole] = field(default_factory=list)
+    bare: list[int] = field(default_factory=list)
     words: list[str] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
     side: str = NOBODY
@@ -555,7 +591,7 @@ class _Line:
         kinds = {slot.kind for slot in self.slots}
         if (plain == "cost" and "batch" not in kinds) or (plain in ("total", "value") and kinds & {"epoch", "step"}):
             name = f"{plain} loss"
-        if TIMES.search(plain):
+        if TIMES.search(plain) and not parse_name(words[-1]).what:
             return Hole("", "none")
         kind = _place(words)
         if plain in ("e", "s") or kind:
@@ -580,6 +616,7 @@ class _Line:
                 or ({"is", "all"} & {*plain.split("_")} and not self.what)
             ):
                 return Hole("", "none")
+            self.bare.append(len(self.slots))
             return Hole(f"{name} {self.what}".strip(), "value")
         return Hole(f"{name} ({self.side})" if self.side and not parsed.side else name, "value")
 
@@ -593,6 +630,9 @@ class _Line:
             return Hole(last.name, "second")
         if self.before == "(" and last.kind == "value":
             return Hole(f"{last.name} avg", "running")
+        if self.before == "[" and self.bare == [len(self.slots) - 1]:  # Train: 3 [ 50/1251]
+            self.slots[-1], self.bare = Hole("", "epoch"), []
+            return Hole("", "batch")
         if self.before == "[" and last.kind in ("epoch", "total"):
             return Hole("", "batch")
         if self.before == "," and last.kind == "index" and len(self.slots) == 1:
