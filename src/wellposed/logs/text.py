@@ -277,14 +277,14 @@ class _Found:
                 cells = [re.sub(r"\(.*?\)", "", f"{a} {b}").strip() for a, b in zip(above, cells, strict=True)]
         if cells[0] == "Epoch" and len(PARTS.intersection(cells)) > 1:  # of YOLOv5
             cells = [f"{cell} loss" if cell in PARTS or cell == "total" else cell for cell in cells]
+        elif cells[0] == "Class":  # of Ultralytics' validation
+            cells = [f"valid {cell.replace('@.5:.95', '').replace('@.5', '_50')}" for cell in line.split()]
         if _is_header(cells):
             self.spans = [] if "|" in line else [cell.span() for cell in CELLS.finditer(line)]
             self.header = (
                 _heads(line) if cells[:2] == ["E", "#"] else [c or f"column_{i}" for i, c in enumerate(cells, 1)]
             )
             self.header = ["epoch" if normalize_name(name) in EPOCHS else name for name in self.header]
-            if cells[0] == "Class":  # of Ultralytics' validation
-                self.header = [f"valid {cell}" for cell in self.header]
             return True
         if not self.header:
             return False
@@ -292,7 +292,8 @@ class _Found:
             longer = len(cells) > len(self.header) and not _is_cell(cells[-1])
             cells = cells[: len(self.header)] if longer else self._below(line) or line.split()
         numbers = [cell for cell in cells if _is_cell(cell)]
-        if len(cells) != len(self.header) or 2 * len(numbers) < len(cells):
+        placed = self.header[0] == "epoch" and not _is_cell(cells[0])  # a row of another table
+        if len(cells) != len(self.header) or 2 * len(numbers) < len(cells) or placed:
             return False
         row: dict[str, Any] = {name: _cell(name, cell) for name, cell in zip(self.header, cells, strict=True)}
         if row.get("step") == "0" and SPACY in self.header:  # of one batch, where later ones are sums
