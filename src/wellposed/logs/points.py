@@ -38,10 +38,11 @@ def points_from_cells(raw: Mapping[str, Cells], ours: bool = False) -> Points:
         ours: the rows are epochs of a history of ours, where a blank is a loss that was no number.
     """
     raw = dict(raw)
-    counted = {*raw.get("epoch", ())} - {None}
-    if len(counted) == 1 and len(raw["epoch"]) > 1 and ("step" in raw or counted <= {0.0, 1.0}):  # it never counts on
-        raw = {"step": [*range(len(raw["epoch"]))], **{name: cells for name, cells in raw.items() if name != "epoch"}}
     losses: list[str] = [name for name in ("train_loss", "valid_loss") if name in raw]
+    counted = {*raw.get("epoch", ())} - {None}
+    several = any(sum(cell is not None for cell in raw[name]) > 1 for name in losses)
+    if len(counted) == 1 and several and ("step" in raw or counted <= {0.0, 1.0}):  # it never counts on
+        raw = {"step": [*range(len(raw["epoch"]))], **{name: cells for name, cells in raw.items() if name != "epoch"}}
     if (usual := _as_they_are(raw, losses)) is not None:
         return usual
     if _of_an_epoch(raw):
