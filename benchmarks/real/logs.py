@@ -37,7 +37,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--answers", type=Path, nargs="+", default=[ANSWERS])
     parser.add_argument(
-        "--half", default="tune", choices=("tune", "frozen", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+        "--half",
+        default="tune",
+        choices=("tune", "frozen", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth"),
     )
     parser.add_argument("--all", action="store_true", help="list the logs that are right, too")
     given = parser.parse_args()

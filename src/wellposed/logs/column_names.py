@@ -19,8 +19,8 @@ from wellposed.logs.log import normalize_name
 
 TRAIN, VALID, TEST, NOBODY = "train", "valid", "test", ""
 SIDES = {
-    **dict.fromkeys(("train", "training", "trains", "trained", "tr", "trn", "tra", "fit", "learn", "trainset", "insample", "trainings",
-                     "entrainement", "entrenamiento", "treino", "treinamento", "addestramento"), TRAIN),
+    **dict.fromkeys(("train", "training", "trains", "trained", "tr", "trn", "tra", "fit", "learn", "trainset", "insample",
+                     "trainings", "entrainement", "entrenamiento", "treino", "treinamento", "addestramento"), TRAIN),
     **dict.fromkeys(
         ("valid", "validation", "validate", "validating", "val", "vals", "vl", "va", "vld", "cv", "eval", "evaluation", "evaluate",
          "evaluating", "dev", "devel", "development", "holdout", "heldout", "validset", "valset", "devset", "evalset",

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from wellposed.core.errors import DataError
-from wellposed.logs.cells import MISSING, TENSOR, plain_numbers
+from wellposed.logs.cells import MISSING, PLACED, TENSOR, plain_numbers
 from wellposed.logs.column_names import (
     EPOCHS,
     NOBODY,
@@ -85,6 +85,8 @@ SHOWN = re.compile(r"^\s*\(([^\n=]*)\) = \(([^\n=]*)\)$", re.MULTILINE)  # Julia
 INDEXED = re.compile(r"(?<=\w)\[\d+\](?=[\w.,]*\))")  # loss(x[1])
 LONGEST_LINE = 5000  # signs; a progress bar that rewrites itself is one line, and only its end counts
 LONGEST_DICT = 200_000
+BEHIND = re.compile(rf"{HERE}\s*\(([A-Za-z][A-Za-z ]{{1,24}})\)")
+JULIA = re.compile(r"(?<=\d)(\.\d+)f(?=-?\d{1,2}\b)")  # 0.5f0
 ROUND = re.compile(r"^(\d+)\|(\d+)\|(?=[A-Za-z])")  # torchtune: 1|20|Loss: 0.5
 SAVED = re.compile(r"\bSaving dict for\b")  # what tf.estimator says of an evaluation
 BREAKS = (",", ";", "|")
@@ -164,6 +166,7 @@ def unmarked(text: str) -> str:
         text = NTH.sub(r" epoch \1 ", text.replace("│", "|").replace("┃", "|"))
         for word, ours in ABROAD.items():
             text = text.replace(word, ours)
+    text = JULIA.sub(r"\1e", text)
     text = SHOWN.sub(_paired, INDEXED.sub("", text) if "(" in text else text)
     return OPEN.sub(lambda found: " ".join(found[0].split()), text)
 
@@ -291,6 +294,7 @@ class _Found:
         if len(cells) != len(self.header):
             longer = len(cells) > len(self.header) and not _is_cell(cells[-1])
             cells = cells[: len(self.header)] if longer else self._below(line) or line.split()
+        cells[0] = PLACED.sub(r"\1", cells[0]) if self.header[0] == "epoch" else cells[0]
         numbers = [cell for cell in cells if _is_cell(cell)]
         placed = self.header[0] == "epoch" and not _is_cell(cells[0])  # a row of another table
         if len(cells) != len(self.header) or 2 * len(numbers) < len(cells) or placed:
@@ -357,6 +361,7 @@ class _Found:
             self.side = NOBODY
         if not of_batch and template.bar:
             self.place.pop("batch", None)
+            place = {kind: number for kind, number in place.items() if kind not in ("batch", "index")}
         self.place |= place
         if not row:
             self.side = template.section or (NOBODY if "epoch" in place else self.side)
@@ -482,7 +487,7 @@ def cut(line: str) -> tuple[Wording, list[float]]:
 def understood(template: str) -> Wording:
     """What the numbers of a line are."""
     line = _Line()
-    tokens = TOKEN.findall(template)
+    tokens = TOKEN.findall(BEHIND.sub(_before, template))
     for token, after in zip(tokens, [*tokens[1:], ""], strict=False):
         line.take(token, after)
     words = [
@@ -502,6 +507,11 @@ def understood(template: str) -> Wording:
         "ETA:" in template,
         len(words) > PROSE,
     )
+
+
+def _before(behind: re.Match[str]) -> str:
+    """``1.2 (train loss)`` with the name before its number, as others write it."""
+    return f"{behind[1]} {HERE}" if parse_name(behind[1]).side and not parse_name(behind[1]).parts else behind[0]
 
 
 def _settle(slots: list[Hole], bare: Sequence[int]) -> None:
