@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument(
         "--half",
         default="tune",
-        choices=("tune", "frozen", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth"),
+        choices=("tune", "frozen", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"),
     )
     parser.add_argument("--all", action="store_true", help="list the logs that are right, too")
     given = parser.parse_args()
