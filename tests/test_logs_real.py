@@ -56,6 +56,7 @@ SIDED = {
     "side behind a slash": "epoch {e} Loss/train: {t} Loss/val: {v}",
     "in parentheses": "Epoch {e} - Loss (train): {t} - Loss (val): {v}",
     "short": "ep {e} tr_loss {t} va_loss {v}",
+    "v alone, behind a bar": "Validation: | | 0/? [00:00<?, ?it/s]\x1b[A[12/09/24 14:03:31] INFO Epoch {e}: v_loss {v} loss {t}",
     "two sides of one name": "Epoch {e}: loss (train/val): {t}/{v}",
     "sides behind numbers": "Epoch {e} loss: {t} (train) {v} (val)",
     "printed by knitr": "## Epoch {e} train loss {t} valid loss {v}",

@@ -311,13 +311,14 @@ def _first_set(names: list[Name]) -> list[Name]:
 
 
 def _letters(names: list[Name]) -> list[Name]:
-    """``t_loss`` beside ``v_loss``: there t is training and v validation."""
-    letters = {letter: {name.what for name in names if name.parts == (letter,) and not name.side} for letter in "tv"}
-    both = letters["t"] & letters["v"] - {""}
-    sides = {"t": TRAIN, "v": VALID}
+    """``t_loss`` beside ``v_loss``: there t is training and v validation. Beside a loss of nobody v alone is, too."""
+    letters = {letter: {n.what for n in names if n.parts == (letter,) and not n.side} for letter in "tv"}
+    plain = {name.what for name in names if not (name.parts or name.side)}
+    both = letters["v"] & (letters["t"] | plain) - {""}
+    sides = {("t",): TRAIN, ("v",): VALID}
     return [
-        Name(name.text, sides[name.parts[0]], name.what)
-        if name.what in both and name.parts in (("t",), ("v",))
+        Name(name.text, sides[name.parts], name.what)
+        if name.what in both and name.parts in sides and not name.side
         else name
         for name in names
     ]

@@ -158,7 +158,7 @@ def parse_text(path: Path, text: str) -> list[Log]:
 
 def unmarked(text: str) -> str:
     """Text without colours, marks of Markdown and quotes, with foreign words in English, and a dict of many lines on one."""
-    text = COLOUR.sub("", text.replace("#011", "\t").replace("\\_", "_").replace("**", ""))
+    text = COLOUR.sub("", text.replace("\x1b[A", "\n").replace("#011", "\t").replace("\\_", "_").replace("**", ""))
     text = GLUED.sub("\n", QUOTED.sub("", text))
     if "," in {*(signs := [found[2] for found in DECIMAL.finditer(text)])} and signs.count(",") > len(signs) / 2:
         text = DECIMAL.sub(r"\1.", text)
