@@ -106,6 +106,13 @@ WAYS: dict[str, tuple[str, Callable[[Row], list[str]], Callable[[str], bytes]]] 
 }  # fmt: skip
 
 
+def test_commas_within_cells_of_tabs_make_no_title_of_the_header(tmp_path: Path) -> None:
+    path = tmp_path / "orders.tsv"
+    path.write_text("id\titem\tprice\n" + "".join(f"{i}\tsalad, rice, [beans, corn]\t${i}.50\n" for i in range(1, 9)))
+    assert [*read_table(path).columns] == ["id", "item", "price"]
+    assert len(read_table(path)) == 8
+
+
 def text_of(separator: str, write: Callable[[Row], list[str]], rows: list[Row]) -> str:
     lines = [list(NAMES), *(write(row) for row in rows)]
     return "".join(separator.join(line) + "\n" for line in lines)

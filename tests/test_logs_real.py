@@ -56,6 +56,22 @@ SIDED = {
     "side behind a slash": "epoch {e} Loss/train: {t} Loss/val: {v}",
     "in parentheses": "Epoch {e} - Loss (train): {t} - Loss (val): {v}",
     "short": "ep {e} tr_loss {t} va_loss {v}",
+    "v alone, behind a bar": "Validation: | | 0/? [00:00<?, ?it/s]\x1b[A[12/09/24 14:03:31] INFO Epoch {e}: v_loss {v} loss {t}",
+    "two sides of one name": "Epoch {e}: loss (train/val): {t}/{v}",
+    "sides behind numbers": "Epoch {e} loss: {t} (train) {v} (val)",
+    "printed by knitr": "## Epoch {e} train loss {t} valid loss {v}",
+    "tf.estimator": "INFO:tensorflow:loss = {t}, step = {s} (1.2 sec)\n"
+    "INFO:tensorflow:Saving dict for global step {s}: accuracy = 0.5, global_step = {s}, loss = {v}",
+    "a whole bar of Keras with ETA": "Epoch {e}/4\n9/9 [=====] - ETA: 0s - loss: {b}\n"
+    "9/9 [=====] - 1s 5ms/step - loss: {t} - val_loss: {v}",
+    "bars without an epoch": "Training: 100%|█████| 5/5 [00:01<00:00, 4.0it/s, loss={t}]\n"
+    "Validation: 100%|█████| 5/5 [00:01<00:00, 4.0it/s, loss={v}]",
+    "a text that the network wrote": "Epoch {e} train loss {t} val loss {v}\nSample 0: this is a very nice step 10 for you and all "
+    "of the other people who like to read what a network has to say",
+    "Julia's @show": "(epoch, train_loss(x[1]), val_loss(y)) = ({e}, {t}f0, {v}f0)",
+    "German": "Epoche {e}: Trainingsverlust {t}, Validierungsverlust {v}",
+    "Portuguese": "Época {e}: perda treino = {t}, perda validação = {v}",
+    "French": "Époque {e} : perte entraînement {t} perte validation {v}",
     "cv": "epoch {e} tr_loss {t} cv_loss {v}",
     "dev": "Epoch {e} | train loss {t} | dev loss {v}",
     "hold-out": "epoch {e}, training loss {t}, hold-out loss {v}",
@@ -307,6 +323,27 @@ TRAINING_ALONE = {
     "no numbers of anything": lines("loss: {t}"),
     "a table of a game": lines("| epoch | {e} |\n| policy/loss | {t} |\n| mean reward | 0.2 |"),
     "hand-typed": lines("{s} iterations -- training loss {t}"),
+    "beside scores of sides": lines("Epoch: {e}, Loss: {t}, Train: 0.7, Val: 0.6, Test: 0.5"),
+    "behind scores of sides": lines("[Epoch {e}] train=0.7 val=0.6 loss={t}"),
+    "torchtune": lines("1|{e}|Loss: {t}: 100%|█████| {e}/9 [00:01<00:00]"),
+    "a time before it": lines("Step {s} per-step time 0.5s loss={t}"),
+    "R nnet": "initial value 1.2\n" + lines("iter  {e}0 value {t}") + "\nfinal value 0.4",
+    "a total": lines("[epoch: {e}/4, iter: 9/9] total: {t}"),
+    "an objective with accuracies": lines(
+        "Step {s}: Cross entropy = {t}\nStep {s}: Train accuracy = 50%\nStep {s}: Validation accuracy = 40%"
+    ),
+    "gradient descent": lines("After {e} iterations bias = 0.1 weight = 0.2 error = {t}"),
+    "no line's end": "".join(f"epoch: {e}/4, train_loss: {t}" for e, t in enumerate(TRAIN, 1)) + "\n",
+    "one bar alone": "".join(
+        f"Epochs: {e}%|█ | {e}/9 [00:01<00:00, 9.5it/s, t_loss={t}]\r" for e, t in enumerate(TRAIN, 1)
+    ),
+    "YOLOv5": lines(
+        "     Epoch   gpu_mem       box       obj     total\n       {i}/3     2.87G   0.1   0.1    {t}: 100%|███| 8/8 [00:03<00:00]"
+    ),
+    "H2O": "    timestamp            duration    epochs    training_rmse\n"
+    + lines("    2017-05-08 20:52:5{e}  1.{e} sec    {e}         {t}"),
+    "gbm": "Iter   TrainDeviance   ValidDeviance   StepSize\n"
+    + lines("     {e}          {t}             nan     0.1000"),
 }
 
 
@@ -434,6 +471,7 @@ def test_a_row_for_each_value(tmp_path: Path) -> None:
         "Early stopping, best iteration is:\n[45]\tvalid_0's rmse: 1.459\nEarly stopping, best iteration is:\n"
         "[83]\tvalid_0's rmse: 1.558\n" * 2,
         "name,precision,recall\na,0.5,0.6\nb,0.6,0.6\nc,0.6,0.6\n",
+        "stage,epoch,loss\nsum,199,0.1\nmean,199,0.2\nmax,199,0.3\n",
         "number,value,params_lr,state\n" + "".join(f"{i},0.{i},0.0{i},COMPLETE\n" for i in range(1, 9)),
         "lr,dropout,train_loss,val_loss\n" + "".join(f"0.{i},0.{d},0.{d},0.{i}\n" for i in range(1, 4) for d in range(1, 4)),
         "".join(f"[I 2023] Trial {i} finished with value: 0.5 and parameters: {{'lr': 0.{i}}}.\n" for i in range(9)),
@@ -522,6 +560,31 @@ def test_columns_of_two_lengths_are_two_networks(tmp_path: Path) -> None:
             for side, values in (("", [*TRAIN]), ("val_", [*VALID]))}  # fmt: skip
     found = read_all(written(tmp_path, json.dumps(both), "history.json.txt"))
     assert sorted(len(table.columns["epoch"]) for table in found) == [3, 4]
+
+
+def test_decimal_commas_in_sentences(tmp_path: Path) -> None:
+    text = lines(
+        "Dataset used: Train, Epoch: {e}, Cross-Entropy: {t}\nDataset used: Validation, Epoch: {e}, Cross-Entropy: {v}"
+    )
+    curves = Curves.of(written(tmp_path, text.replace(".", ",")))
+    assert (curves.train_loss.tolist(), curves.valid_loss.tolist()) == ([*TRAIN], [*VALID])
+
+
+def test_a_row_for_each_run_with_its_curves_in_cells(tmp_path: Path) -> None:
+    text = "model,train_losses,val_losses\n" + "".join(f'{one},"{[*TRAIN]}","{[*VALID]}"\n' for one in "ab")
+    found = read_all(written(tmp_path, text, "runs.csv"))
+    assert [table.name[-3:] for table in found] == [": a", ": b"]
+    assert found[1].columns["valid_loss"].tolist() == [*VALID]
+
+
+def test_a_split_of_rows_is_a_side_and_no_run(tmp_path: Path) -> None:
+    rows = (
+        json.dumps({"epoch": e, "split": side, "loss": loss})
+        for e, both in enumerate(PAIRS)
+        for side, loss in zip(("train", "val"), both, strict=True)
+    )
+    curves = Curves.of(written(tmp_path, "\n".join(rows), "log.jsonl"))
+    assert (curves.train_loss.tolist(), curves.valid_loss.tolist()) == ([*TRAIN], [*VALID])
 
 
 def test_a_loss_that_is_always_zero_was_never_computed() -> None:

@@ -358,6 +358,13 @@ def test_rows_groups_time_rare_classes_and_copies() -> None:
     assert "1 of 40 rows are exact copies" in said
 
 
+def test_a_total_below_the_rows_is_named() -> None:
+    rows = [float(i) for i in range(1, 13)]
+    source = {"a": [*rows, sum(rows)], "b": [*rows[::-1], sum(rows)], "y": [*rows, 7.0]}
+    assert "The last row is the sum of all others in 2 columns" in "\n".join(prepare_table(source, "y").warnings)
+    assert "sum of all" not in "\n".join(prepare_table({k: v[:-1] for k, v in source.items()}, "y").warnings)
+
+
 def test_the_hash_is_of_contents() -> None:
     source = table()
     one, same = (

@@ -36,7 +36,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--answers", type=Path, nargs="+", default=[ANSWERS])
-    parser.add_argument("--half", default="tune", choices=("tune", "frozen", "third", "fourth", "fifth", "sixth"))
+    parser.add_argument(
+        "--half",
+        default="tune",
+        choices=("tune", "frozen", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"),
+    )
     parser.add_argument("--all", action="store_true", help="list the logs that are right, too")
     given = parser.parse_args()
     answers = [json.loads(line) for path in given.answers for line in path.read_text(encoding="utf-8").splitlines()]

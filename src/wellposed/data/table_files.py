@@ -263,8 +263,11 @@ def _single_spaced(text: str) -> str:
 def _below_titles(text: str) -> tuple[str, list[str]]:
     """The text without lines of one filled cell that stand above a header of three or more, and a note of them."""
     first = [line for _, line in zip(range(12), lines(text), strict=False)]
-    for sign in SEPARATORS:
-        filled = [sum(bool(cell.strip()) for cell in line.split(sign)) for line in first]
+    filled_by = {sign: [sum(bool(cell.strip()) for cell in line.split(sign)) for line in first] for sign in SEPARATORS}
+    for sign, filled in filled_by.items():
+        if filled[:1] > [1] and len({line.count(sign) for line in first if line.strip()}) == 1:
+            return text, []  # a header with as many cells as the rows below it, where another sign stands within cells
+    for filled in filled_by.values():
         titles = next((place for place, count in enumerate(filled) if count > 2), 0)
         above = filled[:titles]
         if any(above) and max(above) < 2 and not any('"' in line or "sep=" in line for line in first[:titles]):

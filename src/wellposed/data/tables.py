@@ -175,6 +175,7 @@ def prepare_table(
         _warn_of_leaks(features, goal if len(goals) == 1 else goal[one], decided, warnings)
     scored = features.assign(**{f"target {n}": goal[n] for n in goals}) if len(goals) > 1 else features
     _warn_of_copies(scored, None if len(goals) > 1 else goal, warnings)
+    _warn_of_totals(table, warnings)
     digest = table_hash(scored, goal if len(goals) == 1 else goal[goals[0]])
     if shares is not None or chosen != "none" or order is not None:
         said = f"{digest} {chosen} {order}".encode() + (b"" if shares is None else shares.astype("<f8").tobytes())
@@ -699,3 +700,18 @@ def _warn_of_copies(frame: pd.DataFrame, target: pd.Series[Any] | None, warnings
             f"{copies} of {len(frame)} rows are exact copies of an earlier row, target included; "
             "copies stay on one side of every split."
         )
+
+
+def _warn_of_totals(table: pd.DataFrame, warnings: list[str]) -> None:
+    """Name the first or the last row where two or more of its numbers are the sums of all others, as below an export."""
+    numbers = table.select_dtypes("number").to_numpy(np.float64)
+    if len(numbers) < 4:
+        return
+    with np.errstate(over="ignore", invalid="ignore"):
+        both = np.nansum(numbers, axis=0) / 2
+    for at, row in (("first", numbers[0]), ("last", numbers[-1])):
+        count = int((np.isclose(row, both, rtol=1e-6) & (row != 0) & np.isfinite(both)).sum())
+        if count > 1:
+            warnings.append(
+                f"The {at} row is the sum of all others in {count} columns: a total, no example. Leave it out."
+            )

@@ -15,6 +15,7 @@ MISSING = ("", "na", "n/a", "null", "none", "-", "--", "---", "—", "no log")
 BLANKS = ("NAType", "NaTType")  # of pandas, which need not be installed
 COMMA = re.compile(r"[-+]?(\d*|\d{1,3}(\.\d{3})+),\d+(e[-+]?\d+)?", re.IGNORECASE)  # 0,53 and 1.234,5
 THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
+PLACED = re.compile(r"^(?:(?:epoch|step|iter\w*)[\s#:.]*)?(\d+)(?:\s*/\s*\d+)?$", re.IGNORECASE)  # Epoch 3, 3/10
 TENSOR = re.compile(r"\b[A-Za-z_][\w.]{0,40}\(\s*([-+.\deE]+|nan|inf)\s*(?:,[^()]*(?:\(\))?[^()]*)?\)")
 """A number as an object prints itself: ``tensor(0.5, device='cuda:0')``."""
 LONGEST = 40  # signs of a cell that are shown
@@ -39,6 +40,8 @@ def cell_number(cell: Any, counts: bool = False) -> float | None:
         return None
     if counts and THOUSANDS.fullmatch(text):
         return float(text.replace(",", ""))
+    if counts and (placed := PLACED.fullmatch(text)):
+        return float(placed[1])
     if COMMA.fullmatch(text):
         return float(text.replace(".", "").replace(",", "."))
     if "_" in text:

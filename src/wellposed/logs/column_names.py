@@ -19,13 +19,15 @@ from wellposed.logs.log import normalize_name
 
 TRAIN, VALID, TEST, NOBODY = "train", "valid", "test", ""
 SIDES = {
-    **dict.fromkeys(("train", "training", "trains", "trained", "tr", "trn", "tra", "fit", "learn", "trainset", "insample"), TRAIN),
+    **dict.fromkeys(("train", "training", "trains", "trained", "tr", "trn", "tra", "fit", "learn", "trainset", "insample",
+                     "trainings", "entrainement", "entrenamiento", "treino", "treinamento", "addestramento"), TRAIN),
     **dict.fromkeys(
         ("valid", "validation", "validate", "validating", "val", "vals", "vl", "va", "vld", "cv", "eval", "evaluation", "evaluate",
-         "evaluating", "dev", "devel", "development", "holdout", "heldout", "validset", "valset", "devset", "evalset"), VALID),
+         "evaluating", "dev", "devel", "development", "holdout", "heldout", "validset", "valset", "devset", "evalset",
+         "validierung", "validierungs", "validacion", "validacao", "validazione"), VALID),
     **dict.fromkeys(("test", "testing", "tst", "te", "testset", "outofsample"), TEST),
 }  # fmt: skip
-LOSS = ("loss", "losses", "los")
+LOSS = ("loss", "losses", "los", "verlust", "perte", "perdida", "perda", "perdita")
 LOSSLIKE = (
     "nll", "logloss", "mlogloss", "ce", "bce", "xent", "deviance", "cost", "objective", "mse", "rmse", "rmsle", "mae", "mape",
     "rmspe", "smape", "wape", "nrmse", "l2", "l1", "smoothl1", "huber", "ppl", "bpc", "bpb", "bpd", "elbo",
@@ -111,6 +113,7 @@ PLAYERS = frozenset((
 KNOWN = {*SIDES, *LOSS, *LOSSLIKE, *METRICS, *AS_USUAL, *OF_A_STEP, *SMOOTHED, *NO_LEVEL, "lr", "rate"}
 HEADS = (
     "loss",
+    "verlust",
     "acc",
     "accuracy",
     "error",
@@ -182,7 +185,7 @@ def parse_name(text: str) -> Name:
     what = ""
     own: list[str] = []
     for word in rest:
-        if word in LOSS or (word == "l" and not what and word != rest[-1]):  # L_recon
+        if word in LOSS or (word == "l" and not what and (sides or word != rest[-1])):  # L_recon
             what, own = "loss", [*own, *([what] if what and what != "loss" else [])]
         elif (found := _quantity(word)) and not what:
             what = found
@@ -267,15 +270,12 @@ def guess(found: Iterable[str] | Mapping[str, Sequence[Any]], metrics_of: str = 
     names = _first_set(_letters([parse_name(name) for name in first.values()]))
     losses = _losses(_beside([name for name in names if normalize_name(name.text) not in OURS], found), counts)
     taken, notes = losses.taken, list(losses.notes)
-    if (
-        not taken
-        and first.keys() & {*EPOCHS, *STEPS}
-        and not any(name.side and name.what in METRICS.values() for name in names)
-    ):
+    if not taken and first.keys() & {*EPOCHS, *STEPS}:  # one quantity along an axis, whosever it is
+        sided = any(name.side and name.what in METRICS.values() for name in names)
         bare = [name for name in names if name.level and (name.what in LOSSLIKE or name in _bare(names))]
-        taken = (
-            {"train_loss": _curves(bare, counts)[0].text} if bare else {}
-        )  # one quantity along an axis, whosever it is
+        bare = [name for name in bare if not (name.what in METRICS or name.of_a_step)] if sided else bare
+        bare = bare or [name for name in names if name.level and name.what == "error" and not (name.side or sided)]
+        taken = {"train_loss": _curves(bare, counts)[0].text} if bare else {}
     for ours, aliases in (("epoch", EPOCHS), ("step", STEPS), ("lr", RATES)):
         if (alias := next((alias for alias in aliases if alias in first), None)) is not None:
             taken[ours] = first[alias]
@@ -311,13 +311,14 @@ def _first_set(names: list[Name]) -> list[Name]:
 
 
 def _letters(names: list[Name]) -> list[Name]:
-    """``t_loss`` beside ``v_loss``: there t is training and v validation."""
-    letters = {letter: {name.what for name in names if name.parts == (letter,) and not name.side} for letter in "tv"}
-    both = letters["t"] & letters["v"] - {""}
-    sides = {"t": TRAIN, "v": VALID}
+    """``t_loss`` beside ``v_loss``: there t is training and v validation. Beside a loss of nobody v alone is, too."""
+    letters = {letter: {n.what for n in names if n.parts == (letter,) and not n.side} for letter in "tv"}
+    plain = {name.what for name in names if not (name.parts or name.side)}
+    both = letters["v"] & (letters["t"] | plain) - {""}
+    sides = {("t",): TRAIN, ("v",): VALID}
     return [
-        Name(name.text, sides[name.parts[0]], name.what)
-        if name.what in both and name.parts in (("t",), ("v",))
+        Name(name.text, sides[name.parts], name.what)
+        if name.what in both and name.parts in sides and not name.side
         else name
         for name in names
     ]
@@ -335,7 +336,7 @@ def named_side(text: str) -> str:
 
 def _losses(names: Sequence[Name], counts: Mapping[str, int]) -> Guess:
     losses = _curves([name for name in names if name.is_loss], counts)
-    like = [name for name in names if name.what in LOSSLIKE and name.level]
+    like = sorted((name for name in names if name.what in LOSSLIKE and name.level), key=lambda n: n.what in METRICS_TOO)
     like = _curves([name for name in like if name.side or any(n.side and n.what == name.what for n in like)], counts)
     pair, rivals = _pair(losses)
     notes: list[str] = []

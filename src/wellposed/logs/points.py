@@ -38,10 +38,11 @@ def points_from_cells(raw: Mapping[str, Cells], ours: bool = False) -> Points:
         ours: the rows are epochs of a history of ours, where a blank is a loss that was no number.
     """
     raw = dict(raw)
-    counted = {*raw.get("epoch", ())} - {None}
-    if len(counted) == 1 and len(raw["epoch"]) > 1 and ("step" in raw or counted <= {0.0, 1.0}):  # it never counts on
-        raw = {"step": [*range(len(raw["epoch"]))], **{name: cells for name, cells in raw.items() if name != "epoch"}}
     losses: list[str] = [name for name in ("train_loss", "valid_loss") if name in raw]
+    counted = {*raw.get("epoch", ())} - {None}
+    several = any(sum(cell is not None for cell in raw[name]) > 1 for name in losses)
+    if len(counted) == 1 and several and ("step" in raw or counted <= {0.0, 1.0}):  # it never counts on
+        raw = {"step": [*range(len(raw["epoch"]))], **{name: cells for name, cells in raw.items() if name != "epoch"}}
     if (usual := _as_they_are(raw, losses)) is not None:
         return usual
     if _of_an_epoch(raw):
@@ -138,7 +139,10 @@ def restarts(raw: Mapping[str, Cells]) -> list[tuple[int, int]]:
     key = "step" if _mostly(raw.get("step")) and not _of_an_epoch(raw) else "epoch"
     if not _mostly(raw.get(key)):
         return [(0, count)]
-    places = [_places(raw[key], raw[name]) for name in ("train_loss", "valid_loss", "valid_metric") if name in raw]
+    often = key == "step" and "epoch" in raw  # two looks at one step are no two runs where epochs count on
+    places = [
+        _places(raw[key], raw[name], often) for name in ("train_loss", "valid_loss", "valid_metric") if name in raw
+    ]
     places = [one for one in places if one]
     if not places:
         return [(0, count)]
@@ -154,16 +158,14 @@ def _mostly(cells: Cells | None) -> bool:
     return cells is not None and sum(cell is not None for cell in cells) * 2 > len(cells)
 
 
-def _places(keys: Cells, cells: Cells) -> list[int]:
+def _places(keys: Cells, cells: Cells, often: bool) -> list[int]:
     """The rows of a column at which another run begins."""
     rows = [
         (i, k)
         for i, (k, cell) in enumerate(zip(keys, cells, strict=True))
         if cell is not None and k is not None and math.isfinite(k)
     ]
-    once = sum(a[1] == b[1] for a, b in itertools.pairwise(rows)) * 4 < len(
-        rows
-    )  # a row an epoch, so that two are two runs
+    once = not often and sum(a[1] == b[1] for a, b in itertools.pairwise(rows)) * 4 < len(rows)  # a row an epoch
     ordered = sum(a[1] > b[1] for a, b in itertools.pairwise(rows)) * 4 < len(rows)
     found: list[int] = []
     first = before = rows[0][1] if rows else 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import Any
 from wellposed.core.errors import DataError
 from wellposed.core.reading import check_cells
 from wellposed.logs.column_names import EPOCHS, STEPS, guess, named_side, parse_name
-from wellposed.logs.log import Log, normalize_name
+from wellposed.logs.log import PLAIN, Log, normalize_name
 
 ONE_EACH = (
     "name", "id", "run", "run_id", "run_name", "experiment", "model", "models", "method", "network", "architecture",
@@ -48,6 +49,8 @@ def runs(log: Log) -> list[Log]:
     Columns of several lengths are several runs, where those of each length have losses of both sides: ``reg_loss`` and
     ``reg_val_loss`` beside a shorter ``cls_loss`` and ``cls_val_loss``.
     """
+    if found := _unpacked(log):
+        return found
     if len(lengths := {len(cells) for cells in log.columns.values()}) > 1:
         parts = [{name: cells for name, cells in log.columns.items() if len(cells) == one} for one in lengths]
         if all({"train_loss", "valid_loss"} <= guess(part).taken.keys() for part in parts):
@@ -56,7 +59,14 @@ def runs(log: Log) -> list[Log]:
     _refuse_results(log)
     if (each := _one_a_column(log)) is not None:
         return each
-    key = next((name for name in log.columns if normalize_name(name) in GROUPS and _tells_apart(log, name)), None)
+    key = next(
+        (
+            name
+            for name in log.columns
+            if normalize_name(name) in GROUPS and _tells_apart(log, name) and not _names_sides(log, name)
+        ),
+        None,
+    )
     if key is None:
         return [log]
     whose = [_label(cell) for cell in log.columns[key]]
@@ -69,9 +79,32 @@ def runs(log: Log) -> list[Log]:
     return [_rows(log, key, keep, one) for one, keep in places.items()]
 
 
+def _unpacked(log: Log) -> list[Log]:
+    """The runs of a table with a row for each run, and whole curves in its cells, as ``model,train_losses``."""
+    packed = {
+        name: cells
+        for name, cells in log.columns.items()
+        if cells and all(isinstance(cell, str) and cell[:1] == "[" for cell in cells)
+    }
+    try:
+        curves = {name: [json.loads(cell.replace("nan", "NaN")) for cell in cells] for name, cells in packed.items()}
+    except ValueError:
+        return []
+    own = next((cells for name, cells in log.columns.items() if name not in curves), None)
+    count = len(next(iter(curves.values()), ()))
+    return [
+        replace(
+            log,
+            columns={name: cells[i] for name, cells in curves.items()},
+            name=f"{log.name}: {own[i] if own else i + 1}",
+        )
+        for i in range(count)
+    ]
+
+
 def _refuse_results(log: Log) -> None:
     """A table with one row a run, or one for each setting of a search, has final results and no curves."""
-    if _is_search(log):
+    if _is_search(log) or _ends_alone(log):
         raise DataError(RESULTS.format(log.name))
     for name, cells in log.columns.items():
         if normalize_name(name) in ONE_EACH and len(cells) > 1:
@@ -101,6 +134,16 @@ def _is_search(log: Log) -> bool:
     axis = any(normalize_name(name) in (*EPOCHS, *STEPS) for name in log.columns)
     kept = [name for name in varied if not SCHEDULED.match(name.strip())]  # what no training changes as it goes
     return not axis and bool(kept) and len(varied) > 1
+
+
+def _ends_alone(log: Log) -> bool:
+    """Whether each row of a table is of the same epoch, and words tell the rows apart."""
+    epochs = next((cells for name, cells in log.columns.items() if normalize_name(name) in EPOCHS), ())
+    steps = any(normalize_name(name) in STEPS for name in log.columns)
+    if log.format != PLAIN or steps or len(epochs) < 3 or len({*map(_label, epochs)}) > 1:
+        return False
+    others = [[*map(_label, cells)] for name, cells in log.columns.items() if not parse_name(name).what]
+    return any(len({*cells}) > 1 and all(cell[:1].isalpha() for cell in cells) for cells in others)
 
 
 def _one_a_column(log: Log) -> list[Log] | None:

@@ -145,9 +145,11 @@ def numbers_of(log: Log, found: Guess) -> tuple[dict[str, Sequence[float | None]
             notes.append(f"'{theirs}' has decimal commas.")
         if ours in ("epoch", "step"):
             raw[ours] = [cell if cell is not None and abs(cell) < LAST else None for cell in raw[ours]]
-    if _never_computed(raw):
+    if (value := _never_computed(raw)) is not None:
         del raw["valid_loss"]
-        notes.append(f"'{found.taken['valid_loss']}' is 0 in every row: it was never computed, and was left out.")
+        notes.append(
+            f"'{found.taken['valid_loss']}' is {value:g} in every row: it was never computed, and was left out."
+        )
     for ours in ("train_loss", "valid_loss"):
         if ours in raw and parse_name(found.taken[ours]).what == "ppl":
             raw[ours] = [cell if cell is None or not cell > 0 else math.log(cell) for cell in raw[ours]]
@@ -155,10 +157,13 @@ def numbers_of(log: Log, found: Guess) -> tuple[dict[str, Sequence[float | None]
     return _filled(raw), notes
 
 
-def _never_computed(raw: Mapping[str, Sequence[float | None]]) -> bool:
-    """Whether the validation loss is 0 from first to last, and the training loss is not."""
+def _never_computed(raw: Mapping[str, Sequence[float | None]]) -> float | None:
+    """0, or NaN beside no metric, where the validation loss is that throughout, and the training loss has several numbers."""
     train, valid = ({cell for cell in raw.get(side, ()) if cell is not None} for side in ("train_loss", "valid_loss"))
-    return valid == {0.0} and len(train) > 1
+    if len(train) < 2 or not all(map(math.isfinite, train)):
+        return None
+    blank = "valid_metric" not in raw and all(map(math.isnan, valid))
+    return next((value for value in valid if valid == {0.0} or blank), None)
 
 
 def _filled(raw: Mapping[str, Sequence[float | None]]) -> dict[str, Sequence[float | None]]:

@@ -20,8 +20,20 @@ from pathlib import Path
 from typing import Any
 
 from wellposed.core.errors import DataError
-from wellposed.logs.cells import MISSING, TENSOR, plain_numbers
-from wellposed.logs.column_names import EPOCHS, NOBODY, SIDES, STEPS, TEST, guess, name_words, named_side, parse_name
+from wellposed.logs.cells import MISSING, PLACED, TENSOR, plain_numbers
+from wellposed.logs.column_names import (
+    EPOCHS,
+    NOBODY,
+    PARTS,
+    SIDES,
+    STEPS,
+    TEST,
+    TRAIN,
+    guess,
+    name_words,
+    named_side,
+    parse_name,
+)
 from wellposed.logs.documents import flattened, of_value
 from wellposed.logs.encodings import ABROAD
 from wellposed.logs.log import TEXT, TRANSFORMERS, Log, columns_of, normalize_name
@@ -39,13 +51,17 @@ COUNTED = re.compile(r"\b(epochs?|ep|steps?|iter(?:ation)?s?|batch|fold|round)[_
 TOKEN = re.compile(rf"{HERE}|[^\W\d_](?:[\w'’]|[./@-](?=\w))*|\s*-+>\s*|\s+[-–—]+\s+|\t|\s{{3,}}|\S")
 BAR = re.compile(r"[=━█#>·.]{4,}|%\s*\||\bETA\b|/step\b|\bit/s|s/it|[▏▎▍▌▋▊▉█]")
 WORD = re.compile(
-    r"[{|]|\ball\s|loss|tr[iln]|te[sl]|epo[cq]|acc|err|epoch|step|iter|score|train|val|test|learn|auc|f1|nll|mse|mae|ppl|perplexity|cost|fold|lr|rate|top1|\bep|[wc]er\b|bleu|rouge"
-    r"|iou|dice|map|xent|tel:|^[ \t]*\[?\d+\]?[:|\t ]", re.IGNORECASE | re.MULTILINE,
+    r"[{|]|\ball\s|loss|tr[iln]|te[sl]|epo[cq]|acc|err|epoch|step|iter|score|train|val|test|learn|auc|f1|nll|mse|mae|ppl|perplexity|cost|p[eé]rd|perte|verlust|fold|lr|rate|top1|\bep|[wc]er\b|bleu|rouge"
+    r"|iou|dice|map|xent|tel:|^[ \t]*\[?\d[\d-]*\]?[:|\t ]", re.IGNORECASE | re.MULTILINE,
 )  # fmt: skip
 """In every line that can say something, and in others: where none of it stands, nothing is searched."""
 COLOUR = re.compile(r"\x1b\[[\d;?]*[A-Za-z]|\[\d{1,2}(?:;\d{1,3})*m")  # some who copy a terminal lose the escape
-QUOTED = re.compile(r"^[ \t]*(?:#?>[ \t]?|%[ \t]+|\w+ ?= ?(?:'''|\"\"\"))+", re.MULTILINE)
-"""What stands before a line that is quoted, in a comment of MATLAB, or in a string of Python."""
+QUOTED = re.compile(r"^[ \t]*(?:#?>[ \t]?|(?:##|%)[ \t]+|\w+ ?= ?(?:'''|\"\"\"))+", re.MULTILINE)
+"""What stands before a line that is quoted, printed by knitr, in a comment of MATLAB, or in a string of Python."""
+GLUED = re.compile(
+    r"(?<=\d)(?=(?:epoch|step|iter\w*)\b[^\w\n]{1,3}\d)", re.IGNORECASE
+)  # acc: 0.38epoch: 2, no line's end
+DECIMAL = re.compile(r"(?<=[A-Za-z])(\s*[:=]\s*[-+]?\d+)([.,])(?=\d+(?:e[-+]?\d+)?(?![\d.,]*\d))", re.IGNORECASE)
 PERCENT = re.compile(r"(?<![\d.])\d{1,3}%(?=\|)")  # how far a bar is
 OF_NETWORK = re.compile(
     r"\bof the (?:network|model) on (?:the )?(?:\d[\d,]* )?(\w+) (?:images|samples|examples|pictures)", re.IGNORECASE
@@ -65,8 +81,14 @@ RESTORED = re.compile(
 LISTED = re.compile(
     r"^\W*([A-Za-z][\w .()/-]{0,60}?)\s*[:=]\s*\[([-+.\deE,\s]+|[^\[\]]*\bnan\b[^\[\]]*)\]\W*$"
 )  # losses = [1.0, 0.5]
+SHOWN = re.compile(r"^\s*\(([^\n=]*)\) = \(([^\n=]*)\)$", re.MULTILINE)  # Julia: (epoch, loss(x, y)) = (1, 0.5)
+INDEXED = re.compile(r"(?<=\w)\[\d+\](?=[\w.,]*\))")  # loss(x[1])
 LONGEST_LINE = 5000  # signs; a progress bar that rewrites itself is one line, and only its end counts
 LONGEST_DICT = 200_000
+BEHIND = re.compile(rf"{HERE}\s*\(([A-Za-z][A-Za-z ]{{1,24}})\)")
+JULIA = re.compile(r"(?<=\d)(\.\d+)f(?=-?\d{1,2}\b)")  # 0.5f0
+ROUND = re.compile(r"^(\d+)\|(\d+)\|(?=[A-Za-z])")  # torchtune: 1|20|Loss: 0.5
+SAVED = re.compile(r"\bSaving dict for\b")  # what tf.estimator says of an evaluation
 BREAKS = (",", ";", "|")
 SCORE = re.compile(r"\bscore at iteration\b", re.IGNORECASE)  # as Deeplearning4j calls its loss
 TIMES = re.compile(
@@ -81,6 +103,7 @@ SPACY = "valid SCORE"
 SETTINGS = 4  # numbers on a line without a value; more are the arguments of the script
 MOST_FAILED = 2_000_000  # signs between braces that were no dict, after which none is looked for
 MOST_RESULTS = 50  # lines of a list of the best; longer ones that jump to and fro are of several processes
+PROSE = 16  # words of a line without a value; more are a text that the network wrote
 MOST_LOSS = 100  # a whole number above it, called by a side alone, counts examples
 PROCESSES = 16  # that may print one line each, side by side
 FEWEST_ROWS = 2  # one sentence with a loss in it is no log
@@ -114,6 +137,8 @@ class Wording:
     heard: str
     section: str
     bar: bool
+    running: bool
+    prose: bool
 
 
 def parse_text(path: Path, text: str) -> list[Log]:
@@ -122,21 +147,34 @@ def parse_text(path: Path, text: str) -> list[Log]:
     Raises:
         DataError: two different values of one name stand on one line, and no word tells them apart.
     """
+    text = unmarked(text)
+    if "\n" not in text.strip() and "\r" in text:  # one bar, which said something each time
+        text = text.replace("\r", "\n")
     found = _Found()
-    for line in speaking(unmarked(text)):
+    for line in speaking(text):
         found.line(re.split("[\r\b]+", line.rstrip("\r\n\b "))[-1])
     return found.logs(path)
 
 
 def unmarked(text: str) -> str:
     """Text without colours, marks of Markdown and quotes, with foreign words in English, and a dict of many lines on one."""
-    text = COLOUR.sub("", text.replace("#011", "\t").replace("\\_", "_").replace("**", ""))
-    text = QUOTED.sub("", text)
+    text = COLOUR.sub("", text.replace("\x1b[A", "\n").replace("#011", "\t").replace("\\_", "_").replace("**", ""))
+    text = GLUED.sub("\n", QUOTED.sub("", text))
+    if "," in {*(signs := [found[2] for found in DECIMAL.finditer(text)])} and signs.count(",") > len(signs) / 2:
+        text = DECIMAL.sub(r"\1.", text)
     if not text.isascii():
-        text = NTH.sub(r" epoch \1 ", text)
+        text = NTH.sub(r" epoch \1 ", text.replace("│", "|").replace("┃", "|"))
         for word, ours in ABROAD.items():
             text = text.replace(word, ours)
+    text = JULIA.sub(r"\1e", text)
+    text = SHOWN.sub(_paired, INDEXED.sub("", text) if "(" in text else text)
     return OPEN.sub(lambda found: " ".join(found[0].split()), text)
+
+
+def _paired(both: re.Match[str]) -> str:
+    return ", ".join(
+        f"{name} = {value}" for name, value in zip(*(side.split(", ") for side in both.groups()), strict=False)
+    )
 
 
 def speaking(text: str) -> Iterator[str]:
@@ -159,7 +197,7 @@ class _Found:
     side: str = NOBODY
     header: list[str] = field(default_factory=list)
     above: list[str] = field(default_factory=list)
-    ends: list[int] = field(default_factory=list)
+    spans: list[tuple[int, int]] = field(default_factory=list)
     whole: list[Log] = field(default_factory=list)
     twice: dict[str, tuple[float, float]] = field(default_factory=dict)
     lists: list[dict[str, Any]] = field(default_factory=lambda: [{}])
@@ -178,7 +216,7 @@ class _Found:
         if line.rstrip().endswith(":") and BEST.search(line):
             self.repeated = True
             return
-        if RESTORED.match(line):
+        if RESTORED.match(line) or "train_runtime" in line:  # of Trainer's end
             return
         if "{" in line and self.failed < MOST_FAILED and self._dict(line):
             return
@@ -240,22 +278,26 @@ class _Found:
             self.above = cells
             if len(above) == len(cells):  # a head of two lines: MATLAB
                 cells = [re.sub(r"\(.*?\)", "", f"{a} {b}").strip() for a, b in zip(above, cells, strict=True)]
+        if cells[0] == "Epoch" and len(PARTS.intersection(cells)) > 1:  # of YOLOv5
+            cells = [f"{cell} loss" if cell in PARTS or cell == "total" else cell for cell in cells]
+        elif cells[0] == "Class":  # of Ultralytics' validation
+            cells = [f"valid {cell.replace('@.5:.95', '').replace('@.5', '_50')}" for cell in line.split()]
         if _is_header(cells):
-            self.ends = [] if "|" in line else [cell.end() for cell in CELLS.finditer(line)]
+            self.spans = [] if "|" in line else [cell.span() for cell in CELLS.finditer(line)]
             self.header = (
                 _heads(line) if cells[:2] == ["E", "#"] else [c or f"column_{i}" for i, c in enumerate(cells, 1)]
             )
             self.header = ["epoch" if normalize_name(name) in EPOCHS else name for name in self.header]
-            if cells[0] == "Class":  # of Ultralytics' validation
-                self.header = [f"valid {cell}" for cell in self.header]
             return True
         if not self.header:
             return False
         if len(cells) != len(self.header):
             longer = len(cells) > len(self.header) and not _is_cell(cells[-1])
             cells = cells[: len(self.header)] if longer else self._below(line) or line.split()
+        cells[0] = PLACED.sub(r"\1", cells[0]) if self.header[0] == "epoch" else cells[0]
         numbers = [cell for cell in cells if _is_cell(cell)]
-        if len(cells) != len(self.header) or 2 * len(numbers) < len(cells):
+        placed = self.header[0] == "epoch" and not _is_cell(cells[0])  # a row of another table
+        if len(cells) != len(self.header) or 2 * len(numbers) < len(cells) or placed:
             return False
         row: dict[str, Any] = {name: _cell(name, cell) for name, cell in zip(self.header, cells, strict=True)}
         if row.get("step") == "0" and SPACY in self.header:  # of one batch, where later ones are sums
@@ -271,13 +313,17 @@ class _Found:
         return True
 
     def _below(self, line: str) -> list[str]:
-        """The cells of a line that lacks some, each below the name that ends nearest; none where two are below one."""
+        """The cells of a line that lacks some, each below the name that begins or ends nearest; none where two are below one."""
+        cells = [*CELLS.finditer(line)]
         found = {
-            min(range(len(self.ends)), key=lambda i: abs(self.ends[i] - cell.end())): cell[0]
-            for cell in CELLS.finditer(line)
-            if self.ends
+            min(
+                range(len(self.spans)),
+                key=lambda i: min(abs(a - b) for a, b in zip(self.spans[i], cell.span(), strict=True)),
+            ): cell[0]
+            for cell in cells
+            if self.spans
         }
-        whole = len(self.ends) == len(self.header) > len(found) == len([*CELLS.finditer(line)])
+        whole = len(self.spans) == len(self.header) > len(found) == len(cells)
         return [found.get(i, "") for i in range(len(self.header))] if whole else []
 
     def _said(self, template: Wording, numbers: Sequence[float]) -> None:
@@ -289,7 +335,7 @@ class _Found:
             if slot.kind == "value" and number > MOST_LOSS and number.is_integer() and not parse_name(slot.name).what:
                 continue  # train=10613, test=3256 are sizes
             if slot.kind == "value":
-                value = number / total if total else number
+                value = number / total if total and parse_name(slot.name).what != "loss" else number
                 again = row.setdefault(slot.name, value) != value and not math.isnan(value)
                 if again and not template.bar:  # behind a bar stands what a longer one left
                     self.twice.setdefault(slot.name, (row[slot.name], value))
@@ -306,8 +352,8 @@ class _Found:
                 within = slot.kind in ("batch", "index") or "epoch" in self.place.keys() | place.keys()
                 of_batch = of_batch or slot.kind == "batch"
                 if total is not None and within and slot.kind in ("batch", "step", "index"):
-                    of_batch = not (template.bar and number >= total)
-        if not row and len(numbers) > SETTINGS:
+                    of_batch = template.running or not (template.bar and number >= total)
+        if not row and (len(numbers) > SETTINGS or template.prose):
             return
         if any(self.place.get(kind) != place[kind] for kind in place.keys() & {"epoch", "run"}):
             self.place = {kind: number for kind, number in self.place.items() if kind in ("epoch", "run")}
@@ -315,6 +361,7 @@ class _Found:
             self.side = NOBODY
         if not of_batch and template.bar:
             self.place.pop("batch", None)
+            place = {kind: number for kind, number in place.items() if kind not in ("batch", "index")}
         self.place |= place
         if not row:
             self.side = template.section or (NOBODY if "epoch" in place else self.side)
@@ -358,7 +405,7 @@ class _Found:
             return [
                 Log(one, f"{path}: run {i}" if len(listed) > 1 else str(path), TEXT) for i, one in enumerate(listed, 1)
             ]
-        rows = [row for row in self.rows if "train_runtime" not in row]
+        rows = self.rows
         if any("epoch" in row or "step" in row for row in rows):
             rows = [{name: cell for name, cell in row.items() if name != "index"} for row in rows]
         columns = columns_of(rows)
@@ -424,6 +471,7 @@ def _are_results(columns: dict[str, list[Any]], used: Sequence[str], unplaced: b
 
 def plain_line(line: str) -> str:
     """A line without clocks, and with its counted words apart from their numbers."""
+    line = SAVED.sub("evaluation at", ROUND.sub(r"epoch \1 step \2 | ", line))
     line = CLOCK.sub(" ", line.replace("|", " | ") if line.lstrip().startswith("|") else PERCENT.sub("", line))
     line = OF_NETWORK.sub(r"on \1", line) if "of the" in line else line
     return COUNTED.sub(r"\1 ", SCORE.sub("loss at iteration", line) if "ore at" in line else line)
@@ -439,7 +487,7 @@ def cut(line: str) -> tuple[Wording, list[float]]:
 def understood(template: str) -> Wording:
     """What the numbers of a line are."""
     line = _Line()
-    tokens = TOKEN.findall(template)
+    tokens = TOKEN.findall(BEHIND.sub(_before, template))
     for token, after in zip(tokens, [*tokens[1:], ""], strict=False):
         line.take(token, after)
     words = [
@@ -450,17 +498,44 @@ def understood(template: str) -> Wording:
         if word not in ("start", "starting")
     ]
     section = named_side(" ".join(word for word in words if word not in EPOCHS)) if len(words) < 8 else NOBODY
-    _settle(line.slots)
-    return Wording(tuple(line.slots), _side(line.words) or line.side, section, BAR.search(template) is not None)
+    _settle(line.slots, line.bare)
+    return Wording(
+        tuple(line.slots),
+        _side(line.words) or line.side,
+        section,
+        BAR.search(template) is not None,
+        "ETA:" in template,
+        len(words) > PROSE,
+    )
 
 
-def _settle(slots: list[Hole]) -> None:
-    """Take back a side that was only heard, where the line has a name that says it: ``val_loss: 1 - loss: 2``."""
+def _before(behind: re.Match[str]) -> str:
+    """``1.2 (train loss)`` with the name before its number, as others write it."""
+    return f"{behind[1]} {HERE}" if parse_name(behind[1]).side and not parse_name(behind[1]).parts else behind[0]
+
+
+def _settle(slots: list[Hole], bare: Sequence[int]) -> None:
+    """Mend what could not be known before the line was over.
+
+    A side that was only heard is taken back where the line has a name that says it: ``val_loss: 1 - loss: 2``. Sides alone
+    beside a loss of nobody are scores: ``Loss: 1.2, Train: 0.7, Val: 0.6``. One name may have values of two sides:
+    ``loss (train/val): 1.2/1.3``.
+    """
     names = [parse_name(slot.name) for slot in slots]
     said = {(name.side, name.quantity) for name in names if "(" not in name.text}
+    whose = {names[i].side for i in bare}
+    scores = TRAIN in whose and len(whose) > 1 and any(
+        name.is_loss and i not in bare and (not name.side or "(" in name.text) for i, name in enumerate(names)
+    )  # fmt: skip
     for place, (slot, name) in enumerate(zip(slots, names, strict=True)):
-        if slot.name.endswith(f" ({name.side})") and (name.side, name.quantity) in said:
+        heard = slot.name.endswith(f" ({name.side})")
+        if place in bare and scores:
+            slots[place] = Hole(f"{name.side} score", slot.kind)
+        elif heard and ((name.side, name.quantity) in said or (scores and name.is_loss)):
             slots[place] = Hole(slot.name.rpartition(" (")[0], slot.kind)
+        sides = [*dict.fromkeys(SIDES[word] for word in name_words(slot.name) if word in SIDES)]
+        if "/" in slot.name and len(sides) == 2 and name.what and place + 1 < len(slots):
+            slots[place : place + 2] = [Hole(f"{side} {name.what}", "value") for side in sides]
 
 
 @dataclass
@@ -468,6 +543,7 @@ class _Line:
     """A line that is read token by token: the words since the last number, and the side and the quantity that were heard."""
 
     slots: list[Hole] = field(default_factory=list)
+    bare: list[int] = field(default_factory=list)
     words: list[str] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
     side: str = NOBODY
@@ -523,9 +599,10 @@ class _Line:
             return self._nameless()
         name = " ".join(words[-5:]).lower()
         plain = normalize_name(name)
-        if plain == "cost" and "batch" not in {slot.kind for slot in self.slots}:
-            name = "cost loss"
-        if TIMES.search(plain):
+        kinds = {slot.kind for slot in self.slots}
+        if (plain == "cost" and "batch" not in kinds) or (plain in ("total", "value") and kinds & {"epoch", "step"}):
+            name = f"{plain} loss"
+        if TIMES.search(plain) and not parse_name(words[-1]).what:
             return Hole("", "none")
         kind = _place(words)
         if plain in ("e", "s") or kind:
@@ -550,6 +627,7 @@ class _Line:
                 or ({"is", "all"} & {*plain.split("_")} and not self.what)
             ):
                 return Hole("", "none")
+            self.bare.append(len(self.slots))
             return Hole(f"{name} {self.what}".strip(), "value")
         return Hole(f"{name} ({self.side})" if self.side and not parsed.side else name, "value")
 
@@ -563,6 +641,9 @@ class _Line:
             return Hole(last.name, "second")
         if self.before == "(" and last.kind == "value":
             return Hole(f"{last.name} avg", "running")
+        if self.before == "[" and self.bare == [len(self.slots) - 1]:  # Train: 3 [ 50/1251]
+            self.slots[-1], self.bare = Hole("", "epoch"), []
+            return Hole("", "batch")
         if self.before == "[" and last.kind in ("epoch", "total"):
             return Hole("", "batch")
         if self.before == "," and last.kind == "index" and len(self.slots) == 1:
