@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -28,6 +29,12 @@ def own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "monotonic", work)
     monkeypatch.setattr(time, "perf_counter", work)
     monkeypatch.setattr(time, "process_time", lambda: work() - began)
+
+
+@pytest.fixture(autouse=True)
+def _watches_look_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine two seconds are soon over, and a watch would pass over epochs."""
+    monkeypatch.setattr("wellposed.training.watch.FREE", math.inf)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -18,6 +18,7 @@ from wellposed.core.preserve import reach_kept
 from wellposed.data.arrays import to_device
 from wellposed.losses.per_example import Loss
 from wellposed.losses.recognition import recognized
+from wellposed.training import watch as watching
 
 CLASSES, TOKENS = 5, 7
 
@@ -498,6 +499,10 @@ def test_the_constant_of_numbers_is_that_of_each_output(shape: tuple[int, ...], 
 # --- what watching takes ----------------------------------------------------------------------------------------------
 
 
+FREE = watching.FREE
+"""As it is outside of tests."""
+
+
 class Timed(nn.Module):
     """A network whose rows take a set time each, by a clock of the test's own."""
 
@@ -517,6 +522,7 @@ def timed(
     """A watch that is called after each training of a second; and the share of the time that it took."""
     net = Timed(seconds)
     monkeypatch.setattr("wellposed.training.watch.time", SimpleNamespace(perf_counter=lambda: net.clock.now))
+    monkeypatch.setattr("wellposed.training.watch.FREE", FREE)
     x, y = scores(draw, 4000, 4), torch.randint(3, (4000,), generator=draw)
     watch = wp.watch(net, "cross_entropy", train=(x, y), valid=(x, y), **given)
     made = net.clock.now
