@@ -484,6 +484,14 @@ def strict(outputs: Tensor, target: Tensor) -> Tensor:
     return F.binary_cross_entropy(outputs.sigmoid(), target)
 
 
+def rebuilt(outputs: Tensor, inputs: Tensor) -> Tensor:
+    return F.mse_loss(outputs, inputs.clamp(-1, 1))
+
+
+def alone(outputs: Tensor) -> Tensor:
+    return outputs.square().mean()
+
+
 def fused(first: Tensor, second: Tensor, target: Tensor) -> Tensor:
     return F.binary_cross_entropy(first.sigmoid(), target) + second.square().mean()
 
@@ -499,7 +507,10 @@ def fused(first: Tensor, second: Tensor, target: Tensor) -> Tensor:
         (nn.Linear(4, 1), three, lambda: (torch.randn(4), torch.tensor(2.0), torch.tensor(1.0)), "batch: batch[1:], loss="),
         (nn.Linear(4, 2), strict,
          lambda: {"image": torch.randn(4).double(), "mask": torch.ones(2).double()},
-         "model(batch['image'].float()), target=lambda batch: batch['mask'].float()"),
+         "model(batch['image'].to(torch.float32)), target=lambda batch: batch['mask'].to(torch.float32)"),
+        (nn.Linear(4, 3).bfloat16(), F.cross_entropy, lambda: (torch.randn(4), torch.tensor(2)), "batch[0].to(torch.bfloat16))"),
+        (nn.Linear(4, 4), rebuilt, lambda: (torch.randn(4), torch.tensor(2)), "model(batch[0]), target=lambda batch: batch[0]"),
+        (nn.Linear(4, 4), alone, lambda: (torch.randn(4), torch.tensor(2)), "loss=lambda outputs, target: alone(outputs)"),
     ],
 )  # fmt: skip
 def test_a_line_is_found_for_losses_of_several_parts_and_models_that_return_one(
@@ -510,7 +521,7 @@ def test_a_line_is_found_for_losses_of_several_parts_and_models_that_return_one(
         wp.watch(net, loss, train=data, valid=data)
     said = str(refused.value).split("first batch: ")[1].removesuffix(".")
     assert line in said
-    given = {"loss": loss} | eval(f"dict({said})", {"loss": loss, "three": three, "fused": fused})
+    given = {"loss": loss} | eval(f"dict({said})", {**globals(), "loss": loss})
     assert len(wp.watch(net, train=data, valid=data, **given).epoch()) > 3
 
 

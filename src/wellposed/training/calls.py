@@ -212,9 +212,10 @@ def _call_with_labels(model: nn.Module, batch: Any) -> Forward | None:
     return None
 
 
-def _parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
+def _parameters(given: Any) -> Mapping[str, inspect.Parameter]:
+    """What a model, or a function, is called with."""
     try:
-        return inspect.signature(unwrap_model(model).forward).parameters
+        return inspect.signature(unwrap_model(given).forward if isinstance(given, nn.Module) else given).parameters
     except (TypeError, ValueError):
         return {}
 
@@ -283,20 +284,24 @@ def _lines(model: nn.Module, loss: Loss, batch: Any) -> Iterator[tuple[str, Loss
     with suppress(Exception):
         outputs, target = plain_call(model, batch), target_shown(batch)
         yield from ((line, tried, outputs, target) for line, tried in _losses(loss, outputs, target))
-    for inputs, given in _inputs(batch, parts):
+    kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    rebuilt: list[tuple[str, Loss, Any, Any]] = []
+    for inputs, given in _inputs(batch, parts, kind):
         with suppress(Exception):
             returned = model(**given[0]) if inputs == "**batch" else model(*given)
             for suffix, outputs in _picked(returned):
                 forward = f"forward=lambda model, batch: model({inputs}){suffix}"
                 if inputs in ("batch", "*batch", "**batch"):
                     yield forward, loss, outputs, target_shown(batch)
-                for text, target in _targets(batch, parts, not isinstance(outputs, Tensor)):
+                for text, target in _targets(batch, parts, kind, not isinstance(outputs, Tensor)):
+                    line = f"{forward}, target=lambda batch: {text}"
                     if text not in inputs:
-                        line = f"{forward}, target=lambda batch: {text}"
                         yield line, loss, outputs, target
-                        yield from (
-                            (f"{line}, {more}", one, outputs, target) for more, one in _losses(loss, outputs, target)
-                        )
+                    for more, one in _losses(loss, outputs, target) if text not in inputs else ():
+                        yield f"{line}, {more}", one, outputs, target
+                if inputs in parts and loss.same is None:  # inputs are rebuilt, or compared with outputs
+                    rebuilt.append((f"{forward}, target=lambda batch: {inputs}", loss, outputs, given[0]))
+    yield from rebuilt
 
 
 def _losses(loss: Loss, outputs: Any, target: Any) -> Iterator[tuple[str, Loss]]:
@@ -312,6 +317,8 @@ def _losses(loss: Loss, outputs: Any, target: Any) -> Iterator[tuple[str, Loss]]
         }
     if several:
         ways["outputs, *target"] = lambda o, t: given(o, *t)
+    if len(_parameters(given)) == 1:
+        ways["outputs"] = lambda o, t: given(o)
     if callable(given):
         yield from ((f"loss=lambda outputs, target: {name}({way})", Loss(call)) for way, call in ways.items())
 
@@ -330,14 +337,20 @@ def _named_parts(batch: Any) -> Iterator[tuple[str, Any]]:
         yield from ((name, value) for name, value in found if isinstance(value, Tensor))
 
 
-def _targets(batch: Any, parts: Mapping[str, Any], several: bool) -> Iterator[tuple[str, Any]]:
-    """Parts that may be the target, in single precision where they are doubles; of a tuple also all after the first together, and
-    for ``several`` outputs any neighbours."""
+def _cast(text: str, value: Any, kind: torch.dtype) -> Iterator[tuple[str, Any]]:
+    """A tensor as numbers of the kind that the network reckons in, where it is another."""
+    if isinstance(value, Tensor) and value.dtype == torch.uint8:
+        yield f"{text}.float() / 255", value.float() / 255
+    elif isinstance(value, Tensor) and value.is_floating_point() and value.dtype != kind:
+        yield f"{text}.to({kind})", value.to(kind)
+
+
+def _targets(batch: Any, parts: Mapping[str, Any], kind: torch.dtype, several: bool) -> Iterator[tuple[str, Any]]:
+    """Parts that may be the target; of a tuple also all after the first together, and for ``several`` outputs any neighbours."""
     for text, value in parts.items():
         if not text.startswith("*"):
             yield text, value
-            if isinstance(value, Tensor) and value.dtype == torch.float64:
-                yield f"{text}.float()", value.float()
+            yield from _cast(text, value, kind)
     if isinstance(batch, (tuple, list)) and len(batch) > 2:
         yield "batch[1:]", batch[1:]
         for start, end in itertools.combinations(range(len(batch) + 1 if several else 0), 2):
@@ -345,15 +358,12 @@ def _targets(batch: Any, parts: Mapping[str, Any], several: bool) -> Iterator[tu
                 yield f"batch[{start}:{end}]", batch[start:end]
 
 
-def _inputs(batch: Any, parts: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """One part, also as numbers where it is of bytes or doubles; the leading two and three together, as graphs are given; the
-    batch itself, and all of its parts, for a model that returns its loss."""
+def _inputs(batch: Any, parts: Mapping[str, Any], kind: torch.dtype) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """One part, also as numbers of the network's kind; the leading two and three together, as graphs are given; the batch itself,
+    and all of its parts, for a model that returns its loss."""
     for text, value in parts.items():
         yield text, tuple(value) if text.startswith("*") else (value,)
-        if isinstance(value, Tensor) and value.dtype == torch.uint8:
-            yield f"{text}.float() / 255", (value.float() / 255,)
-        elif isinstance(value, Tensor) and value.dtype == torch.float64:
-            yield f"{text}.float()", (value.float(),)
+        yield from ((line, (found,)) for line, found in _cast(text, value, kind))
     names = list(parts)
     for count in (2, 3):
         if len(names) > count:
