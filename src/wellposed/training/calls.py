@@ -31,6 +31,7 @@ from wellposed.core.errors import (
 )
 from wellposed.core.random import seeded
 from wellposed.core.selectors import unwrap_model
+from wellposed.core.shared import warnings_apart
 from wellposed.data.arrays import TARGET_KEYS, split_batch
 from wellposed.losses.per_example import Loss
 from wellposed.training.evaluate import Forward, call, evaluating
@@ -270,7 +271,7 @@ def _value(loss: Loss, outputs: Any, target: Any) -> float | None:
 
 def _line_that_works(lines: Iterator[tuple[str, Loss, Any, Any]]) -> str:
     """The first of the lines that gives a loss, without broadcasting; empty where none does."""
-    with warnings.catch_warnings():
+    with warnings_apart():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("error", "Using a target size")
         found = (line for line, loss, outputs, target in lines if _value(loss, outputs, target) is not None)
