@@ -206,7 +206,7 @@ def yolo(look: Look) -> Any:
             some[:, 0] = number
         return paths, torch.stack(pictures), torch.cat(boxes)
 
-    train, valid = loaders(data(ROWS), data(VALID), batch=16, collate_fn=collate)
+    train, valid = (DataLoader(data(n), 16, shuffle=n == ROWS, collate_fn=collate) for n in (ROWS, VALID))
     net = Grid()
     optimizer = look.optimizer(optim.Adam(net.parameters(), lr=1e-3, weight_decay=5e-4), net)
     epoch = look(
