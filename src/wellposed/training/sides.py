@@ -236,7 +236,7 @@ def sides_of(given: Any, double: bool = False, name: str = "valid", rows: int | 
         raise DataError(f"An iterator would be used up by watching. {LINE.format(name, 'it')}")
     if isinstance(given, IterableDataset):
         return sides_of(_taken(given, name, lambda one: 1, rows), double)
-    if hasattr(given, "train_mask"):
+    if hasattr(given, "train_mask") and not hasattr(given, "columns"):
         raise DataError(f"{type(given).__name__} is one graph for both sides. {GRAPH}")
     if not isinstance(given, (Dataset, str, bytes, Mapping)) and _streams(given):
         return _of_stream(given, name, rows)
