@@ -116,7 +116,9 @@ class Overfits(Rule):
         gap, valid = measure.generalization_gap(curves), measure.end(curves.valid_loss)
         learned = reference - train >= self.GAP * abs(reference)
         # A mean that a few rows make large and uncertain is not 0: of positive losses the ratio is looked at.
-        sure = gap.low > 0 or (gap.rows and min(train, valid) > 0 and math.log(valid / train) > measure.Z * gap.se / valid)
+        sure = gap.low > 0 or (
+            gap.rows and min(train, valid) > 0 and math.log(valid / train) > measure.Z * gap.se / valid
+        )
         if (
             valid_learned(curves)
             or measure.scales_apart(curves) is not None
