@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 import wellposed as wp
 from wellposed.core.batches import tensors_in
@@ -277,6 +278,19 @@ def test_targets_of_a_network_that_moves_are_no_level_to_fall_to(kind: str, move
     assert teacher[1].num_batches_tracked == 0
 
 
+@pytest.mark.parametrize(("parts", "moves"), [(("actor", "critic"), True), (("body", "head"), False)])
+def test_a_policy_is_known_by_the_names_of_its_parts(parts: tuple[str, str], moves: bool) -> None:
+    x, y = torch.randn(30, 4), torch.arange(30) % 3
+    net = nn.Module()
+    for part in parts:
+        net.add_module(part, nn.Linear(4, 3))
+    forward = eval(f"lambda agent, batch: agent.{parts[0]}(batch[0]) + agent.{parts[1]}(batch[0])")
+    watch = wp.watch(net, "cross_entropy", (x, y), (x + 0.1, y), forward=forward)
+    for _ in range(6):
+        watch.epoch()
+    assert ("moving_target" in [one.name for one in wp.diagnose(watch)]) is moves
+
+
 class Remembers(nn.Module):
     """A loss that keeps a running target of every row in a plain tensor, and what it saw in a list."""
 
@@ -444,6 +458,105 @@ class Returns(nn.Module):
 
 
 IMAGES = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(72, 3))
+
+
+class Takes(nn.Module):
+    """A model that takes a batch whole, by place or by name, and returns its loss; or two heads."""
+
+    def __init__(self, heads: int = 0) -> None:
+        super().__init__()
+        self.inner, self.heads = nn.Linear(4, 2 * max(1, heads)), heads
+
+    def forward(self, first: Any, second: Any = None) -> Any:
+        x = first["image"] if isinstance(first, dict) else first
+        found = self.inner(x.float() if second is not None else x)
+        return (found.square() + 0.1).chunk(self.heads, -1) if self.heads else found.square().mean()
+
+
+def one_loss(loss: Any, _: Any) -> Any:
+    return loss
+
+
+def three(risk: Tensor, time: Tensor, seen: Tensor) -> Tensor:
+    return ((risk[:, 0] - time) * seen).square().mean()
+
+
+def strict(outputs: Tensor, target: Tensor) -> Tensor:
+    return F.binary_cross_entropy(outputs.sigmoid(), target)
+
+
+def rebuilt(outputs: Tensor, inputs: Tensor) -> Tensor:
+    return F.mse_loss(outputs, inputs.clamp(-1, 1))
+
+
+def alone(outputs: Tensor) -> Tensor:
+    return outputs.square().mean()
+
+
+def fused(first: Tensor, second: Tensor, target: Tensor) -> Tensor:
+    return F.binary_cross_entropy(first.sigmoid(), target) + second.square().mean()
+
+
+@pytest.mark.parametrize(
+    ("net", "loss", "example", "line"),
+    [
+        (Takes(), one_loss, lambda: {"image": torch.randn(4), "text": "a cat"}, "forward=lambda model, batch: model(batch)"),
+        (Takes(), one_loss, lambda: (torch.arange(4), torch.tensor(2)), "forward=lambda model, batch: model(*batch)"),
+        (Takes(), one_loss, lambda: ({"image": torch.randn(4)}, {"image": 1}), "forward=lambda model, batch: model(batch[0])"),
+        (Takes(2), nn.GaussianNLLLoss(), lambda: (torch.randn(4), torch.randn(2)), "target: loss(outputs[0], target,"),
+        (Takes(2), fused, lambda: (torch.randn(4), torch.rand(2)), "loss=lambda outputs, target: fused(*outputs, target)"),
+        (nn.Linear(4, 1), three, lambda: (torch.randn(4), torch.tensor(2.0), torch.tensor(1.0)), "batch: batch[1:], loss="),
+        (nn.Linear(4, 2), strict,
+         lambda: {"image": torch.randn(4).double(), "mask": torch.ones(2).double()},
+         "model(batch['image'].to(torch.float32)), target=lambda batch: batch['mask'].to(torch.float32)"),
+        (nn.Linear(4, 3).bfloat16(), F.cross_entropy, lambda: (torch.randn(4), torch.tensor(2)), "batch[0].to(torch.bfloat16))"),
+        (nn.Linear(4, 4), rebuilt, lambda: (torch.randn(4), torch.tensor(2)), "model(batch[0]), target=lambda batch: batch[0]"),
+        (nn.Linear(4, 4), alone, lambda: (torch.randn(4), torch.tensor(2)), "loss=lambda outputs, target: alone(outputs)"),
+    ],
+)  # fmt: skip
+def test_a_line_is_found_for_losses_of_several_parts_and_models_that_return_one(
+    net: nn.Module, loss: Any, example: Any, line: str
+) -> None:
+    data = DataLoader([example() for _ in range(20)], 5)  # type: ignore[arg-type,var-annotated]
+    with pytest.raises(InputError, match="This works on the first batch: ") as refused:
+        wp.watch(net, loss, train=data, valid=data)
+    said = str(refused.value).split("first batch: ")[1].removesuffix(".")
+    assert line in said
+    given = {"loss": loss} | eval(f"dict({said})", {**globals(), "loss": loss})
+    assert len(wp.watch(net, train=data, valid=data, **given).epoch()) > 3
+
+
+def test_of_a_graph_the_line_names_its_masks() -> None:
+    class Graph:
+        x, edge_index, y, train_mask = (
+            torch.randn(9, 4),
+            torch.zeros(2, 0).long(),
+            torch.arange(9) % 3,
+            torch.arange(9) < 5,
+        )
+
+    for given in (Graph(), [Graph()]):
+        with pytest.raises(InputError, match=r"train=\[\(data, data.train_mask\)\], valid="):
+            wp.watch(nn.Linear(4, 3), "cross_entropy", train=given, valid=given)
+
+
+def test_a_batch_without_a_target_is_its_own(draw: torch.Generator) -> None:
+    x = scores(draw, 40, 4)
+    net = nn.Linear(4, 4)
+    for given, forward in (
+        (x, lambda model, b: model(b)),
+        (DataLoader(TensorDataset(x), 8), lambda model, b: model(b[0])),
+    ):
+        watch = wp.watch(net, nn.MSELoss(), train=given, valid=given, forward=forward)
+        assert watch.epoch()["valid_loss"] == pytest.approx(F.mse_loss(net(x), x).item(), rel=1e-5)
+    with pytest.raises(InputError, match="shows no target: say which part it is with target="):
+        wp.watch(
+            net,
+            "cross_entropy",
+            train=[{"a": row} for row in x],
+            valid=[{"a": row} for row in x],
+            forward=lambda m, b: m(b["a"]),
+        )
 
 
 @pytest.mark.parametrize(

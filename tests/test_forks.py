@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -351,3 +352,35 @@ def test_a_price_is_asked_in_rows_recipes_or_terms(problem: wp.Problem) -> None:
     worse = wp.price(problem, wp.L2(50.0).on(), base, sizes=(0.25, 0.5, 1.0), repeats=2)
     assert not worse.shown
     assert worse.to_dict()["shown"] is False
+
+
+@pytest.mark.parametrize(
+    ("last", "scale", "named", "says"),
+    [
+        (nn.Softmax(1), 1.0, "wrong_output", "without the last activation"),
+        (None, 1e3, "unscaled_inputs", "begun anew, inputs standardized"),
+    ],
+)
+def test_faults_of_the_last_layer_and_of_the_inputs_have_a_branch(
+    last: Any, scale: float, named: str, says: str
+) -> None:
+    torch.manual_seed(0)
+    net, (x, y) = make(), rows(120, 0)
+    if last is not None:
+        net.append(last)
+    other, labels = rows(200, 1)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    watch = wp.watch(net, "cross_entropy", (scale * x, y), (scale * other, labels), optimizer=optimizer)
+    for _ in range(6):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(scale * x), y).backward()
+        optimizer.step()
+        watch.epoch()
+    before = copy.deepcopy(net.state_dict())
+    found = wp.diagnose(watch, prove="0.1s")
+    finding = next(one for one in found if one.name == named)
+    assert finding.changes[0].says.startswith(says)
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+    branch = wp.fork(watch, finding.changes[:1], epochs=8, repeats=1)[1]
+    assert branch.says.startswith(says)
+    assert branch.loss < math.log(CLASSES)

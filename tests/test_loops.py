@@ -201,6 +201,86 @@ def test_nested_inputs_are_asked_for_with_a_line_that_works() -> None:
         wp.watch(nn.Bilinear(4, 2, 3), "cross_entropy", train=data, valid=data)
 
 
+def contrasted(features: Tensor, _: Any) -> Tensor:
+    """Each row against all others of its batch."""
+    features = F.normalize(features, dim=1)
+    return F.cross_entropy(features @ features.T / 0.1, torch.arange(len(features)))
+
+
+class Episodes(Sampler[list[int]]):
+    """So many rows of two classes, drawn anew for each batch."""
+
+    def __init__(self) -> None:
+        self.by = [torch.nonzero(label == Y)[:, 0] for label in range(3)]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for _ in range(30):
+            chosen = torch.randperm(3)[:2].tolist()
+            yield [int(row) for label in chosen for row in self.by[label][torch.randperm(8)[:3]]]
+
+    def __len__(self) -> int:
+        return 30
+
+
+def test_a_loss_that_needs_its_batch_is_seen_in_batches_of_training() -> None:
+    net, other = nn.Linear(4, 3), torch.randn(40, 4)
+    train = DataLoader(PAIRS, 10, shuffle=True)
+    valid = DataLoader(TensorDataset(other, torch.zeros(40)), 40)
+    watch = wp.watch(net, contrasted, train=train, valid=valid)
+    assert watch.rows == 20
+    assert [len(x) for (x, _), _ in watch.batches("valid")] == [10, 10]
+    sizes: list[int] = []
+
+    def forward(model: nn.Module, batch: Any) -> Tensor:
+        sizes.append(len(batch[0]))
+        return contrasted(model(batch[0]), None)
+
+    episodes = DataLoader(PAIRS, batch_sampler=Episodes())
+    before = torch.random.get_rng_state()
+    watch = wp.watch(net, lambda loss, _: loss, train=episodes, valid=episodes, forward=forward)
+    watch.epoch()
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert set(sizes) == {6}
+    assert all(len(y.unique()) == 2 for (_, y), _ in watch.batches("train"))
+    scored = wp.watch(net, F.cross_entropy, train=episodes, valid=episodes)
+    assert max(len(x) for (x, _), _ in scored.batches("train")) == 6, "no batch is larger than the loop's"
+
+
+def test_a_list_of_batches_that_examples_would_fit_is_one_of_batches() -> None:
+    """Time comes first, and numbers of several axes go through whatever axes are put before them."""
+    net = nn.Linear(2, 2)
+    batches = [(torch.randn(5, 2), torch.linspace(0, 1, 4), torch.randn(4, 5, 2)) for _ in range(3)]
+
+    def rolled(model: nn.Module, batch: Any) -> Tensor:
+        y, steps, _ = batch
+        found = [y]
+        for before, after in itertools.pairwise(steps):
+            found.append(found[-1] + (after - before) * model(found[-1]))
+        return torch.stack(found)
+
+    def error(found: Tensor, wanted: Tensor) -> Tensor:
+        return (found - wanted).abs().mean()
+
+    shown = wp.watch(net, error, batches, batches[:1], forward=rolled).epoch()["valid_loss"]
+    assert shown == pytest.approx(error(rolled(net, batches[0]), batches[0][-1]).item(), rel=1e-5)
+
+
+def test_a_batch_that_forward_writes_into_stays_as_it_was() -> None:
+    def filled(model: nn.Module, batch: Any) -> Any:
+        x, _ = batch
+        x[x == 0] = float(model.weight.sum())
+        return model(x)
+
+    net, holes = nn.Linear(4, 3), X * (X > 0)
+    batches = [(holes.clone(), Y)]
+    watch = wp.watch(net, "cross_entropy", batches, batches, forward=filled)
+    for _ in range(2):
+        wanted = float(F.cross_entropy(filled(net, (holes.clone(), Y)), Y))
+        assert watch.epoch()["valid_loss"] == pytest.approx(wanted, rel=1e-5)
+        assert torch.equal(batches[0][0], holes)
+        nn.init.normal_(net.weight)
+
+
 class Last(nn.Module):
     """A language model that gives all places where targets are given, and the last one where they are not."""
 

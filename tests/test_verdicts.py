@@ -280,3 +280,20 @@ def test_a_network_of_zeros_is_called_one() -> None:
     found = wp.diagnose(watch)
     assert found[0].name == "over_regularized"
     assert "exactly 0" in found[0].says
+
+
+def test_losses_below_zero_and_losses_that_a_few_rows_make_large_show_a_gap() -> None:
+    """Minus a log-density has no zero to measure from, and a mean that is uncertain by its own size is not 0."""
+    train = [0.2 - 0.03 * k for k in range(30)]
+    apart = {"train_loss": train, "valid_loss": [max(0.0, 0.2 - 0.05 * k) + 0.001 * (k % 2) for k in range(30)]}
+    few = {
+        "train_loss": [0.16 * 0.7**k for k in range(30)],
+        "valid_loss": [0.16, 0.17, *[6.0 + 0.1 * (k % 2) for k in range(28)]],
+    }
+    for curves, spread in ((apart, 0.01), (few, 6.0)):
+        history = wp.History({"like_for_like": True})
+        for k, (a, b) in enumerate(zip(*curves.values(), strict=True)):
+            history.append(
+                {"epoch": k, "train_loss": a, "valid_loss": b, "train_loss_se": 0.01 * abs(a), "valid_loss_se": spread}
+            )
+        assert wp.diagnose(history)[0].name == "overfits"

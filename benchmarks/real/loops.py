@@ -106,13 +106,23 @@ def own(
     return math.fsum(value * count for value, count in parts) / sum(count for _, count in parts)
 
 
+def drawn(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def descend(optimizer: optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
 # --- data ---------------------------------------------------------------------------------------------------------------
 
 
 def images(rows: int, size: int = 12, channels: int = 1, classes: int = 10) -> tuple[Tensor, Tensor]:
     """Noise with a class's own pattern."""
-    draw = torch.Generator().manual_seed(rows)
-    patterns = torch.randn(classes, channels, size, size, generator=torch.Generator().manual_seed(1))
+    draw = drawn(rows)
+    patterns = torch.randn(classes, channels, size, size, generator=drawn(1))
     y = torch.randint(classes, (rows,), generator=draw)
     return (0.5 * patterns[y] + torch.randn(rows, channels, size, size, generator=draw)), y
 
@@ -130,7 +140,7 @@ WORDS, LONG = 17, 12
 
 def text(length: int) -> Tensor:
     """A chain in which a word mostly says the next one."""
-    draw = torch.Generator().manual_seed(length)
+    draw = drawn(length)
     words = torch.randint(WORDS, (length,), generator=draw).tolist()
     for i in range(1, length):
         words[i] = (3 * words[i - 1] + 1) % WORDS if words[i] % 3 else words[i]
@@ -219,9 +229,7 @@ def mnist(look: Look) -> Any:
     for _ in look.on():
         net.train()
         for x, y in train:
-            optimizer.zero_grad()
-            F.nll_loss(net(x), y).backward()
-            optimizer.step()
+            descend(optimizer, F.nll_loss(net(x), y))
         scheduler.step()
         epoch()
     return [net], lambda: own(net, valid, lambda b: F.nll_loss(net(b[0]), b[1]))
@@ -246,16 +254,14 @@ def mnist_rnn(look: Look) -> Any:
     for _ in look.on():
         net.train()
         for x, y in train:
-            optimizer.zero_grad()
-            F.nll_loss(net(x), y).backward()
-            optimizer.step()
+            descend(optimizer, F.nll_loss(net(x), y))
         epoch()
     return [net], lambda: own(net, valid, lambda b: F.nll_loss(net(b[0]), b[1]))
 
 
 @script("pytorch/examples", "regression/main.py", "3: a batch is drawn by a function, so valid= is a list of batches")
 def regression(look: Look) -> Any:
-    weights = torch.randn(4, 1, generator=torch.Generator().manual_seed(3)) * 5
+    weights = torch.randn(4, 1, generator=drawn(3)) * 5
 
     def batch(size: int = 32) -> tuple[Tensor, Tensor]:
         x = torch.randn(size)
@@ -306,9 +312,7 @@ def vae(look: Look) -> Any:
     for _ in look.on():
         net.train()
         for x, _y in train:
-            optimizer.zero_grad()
-            vae_loss(net(x), x).backward()
-            optimizer.step()
+            descend(optimizer, vae_loss(net(x), x))
         epoch()
     return [net], lambda: own(net, valid, lambda b: vae_loss(net(b[0]), b[0]) / len(b[0]))
 
@@ -341,9 +345,7 @@ def siamese(look: Look) -> Any:
     for _ in look.on():
         net.train()
         for one, other, y in train:
-            optimizer.zero_grad()
-            criterion(net(one, other).squeeze(), y).backward()
-            optimizer.step()
+            descend(optimizer, criterion(net(one, other).squeeze(), y))
         epoch()
 
     def evaluated() -> float:  # pairs are drawn anew, so that only the mean of many looks can be compared
@@ -463,7 +465,7 @@ def nanogpt(look: Look) -> Any:
     optimizer = bare if look.terms else look.optimizer(bare, net)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     compiled: Any = torch.compile(net, backend="eager")
-    draw = torch.Generator().manual_seed(5)
+    draw = drawn(5)
     train, valid = ([windows(part, 16, draw) for _ in range(8)] for part in (words, later))
     epoch = look(compiled, "cross_entropy", train, valid, optimizer=optimizer)
     x, y = windows(words, 16)
@@ -599,7 +601,7 @@ class GraphLayer(nn.Module):
 
 
 def one_graph() -> tuple[Tensor, Tensor, Tensor]:
-    draw = torch.Generator().manual_seed(7)
+    draw = drawn(7)
     y = torch.randint(3, (400,), generator=draw)
     near = (torch.rand(400, 400, generator=draw) < torch.where(y[:, None] == y, 0.05, 0.005)).float() + torch.eye(400)
     x = torch.randn(400, 8, generator=draw) + F.one_hot(y, 8)
@@ -627,9 +629,7 @@ def pygcn(look: Look) -> Any:
     )  # fmt: skip
     for _ in look.on(9):
         net.train()
-        optimizer.zero_grad()
-        F.nll_loss(net(x, links)[train], y[train]).backward()
-        optimizer.step()
+        descend(optimizer, F.nll_loss(net(x, links)[train], y[train]))
         epoch()
     return [net], lambda: own(net, [(y[valid],)], lambda b: F.nll_loss(net(x, links)[valid], b[0]))
 
@@ -666,7 +666,7 @@ def gin(look: Look) -> Any:
             return self.out(self.drop(pooled))  # type: ignore[no-any-return]
 
     def data(rows: int) -> list[Graph]:
-        draw = torch.Generator().manual_seed(rows)
+        draw = drawn(rows)
         sizes = torch.randint(4, 9, (rows,), generator=draw).tolist()
         return [
             Graph(x=torch.randn(n, 4, generator=draw) + n / 9, edge_index=torch.randint(n, (2, 2 * n), generator=draw),
@@ -683,9 +683,7 @@ def gin(look: Look) -> Any:
     for _ in look.on():
         net.train()
         for batch in train:
-            optimizer.zero_grad()
-            F.cross_entropy(net(batch.x, batch.edge_index, batch.batch), batch.y).backward()
-            optimizer.step()
+            descend(optimizer, F.cross_entropy(net(batch.x, batch.edge_index, batch.batch), batch.y))
         epoch()
     found = lambda b: F.cross_entropy(net(b.x, b.edge_index, b.batch), b.y)  # noqa: E731
     return [net], lambda: own(net, valid, found, lambda b: len(b.y))
@@ -717,9 +715,7 @@ def triplet(look: Look) -> Any:
     for _ in look.on():
         net.train()
         for data, _target in train:
-            optimizer.zero_grad()
-            criterion(*net(*data)).backward()
-            optimizer.step()
+            descend(optimizer, criterion(*net(*data)))
         epoch()
     return [net], lambda: own(net, valid, lambda b: criterion(*net(*b[0])), lambda b: len(b[0][0]))
 
@@ -861,10 +857,7 @@ def logistic(look: Look) -> Any:
     epoch = look(net, criterion, train, valid, optimizer=optimizer, forward=forward)
     for _ in look.on():
         for x, y in train:
-            loss = criterion(net(x.reshape(-1, 144)), y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            descend(optimizer, criterion(net(x.reshape(-1, 144)), y))
         epoch()
     return [net], lambda: own(net, valid, lambda b: criterion(forward(net, b), b[1]))
 
@@ -884,9 +877,7 @@ def cifar(look: Look) -> Any:
     for _ in look.on():
         net.train()
         for x, y in train:
-            optimizer.zero_grad()
-            F.cross_entropy(net(x), y).backward()
-            optimizer.step()
+            descend(optimizer, F.cross_entropy(net(x), y))
         epoch()
         net.eval()
         scheduler.step()
@@ -906,7 +897,7 @@ def multitask(look: Look) -> Any:
             hidden = F.relu(self.inner(x))
             return self.one(hidden), self.two(hidden)
 
-    draw = torch.Generator().manual_seed(4)
+    draw = drawn(4)
 
     def data(rows: int) -> Any:
         x = torch.randn(rows, 1, generator=draw)
@@ -925,9 +916,7 @@ def multitask(look: Look) -> Any:
     epoch = look(net, criterion, batches, [(held[0], held[1:])], optimizer=optimizer)
     for _ in look.on():
         for one, wanted in batches:
-            optimizer.zero_grad()
-            criterion(net(one), wanted).backward()
-            optimizer.step()
+            descend(optimizer, criterion(net(one), wanted))
         epoch()
     return [net], lambda: own(net, [held], lambda e: criterion(net(e[0]), e[1:]))
 
@@ -946,9 +935,7 @@ def distilled(look: Look) -> Any:
             with torch.no_grad():
                 taught = teacher(x)
             soft = F.kl_div(F.log_softmax(found / 6, 1), F.softmax(taught / 6, 1), reduction="batchmean") * 0.9 * 36
-            optimizer.zero_grad()
-            (soft + 0.1 * F.cross_entropy(found, y)).backward()
-            optimizer.step()
+            descend(optimizer, soft + 0.1 * F.cross_entropy(found, y))
         epoch()
     return [net, teacher], lambda: own(net, valid, lambda b: F.cross_entropy(net(b[0]), b[1]))
 
@@ -963,9 +950,7 @@ def averaged(look: Look) -> Any:
     for epochs in look.on():
         net.train()
         for x, y in train:
-            optimizer.zero_grad()
-            F.cross_entropy(net(x), y).backward()
-            optimizer.step()
+            descend(optimizer, F.cross_entropy(net(x), y))
         for p, q in zip(mean.parameters(), net.parameters(), strict=True):
             p.data.mul_(epochs / (epochs + 1)).add_(q.data / (epochs + 1))
         mean.train()
@@ -997,9 +982,7 @@ def coteaching(look: Look) -> Any:
             losses = [F.cross_entropy(net(x), y, reduction="none") for net in nets]
             easy = [loss.detach().argsort()[:24] for loss in losses]
             for optimizer, loss, kept in zip(optimizers, losses, reversed(easy), strict=True):
-                optimizer.zero_grad()
-                loss[kept].mean().backward()
-                optimizer.step()
+                descend(optimizer, loss[kept].mean())
         for epoch in epochs:
             epoch()
     return nets, lambda: own(nets[1], valid, lambda b: F.cross_entropy(nets[1](b[0]), b[1]))
@@ -1029,9 +1012,7 @@ def imbalanced(look: Look) -> Any:
     for _ in look.on():
         net.train()
         for inputs, labels in train:
-            optimizer.zero_grad()
-            F.cross_entropy(net(inputs), labels).backward()
-            optimizer.step()
+            descend(optimizer, F.cross_entropy(net(inputs), labels))
         epoch()
     return [net], lambda: own(net, valid, lambda b: F.cross_entropy(net(b[0]), b[1]))
 
@@ -1241,10 +1222,7 @@ def detection(look: Look) -> Any:
     for _ in look.on():
         net.train()
         for given, targets in train:
-            loss = sum(net(list(given), targets).values())
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            descend(optimizer, sum(net(list(given), targets).values()))
         epoch()
     kept = copy.deepcopy(net)  # training mode moves its statistics
     return [net], lambda: own(kept, valid, lambda b: forward(kept, b))
@@ -1282,10 +1260,7 @@ def sentiment(look: Look) -> Any:
     for _ in look.on():
         net.train()
         for batch in train:
-            loss = criterion(net(batch["ids"], batch["length"]), batch["label"])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            descend(optimizer, criterion(net(batch["ids"], batch["length"]), batch["label"]))
         epoch()
     found = lambda b: criterion(net(b["ids"], b["length"]), b["label"])  # noqa: E731
     return [net], lambda: own(net, valid, found, lambda b: len(b["label"]))
@@ -1302,7 +1277,7 @@ def letters(look: Look) -> Any:
     def chunk(source: Any = None) -> tuple[Tensor, Tensor]:
         return tuple(part[0] for part in windows(words, 1, source))  # type: ignore[return-value]
 
-    draw = torch.Generator().manual_seed(6)
+    draw = drawn(6)
     train, valid = [chunk(draw) for _ in range(40)], [chunk(draw) for _ in range(40)]
     net, criterion = Speaks(rows_first=True, flat=False, log=False), nn.CrossEntropyLoss()
     optimizer = look.optimizer(optim.Adam(net.parameters(), lr=1e-2), net)
@@ -1344,9 +1319,7 @@ def schedule_free(look: Look) -> Any:
         net.train()
         optimizer.train()
         for x, y in train:
-            optimizer.zero_grad()
-            F.nll_loss(net(x), y).backward()
-            optimizer.step()
+            descend(optimizer, F.nll_loss(net(x), y))
         epoch()
         net.eval()
         optimizer.eval()

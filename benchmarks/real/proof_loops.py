@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import further_loops
 import loops
-import more_loops
 import torch
 from loops import Look
 from torch import nn
@@ -33,7 +33,7 @@ from wellposed.diagnosis.forks import Branch
 NAMES = (
     "mnist", "mnist_rnn", "logistic", "cifar", "unet", "sentiment", "recommending", "translation", "segmentation", "speech",
 )  # fmt: skip
-loops.VALID = more_loops.VALID = 640
+loops.VALID = further_loops.VALID = 640
 
 
 @dataclass

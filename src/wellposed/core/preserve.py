@@ -55,6 +55,28 @@ def reached(*given: object) -> list[Any]:
     return found
 
 
+def names_in(*code: object) -> set[str]:
+    """The names that functions of a person use, and those that they call: of variables, attributes and what lies outside.
+
+    Example:
+        >>> sorted(names_in(lambda policy, batch: policy.sample(batch)))
+        ['batch', 'policy', 'sample']
+    """
+    found: set[str] = set()
+    seen: set[int] = set()
+    todo = [(one, 0) for one in code]
+    while todo and len(seen) < SEEN:
+        one, depth = todo.pop()
+        if id(one) in seen or depth > DEEP or not isinstance(one, (FunctionType, MethodType, functools.partial)):
+            continue
+        seen.add(id(one))
+        if isinstance(one, FunctionType) and not one.__module__.startswith(("wellposed.", "torch.")):
+            for part in _codes(one.__code__):
+                found |= {*part.co_names, *part.co_varnames, *part.co_freevars}
+        todo += [(held, depth + 1) for held in _held(one)]
+    return found
+
+
 def _held(one: Any) -> Iterable[Any]:
     """What an object holds, as far as code may get at it."""
     if isinstance(one, nn.Module):  # what it hides from its parameters, such as a teacher in a list

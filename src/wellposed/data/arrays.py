@@ -52,8 +52,12 @@ def split_batch(batch: Any) -> tuple[Any, Any]:
     )
 
 
-def to_device(batch: Any, device: torch.device | str) -> Any:
-    """The batch with every tensor on ``device``, and every object that has a ``to`` of its own."""
+def to_device(batch: Any, device: torch.device | str, copied: bool = False) -> Any:
+    """The batch with every tensor on ``device``, and every object that has a ``to`` of its own.
+
+    Args:
+        copied: tensors are copies also where they were there, so that code which writes into a batch leaves the given one alone.
+    """
 
     def one(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
@@ -66,7 +70,8 @@ def to_device(batch: Any, device: torch.device | str) -> Any:
             raise DataError(
                 "A tensor on the device meta has a shape and no numbers, so it is no data; give one with numbers."
             )
-        return leaf.to(device, non_blocking=True)
+        moved = leaf.to(device, non_blocking=True, copy=copied)
+        return moved.detach().requires_grad_() if copied and leaf.requires_grad else moved
 
     return mapped(one, batch)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -16,9 +16,10 @@ from wellposed.diagnosis.advice import Room, recipe_difference, with_advice
 from wellposed.diagnosis.diagnose import rules as all_rules
 from wellposed.diagnosis.finding import Change, Finding
 from wellposed.diagnosis.forks import Fork, forked
+from wellposed.diagnosis.moves import with_usual_rate
 from wellposed.diagnosis.rules.rule import Rule
 from wellposed.recipe.recipe import Recipe
-from wellposed.training.continuation import Continuation, begun_anew, continue_from, shuffled
+from wellposed.training.continuation import Continuation, begun_anew, continue_from, rescored, shuffled, standardized
 
 FEWEST_SEEDS, MOST_SEEDS = 3, 8
 """With two seeds an interval is hardly one; more than eight narrow it little."""
@@ -26,6 +27,12 @@ MOST_CHANGES = 3
 """Changes that are tried: the first two of the surest finding that has any, and the first of the next one."""
 LONGEST, SHORTEST = 2.0, 10
 """Epochs of a branch, over those there had been, and at least: what takes longer is another training."""
+
+REMADE: dict[str, tuple[str, Callable[[Continuation], Continuation]]] = {
+    "shuffled": ("rows shuffled", shuffled),
+    "standardized": ("begun anew, inputs standardized", standardized),
+    "rescored": ("without the last activation", rescored),
+}
 
 
 def prove(
@@ -38,9 +45,10 @@ def prove(
     """
     began = time.monotonic()
     start = continue_from(source)
-    findings = with_advice(findings, start.recipe, Room.of(start.problem, source.model), rules)
+    room = Room.of(start.problem, source.model)
+    findings = with_advice(findings, start.recipe, room, rules)
     beyond = {rule.name: rule.beyond for rule in (*all_rules(), *rules)}
-    findings = tuple(_with_remade(start, one, beyond.get(one.name, "")) for one in findings)
+    findings = tuple(_with_remade(start, one, beyond.get(one.name, ""), room) for one in findings)
     changes = _first_changes(start, findings)
     if not changes:
         raise InputError(
@@ -65,11 +73,15 @@ def _gone_on(start: Continuation, recipe: Recipe) -> Recipe:
     return recipe.replace(epochs=start.recipe.epochs, schedule=start.recipe.schedule, stopping=start.recipe.stopping)
 
 
-def _with_remade(start: Continuation, finding: Finding, how: str) -> Finding:
+def _with_remade(start: Continuation, finding: Finding, how: str, room: Room) -> Finding:
     """The finding with what no recipe says, behind its first change: other weights to begin with, or the rows in another order."""
-    if how == "shuffled" and start.sampler is not None:
-        return replace(finding, changes=(Change("rows shuffled", start.recipe, shuffled), *finding.changes))
     with suppress(InputError):
+        says, remake = REMADE.get(how, ("", None))
+        if remake is not None and (how != "shuffled" or start.sampler is not None) and remake(start):
+            # A rate that unscaled inputs allowed is far from that of scaled ones.
+            recipe = with_usual_rate(start.recipe, room) if how == "standardized" else start.recipe
+            says = ", ".join(filter(None, (says, recipe_difference(start.recipe, recipe))))
+            return replace(finding, changes=(Change(says, recipe, remake), *finding.changes))
         if how == "anew" and begun_anew(start):
             recipe = _gone_on(start, finding.changes[0].recipe if finding.changes else start.recipe)
             says = ", ".join(filter(None, ("begun anew", recipe_difference(start.recipe, recipe))))

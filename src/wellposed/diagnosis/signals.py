@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from wellposed.core.batches import count_numbers
+from wellposed.core.preserve import names_in
 from wellposed.core.random import generator, seeded
 from wellposed.core.selectors import leaves, unwrap_model
 from wellposed.data.arrays import Source, to_device
@@ -140,6 +141,7 @@ class Signals:
         leftover: how surely what is left of the targets is shared by rows that lie close, see `row_checks.leftover`.
         toll: what regularization adds to the loss; None where the pass failed.
         codes: of variational autoencoders, what each dimension holds and whether the decoder listens.
+        names: of the network's parts, and those that ``forward=``, ``target=`` and the loss use.
         missing: what could not be seen, a sentence each.
     """
 
@@ -167,6 +169,7 @@ class Signals:
     leftover: float | None = None
     toll: Toll | None = None
     codes: tuple[Code, ...] = ()
+    names: frozenset[str] = frozenset()
     missing: tuple[str, ...] = ()
 
     @staticmethod
@@ -258,6 +261,7 @@ def _of_watch(watch: Watch) -> Signals:
         learns=watch.optimizer is not None or any(notes.gradients),
         unlearned=_unlearned(watch),
         order=measure.row_order(loader, watch.target_of),
+        names=frozenset({name for name, _ in watch.model.named_children()} | names_in(*watch.code)),
     )
     found = _with_network(found, watch.model, seen, kept, size)
     found = _with_rows(found, loader, watch.given["valid"], seen, kept, watch)

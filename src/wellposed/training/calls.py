@@ -8,7 +8,9 @@ what cannot be found out is asked for, with the line to type, which was tried be
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,12 +19,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wellposed.core.errors import InputError, TargetError, WellposedError, described, first_line, guard_call
+from wellposed.core.errors import (
+    DataError,
+    InputError,
+    ProblemError,
+    TargetError,
+    WellposedError,
+    described,
+    first_line,
+    guard_call,
+)
 from wellposed.core.random import seeded
 from wellposed.core.selectors import unwrap_model
+from wellposed.core.shared import warnings_apart
 from wellposed.data.arrays import TARGET_KEYS, split_batch
 from wellposed.losses.per_example import Loss
 from wellposed.training.evaluate import Forward, call, evaluating
+from wellposed.training.sides import GRAPH
 
 Target = Callable[[Any], Any]
 CLOSE, CLOSE_IN_HALF = 1e-5, 1e-2
@@ -35,13 +48,15 @@ FIELDS = ("x", "edge_index", "edge_attr", "pos", "batch", "inputs", "images", *T
 class Calls:
     """``forward(model, batch)`` gives outputs and ``target(batch)`` the target; ``says`` what was found out of them.
 
-    ``loss`` is the loss that was meant, where the one that was given by name takes other labels.
+    ``loss`` is the loss that was meant, where the one that was given by name takes other labels; ``whole`` whether the rows of a
+    batch have no loss each.
     """
 
     forward: Forward
     target: Target
     says: str = ""
     loss: Loss | None = None
+    whole: bool = False
 
 
 def plain_call(model: nn.Module, batch: Any) -> Any:
@@ -50,16 +65,35 @@ def plain_call(model: nn.Module, batch: Any) -> Any:
     return call(model, _taken(model, inputs) if isinstance(inputs, Mapping) else inputs)
 
 
+def target_shown(batch: Any) -> Any:
+    """The target of a batch; of one that shows none the batch itself, or its only part.
+
+    It is the target where inputs are rebuilt, and is not looked at by the loss where the model returns its own.
+    """
+    with suppress(DataError):
+        return split_batch(batch)[1]
+    return batch[0] if isinstance(batch, (tuple, list)) and len(batch) == 1 else batch
+
+
 def checked_calls(model: nn.Module, loss: Loss, batch: Any, calls: Calls) -> Calls:
     """What was said of how a model is called, tried on a batch.
 
     Raises:
-        InputError: it raised, or the loss does not take what it gives.
+        InputError: it raised, or the loss does not take what it gives; with the line to type where one is found.
     """
     forward, target = guard_call("forward=", calls.forward), guard_call("target=", calls.target)
     with seeded(0, "calls"), evaluating(model, calls.forward, calls.target, loss):
-        loss.per_example(forward(model, batch), target(batch))
-    return calls
+        outputs, wanted = forward(model, batch), target(batch)
+        try:
+            return replace(calls, whole=loss.per_example(outputs, wanted).whole)
+        except ProblemError as error:
+            if line := _line_that_works((*way, outputs, wanted) for way in _losses(loss, outputs, wanted)):
+                raise InputError(f"{error} {line}") from error
+            if calls.target is target_shown and target_shown(batch) is batch:
+                raise InputError(
+                    f"{error} The batch, {described(batch)}, shows no target: say which part it is with target=lambda batch: ..."
+                ) from error
+            raise
 
 
 def find_calls(model: nn.Module, loss: Loss, batch: Any) -> Calls:
@@ -77,23 +111,23 @@ def find_calls(model: nn.Module, loss: Loss, batch: Any) -> Calls:
         if own is not None:
             return own
         try:
-            loss.per_example(plain.forward(model, batch), plain.target(batch))
+            return replace(plain, whole=loss.per_example(plain.forward(model, batch), plain.target(batch)).whole)
         except Exception as error:  # whatever a model raises on what it was not made for
             whole = _call_with_labels(model, batch)
             if whole is not None and _takes_labels(loss, calls := _labelled(whole, 0), model, batch):
                 return calls
             if isinstance(error, TargetError):  # it names the label, or the number
                 raise
-            for line, outputs, target in _lines(model, batch):
-                if _value(loss, outputs, target) is not None:
-                    raise InputError(f"{_problem(error, batch)} This works on the first batch: {line}.") from error
+            if hasattr(batch, "train_mask"):
+                raise InputError(f"{_problem(error, batch)} {GRAPH}") from error
+            if line := _line_that_works(_lines(model, loss, batch)):
+                raise InputError(f"{_problem(error, batch)} {line}") from error
             if isinstance(error, WellposedError):
                 raise
             raise InputError(
                 f"{_problem(error, batch)} Say how a batch is read: forward=lambda model, batch: ..., "
                 "target=lambda batch: ...; outputs and target are those that your loss takes."
             ) from error
-    return plain
 
 
 def _problem(error: BaseException, batch: Any) -> str:
@@ -179,9 +213,10 @@ def _call_with_labels(model: nn.Module, batch: Any) -> Forward | None:
     return None
 
 
-def _parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
+def _parameters(given: Any) -> Mapping[str, inspect.Parameter]:
+    """What a model, or a function, is called with."""
     try:
-        return inspect.signature(unwrap_model(model).forward).parameters
+        return inspect.signature(unwrap_model(given).forward if isinstance(given, nn.Module) else given).parameters
     except (TypeError, ValueError):
         return {}
 
@@ -234,17 +269,59 @@ def _value(loss: Loss, outputs: Any, target: Any) -> float | None:
     return None
 
 
-def _lines(model: nn.Module, batch: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Lines that a person may type, with the outputs and the target that they give on the batch."""
+def _line_that_works(lines: Iterator[tuple[str, Loss, Any, Any]]) -> str:
+    """The first of the lines that gives a loss, without broadcasting; empty where none does."""
+    with warnings_apart():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("error", "Using a target size")
+        found = (line for line, loss, outputs, target in lines if _value(loss, outputs, target) is not None)
+        line = next(found, "")
+    return f"This works on the first batch: {line}." if line else ""
+
+
+def _lines(model: nn.Module, loss: Loss, batch: Any) -> Iterator[tuple[str, Loss, Any, Any]]:
+    """Lines that a person may type, with the loss, the outputs and the target that they give on the batch."""
     parts = dict(_named_parts(batch))
-    for inputs, given in [*_inputs(parts)]:
+    with suppress(Exception):
+        outputs, target = plain_call(model, batch), target_shown(batch)
+        yield from ((line, tried, outputs, target) for line, tried in _losses(loss, outputs, target))
+    kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    rebuilt: list[tuple[str, Loss, Any, Any]] = []
+    for inputs, given in _inputs(batch, parts, kind):
         with suppress(Exception):
-            returned = model(*given)
+            returned = model(**given[0]) if inputs == "**batch" else model(*given)
             for suffix, outputs in _picked(returned):
-                for target, value in parts.items():
-                    if target not in inputs and isinstance(value, Tensor):
-                        forward = f"forward=lambda model, batch: model({inputs}){suffix}"
-                        yield f"{forward}, target=lambda batch: {target}", outputs, value
+                forward = f"forward=lambda model, batch: model({inputs}){suffix}"
+                if inputs in ("batch", "*batch", "**batch"):
+                    yield forward, loss, outputs, target_shown(batch)
+                for text, target in _targets(batch, parts, kind, not isinstance(outputs, Tensor)):
+                    line = f"{forward}, target=lambda batch: {text}"
+                    if text not in inputs:
+                        yield line, loss, outputs, target
+                    for more, one in _losses(loss, outputs, target) if text not in inputs else ():
+                        yield f"{line}, {more}", one, outputs, target
+                if inputs in parts and loss.same is None:  # inputs are rebuilt, or compared with outputs
+                    rebuilt.append((f"{forward}, target=lambda batch: {inputs}", loss, outputs, given[0]))
+    yield from rebuilt
+
+
+def _losses(loss: Loss, outputs: Any, target: Any) -> Iterator[tuple[str, Loss]]:
+    """The loss as it takes several outputs or targets, with the line that says so."""
+    given, many, several = loss.given, isinstance(outputs, (tuple, list)), isinstance(target, (tuple, list))
+    name = getattr(given, "__name__", "loss")
+    name = name if name.isidentifier() else "loss"
+    ways: dict[str, Callable[[Any, Any], Any]] = {}
+    if many:
+        ways |= {
+            "*outputs, target": lambda o, t: given(*o, t),
+            "outputs[0], target, *outputs[1:]": lambda o, t: given(o[0], t, *o[1:]),
+        }
+    if several:
+        ways["outputs, *target"] = lambda o, t: given(o, *t)
+    if len(_parameters(given)) == 1:
+        ways["outputs"] = lambda o, t: given(o)
+    if callable(given):
+        yield from ((f"loss=lambda outputs, target: {name}({way})", Loss(call)) for way, call in ways.items())
 
 
 def _named_parts(batch: Any) -> Iterator[tuple[str, Any]]:
@@ -252,7 +329,7 @@ def _named_parts(batch: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f"batch[{key!r}]", value) for key, value in batch.items() if isinstance(value, Tensor))
     elif isinstance(batch, (tuple, list)):
         for at, value in enumerate(batch):
-            if isinstance(value, Tensor):
+            if isinstance(value, (Tensor, Mapping)):
                 yield f"batch[{at}]", value
             elif isinstance(value, (tuple, list)) and value and all(isinstance(part, Tensor) for part in value):
                 yield f"*batch[{at}]", value
@@ -261,14 +338,33 @@ def _named_parts(batch: Any) -> Iterator[tuple[str, Any]]:
         yield from ((name, value) for name, value in found if isinstance(value, Tensor))
 
 
-def _inputs(parts: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """One part, also as numbers where it is of bytes; then the leading two and three together, as graphs are given."""
+def _cast(text: str, value: Any, kind: torch.dtype) -> Iterator[tuple[str, Any]]:
+    """A tensor as numbers of the kind that the network reckons in, where it is another."""
+    if isinstance(value, Tensor) and value.dtype == torch.uint8:
+        yield f"{text}.float() / 255", value.float() / 255
+    elif isinstance(value, Tensor) and value.is_floating_point() and value.dtype != kind:
+        yield f"{text}.to({kind})", value.to(kind)
+
+
+def _targets(batch: Any, parts: Mapping[str, Any], kind: torch.dtype, several: bool) -> Iterator[tuple[str, Any]]:
+    """Parts that may be the target; of a tuple also all after the first together, and for ``several`` outputs any neighbours."""
     for text, value in parts.items():
-        yield text, (value,) if isinstance(value, Tensor) else tuple(value)
-        if not isinstance(value, Tensor):
-            continue
-        if value.dtype == torch.uint8:
-            yield f"{text}.float() / 255", (value.float() / 255,)
+        if not text.startswith("*"):
+            yield text, value
+            yield from _cast(text, value, kind)
+    if isinstance(batch, (tuple, list)) and len(batch) > 2:
+        yield "batch[1:]", batch[1:]
+        for start, end in itertools.combinations(range(len(batch) + 1 if several else 0), 2):
+            if 1 < end - start < len(batch):
+                yield f"batch[{start}:{end}]", batch[start:end]
+
+
+def _inputs(batch: Any, parts: Mapping[str, Any], kind: torch.dtype) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """One part, also as numbers of the network's kind; the leading two and three together, as graphs are given; the batch itself,
+    and all of its parts, for a model that returns its loss."""
+    for text, value in parts.items():
+        yield text, tuple(value) if text.startswith("*") else (value,)
+        yield from ((line, (found,)) for line, found in _cast(text, value, kind))
     names = list(parts)
     for count in (2, 3):
         if len(names) > count:
@@ -276,12 +372,17 @@ def _inputs(parts: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, ...]]]:
     if all(name in parts for name in ("batch.x", "batch.edge_index", "batch.batch")):
         graph = ("batch.x", "batch.edge_index", "batch.batch")
         yield ", ".join(graph), tuple(parts[name] for name in graph)
+    yield "batch", (batch,)
+    if isinstance(batch, (tuple, list)):
+        yield "*batch", tuple(batch)
+    elif isinstance(batch, Mapping):
+        yield "**batch", (batch,)
 
 
 def _picked(returned: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(returned, Tensor):
-        yield "", returned
-    elif isinstance(returned, Mapping):
+    """What a model returned, then its parts."""
+    yield "", returned
+    if isinstance(returned, Mapping):
         yield from ((f"[{key!r}]", value) for key, value in returned.items() if isinstance(value, Tensor))
     elif isinstance(returned, (tuple, list)):
         yield from ((f"[{at}]", value) for at, value in enumerate(returned) if isinstance(value, Tensor))

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import find_wrapper, unwrap_optimizer
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.device import resolve_device
+from wellposed.training.evaluate import BATCH
 from wellposed.training.history import History, Stopped
 from wellposed.training.loop import MakeOptimizer, Training
 from wellposed.training.problem import Problem
@@ -151,6 +153,78 @@ def begun_anew(start: Continuation) -> Continuation:
     weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
     memory = {"state": {}, "param_groups": start.state.optimizer["param_groups"]}
     return replace(start, state=replace(start.state, weights=weights, optimizer=memory, rate=1.0))
+
+
+def standardized(start: Continuation) -> Continuation:
+    """The same begun anew, on inputs that are standardized by up to 1,024 training rows: each column, or a whole image.
+
+    Raises:
+        InputError: the inputs are no tensor of floating-point numbers, or it cannot be begun anew.
+    """
+    source, plain = start.problem.prepared.train_clean, start.problem.forward
+    inputs = source.batch(torch.arange(min(len(source), BATCH)))[0]
+    x = inputs[0] if isinstance(inputs, (tuple, list)) else inputs
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise InputError(f"Inputs that can be standardized are a tensor of floating-point numbers, not {described(x)}.")
+    columns = [0] if x.ndim == 2 else list(range(x.ndim))
+    mean, spread = x.mean(columns, keepdim=True), x.std(columns, keepdim=True, correction=0)
+    spread = torch.where(spread > 0, spread, torch.ones_like(spread))
+
+    def forward(model: nn.Module, batch: Any) -> Any:
+        first = batch[0] if isinstance(batch, (tuple, list)) else batch
+        scaled = (first - mean.to(first)) / spread.to(first)
+        return plain(model, type(batch)([scaled, *batch[1:]]) if isinstance(batch, (tuple, list)) else scaled)
+
+    return begun_anew(_with(start, forward=forward))
+
+
+def rescored(start: Continuation) -> Continuation:
+    """The same without the activation that the network ends in, so that the loss gets the scores that it takes.
+
+    Raises:
+        InputError: no module is found that the network ends in, or the loss would be of logarithms and no longer comparable.
+    """
+    loss = start.problem.loss.name
+    if loss == "NLLLoss":
+        raise InputError("Minus a probability and minus its logarithm cannot be compared: this change is not tried.")
+    source, plain = start.problem.prepared.train_clean, start.problem.forward
+    whole, bare = (start.problem.build(start.recipe.model, start.seed).eval() for _ in range(2))
+    last = [name for name, module in bare.named_modules() if not any(True for _ in module.children())][-1]
+
+    def without(model: nn.Module) -> nn.Module:
+        if not last:
+            raise InputError("A network of one module has no activation to leave out.")
+        model.set_submodule(last, nn.Identity())
+        return model
+
+    some = source.batch(torch.arange(min(len(source), 8)))[0]
+    without(bare)
+    for model in (whole, bare):
+        model.load_state_dict(start.state.weights)
+    last_module: Any = whole.get_submodule(last)
+    with torch.no_grad():
+        scores, outputs = plain(bare, some), plain(whole, some)
+        ends = isinstance(scores, Tensor) and torch.equal(last_module(scores), outputs)
+    if not ends or any(True for _ in last_module.parameters()):
+        raise InputError(f"The network does not end in {last!r}.")
+    make = start.problem.model
+
+    @wraps(make)
+    def made(*given: Any, **settings: Any) -> nn.Module:
+        return without(make(*given, **settings))
+
+    def forward(model: nn.Module, batch: Any) -> Any:
+        scores = plain(model, batch)
+        return scores.sigmoid() if loss == "BCELoss" else scores
+
+    return _with(start, forward=forward, model=made)
+
+
+def _with(start: Continuation, **parts: Any) -> Continuation:
+    """The same with other parts of its problem; its data are those that were prepared."""
+    problem = copy.copy(start.problem)
+    vars(problem).update(parts)
+    return replace(start, problem=problem)
 
 
 def continue_from(source: Any, at: int | None = None) -> Continuation:

@@ -2,17 +2,18 @@
 
 Rows are asked for by number where that can be done: of arrays, Datasets, loaders over these, and lists of batches whose rows stand
 alone. Of a stream the first batches are kept, if it begins anew each time; of a list of other batches (graphs, sequences with
-time first, packed ones) whole batches are taken.
+time first, packed ones) whole batches are taken, and so of a loader where the rows of a batch need each other.
 """
 
 from __future__ import annotations
 
 import copy
 import itertools
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, TypeGuard
 
@@ -20,11 +21,15 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     Dataset,
     DistributedSampler,
     IterableDataset,
+    RandomSampler,
+    SequentialSampler,
     Subset,
+    SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
     default_collate,
@@ -36,6 +41,7 @@ from wellposed.core.preserve import attributes_kept, reach_kept, reached
 from wellposed.core.random import seeded
 from wellposed.core.selectors import TRAINERS
 from wellposed.data.arrays import Items, rows_of, source_of, split_batch
+from wellposed.losses.per_example import PerExample
 from wellposed.losses.targets import joined_targets
 from wellposed.training.evaluate import BATCH
 
@@ -49,6 +55,11 @@ MOST_DRAWN = 2**22
 ANY_ORDER = (WeightedRandomSampler, DistributedSampler)
 """Samplers over all rows of a Dataset: how they draw does not matter to a probe."""
 LINE = "Give some batches of it: import itertools; {0}=list(itertools.islice({1}, 8))."
+
+GRAPH = (
+    "The masks say which nodes are whose: train=[(data, data.train_mask)], valid=[(data, data.val_mask)], "
+    "forward=lambda model, batch: model(batch[0].x, batch[0].edge_index)[batch[1]], target=lambda batch: batch[0].y[batch[1]]."
+)
 
 
 class Side:
@@ -86,6 +97,8 @@ class Numbered(Side):
     at_once: int
     known: Callable[[], Tensor | None]
     kept: Tensor | None = None
+    loader: DataLoader[Any] | None = None
+    listed: Sequence[Any] | None = None
 
     def batches(self, index: Tensor) -> Iterator[Any]:
         return map(self.fetch, torch.split(index if self.kept is None else self.kept[index], self.at_once))
@@ -97,9 +110,9 @@ class Numbered(Side):
 class Listed(Side):
     """A list of batches, of which each is given whole."""
 
-    def __init__(self, given: Sequence[Any]) -> None:
+    def __init__(self, given: Sequence[Any], sizes: Sequence[int] | None = None) -> None:
         self.given = given
-        self.sizes = [max(1, examples_in(batch)) for batch in given]
+        self.sizes = [max(1, examples_in(batch)) for batch in given] if sizes is None else list(sizes)
         self.size = sum(self.sizes)
 
     def pick(self, rows: int, source: torch.Generator) -> Tensor:
@@ -118,6 +131,20 @@ class Listed(Side):
             found = [split_batch(batch)[1] for batch in self.given]
             known = all(isinstance(t, Tensor) and t.ndim for t in found)
             return joined_targets([t.cpu() for t in found], ignored) if known else None
+        return None
+
+
+class Drawn(Listed):
+    """The batches that a loader's own sampler draws, as lists of row numbers that are fetched when they are asked for."""
+
+    def __init__(self, drawn: Sequence[Tensor], fetch: Callable[[Tensor], Any]) -> None:
+        super().__init__(drawn, [len(rows) for rows in drawn])
+        self.fetch = fetch
+
+    def batches(self, index: Tensor) -> Iterator[Any]:
+        return map(self.fetch, super().batches(index))
+
+    def targets(self, ignored: int) -> Tensor | None:
         return None
 
 
@@ -140,22 +167,46 @@ def sliced(side: Side) -> TypeGuard[Sliced]:
     return isinstance(side, Sliced)
 
 
-def rows_stand_alone(side: Side, each: Callable[[Any], Tensor | None]) -> bool:
-    """Whether the last rows of a batch of a list give what they give in it: not where time comes first, or a row needs others.
+def in_batches(sides: Mapping[str, Side]) -> tuple[dict[str, Side], int]:
+    """The sides in whole batches, for a loss whose rows need each other, and how many rows a batch of training has.
+
+    Batches that a sampler of somebody's own composes (episodes, so many of each class) are taken as it draws them. Others are
+    random rows, on both sides in batches as large as those of training: a contrastive loss grows with its batch.
+    """
+    train = sides["train"]
+    size = train.at_once if isinstance(train, Numbered) and train.loader is not None else 1
+    found = dict(sides)
+    for name, side in sides.items():
+        if isinstance(side, Numbered) and side.loader is not None:
+            plain = _plain(side.loader)
+            found[name] = replace(side, at_once=size) if plain else Drawn(_first_drawn(side.loader, name), side.fetch)
+    return found, 1 if isinstance(found["train"], Drawn) else size
+
+
+def rows_stand_alone(side: Side, each: Callable[[Any], PerExample | None], told: bool = False) -> bool:
+    """Whether rows can be taken out of what a list holds: not where time comes first, or a row needs others.
+
+    Of a batch the last rows alone must give what they give in it. What is read as an example must give the same as it is.
 
     Args:
         each: what each row of a batch gives, of which there may be fewer or more.
+        told: whether it was said how a batch is read, so that an example as it is may be one.
     """
+    with suppress(Exception):  # whatever a model raises on a part that it was not made for
+        if isinstance(side, Numbered) and side.listed and told:
+            one, whole = each(side.fetch(torch.tensor([0]))), each(side.listed[0])
+            return one is None or whole is None or math.isclose(one.mean(), whole.mean(), rel_tol=1e-2, abs_tol=1e-4)
     if not sliced(side):
         return True
     batch, size = side.given[0], side.sizes[0]
     last = slice(size - size // 2, size)
     if size < 2:
         return True
-    with suppress(Exception):  # whatever a model raises on a part that it was not made for
+    with suppress(Exception):
         whole, part = each(batch), each(examples_of(batch, last, size))
-        if whole is not None and part is not None and len(whole) == size:
-            return part.shape == whole[last].shape and torch.allclose(part, whole[last], 1e-2, 1e-4)
+        if whole is not None and part is not None and len(whole.total) == size:
+            expected = whole.total[last]
+            return part.total.shape == expected.shape and torch.allclose(part.total, expected, 1e-2, 1e-4)
     return False
 
 
@@ -177,14 +228,16 @@ def sides_of(given: Any, double: bool = False, name: str = "valid", rows: int | 
             )
             return _of_stream(again, name, rows)
         kept, items = watched_rows(given, name), Items(given.dataset, given.collate_fn)
-        at_once = min(BATCH, getattr(given.batch_sampler, "batch_size", None) or BATCH)
+        at_once = getattr(given.batch_sampler, "batch_size", None) or len(_first_drawn(given, name, 1)[0])
         size = len(items) if kept is None else len(kept)
         fetch = guard_call("The Dataset", items.raw)
-        return [Numbered(size, fetch, at_once, lambda: _targets_in(given, kept), kept)]
+        return [Numbered(size, fetch, at_once, lambda: _targets_in(given, kept), kept, given)]
     if hasattr(given, "__next__"):
         raise DataError(f"An iterator would be used up by watching. {LINE.format(name, 'it')}")
     if isinstance(given, IterableDataset):
         return sides_of(_taken(given, name, lambda one: 1, rows), double)
+    if hasattr(given, "train_mask") and not hasattr(given, "columns"):
+        raise DataError(f"{type(given).__name__} is one graph for both sides. {GRAPH}")
     if not isinstance(given, (Dataset, str, bytes, Mapping)) and _streams(given):
         return _of_stream(given, name, rows)
     return [*_of_list(given), *_by_number(given, double)] if _is_batches(given) else _last_of_list(given, double)
@@ -205,7 +258,8 @@ def _streams(given: Any) -> bool:
 def _by_number(given: Any, double: bool) -> list[Side]:
     source = source_of(given, double=double)
     fetch = guard_call("The Dataset", source.raw) if isinstance(source, Items) else source.batch
-    return [Numbered(len(source), fetch, BATCH, source.targets)]
+    listed = given if isinstance(given, list) and isinstance(source, Items) else None
+    return [Numbered(len(source), fetch, BATCH, source.targets, listed=listed)]
 
 
 def _of_list(batches: Sequence[Any]) -> list[Side]:
@@ -277,18 +331,48 @@ def watched_rows(loader: DataLoader[Any], name: str) -> Tensor | None:
 def drawn_rows(loader: DataLoader[Any], name: str, epoch: int = 0) -> Tensor:
     """Row numbers in the order in which a loader's own sampler draws them for an epoch, repeats included.
 
-    A copy draws, by the global generators and by generators of its own that these seed, so that the loop's sampler stays as
-    it is: it may count its passes or shuffle a list of its own.
-
     Args:
         name: of the argument, for a line to type.
         epoch: for a sampler that has ``set_epoch``.
     Raises:
         DataError: it cannot be copied, or does not draw numbers.
     """
-    batch_sampler: Any = loader.batch_sampler
-    sampler: Any = batch_sampler.sampler if type(batch_sampler) is torch.utils.data.BatchSampler else batch_sampler
-    parts = getattr(sampler, "__dict__", {}).values()
+    own = _own_sampler(loader)
+    if own is not loader.batch_sampler:
+        return torch.as_tensor(_drawn(loader, own, int, name, MOST_DRAWN, epoch))
+    return torch.cat(_drawn(loader, own, _row_numbers, name, MOST_DRAWN, epoch))
+
+
+def _first_drawn(loader: DataLoader[Any], name: str, most: int = MOST_STREAMED) -> list[Tensor]:
+    """The rows of the first batches of an epoch."""
+    with seeded(0, "watch"):
+        return _drawn(loader, loader.batch_sampler, _row_numbers, name, most)
+
+
+def _row_numbers(batch: Any) -> Tensor:
+    return torch.as_tensor([int(row) for row in batch])
+
+
+def _own_sampler(loader: DataLoader[Any]) -> Any:
+    """What draws: the sampler inside of torch's own sampler of batches, else the sampler of batches."""
+    batches: Any = loader.batch_sampler
+    return batches.sampler if type(batches) is BatchSampler else batches
+
+
+def _plain(loader: DataLoader[Any]) -> bool:
+    """Whether any rows may be in a batch together."""
+    return type(_own_sampler(loader)) in (SequentialSampler, RandomSampler, SubsetRandomSampler, DistributedSampler)
+
+
+def _drawn(
+    loader: DataLoader[Any], sampler: Any, read: Callable[[Any], Any], name: str, most: int, epoch: int = 0
+) -> list[Any]:
+    """What a copy of a sampler draws.
+
+    A copy draws, by the global generators and by generators of its own that these seed, so that the loop's sampler stays as
+    it is: it may count its passes or shuffle a list of its own.
+    """
+    parts = [part for one in (sampler, _own_sampler(loader)) for part in getattr(one, "__dict__", {}).values()]
     held = [loader.dataset, *(one for one in parts if isinstance(one, Dataset)), *reached(sampler)]
     try:
         with reach_kept(sampler):
@@ -297,9 +381,7 @@ def drawn_rows(loader: DataLoader[Any], name: str, epoch: int = 0) -> Tensor:
             mine = copy.deepcopy(sampler, {id(one): one for one in held})
             if hasattr(mine, "set_epoch"):
                 mine.set_epoch(epoch)
-            drawn = list(itertools.islice(mine, MOST_DRAWN))
-            numbers = drawn if sampler is not batch_sampler else [i for batch in drawn for i in batch]
-            return torch.as_tensor([int(i) for i in numbers], dtype=torch.long)
+            return [read(one) for one in itertools.islice(mine, most)]
     except Exception as error:  # of other people's code
         raise DataError(
             f"The loader draws with {type(sampler).__name__}, whose rows cannot be told: {first_line(error)}. "

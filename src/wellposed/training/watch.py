@@ -22,10 +22,10 @@ from wellposed.core.files import check_schema
 from wellposed.core.preserve import keeping_reach
 from wellposed.core.random import generator, seeded
 from wellposed.core.selectors import refuse_scripted, unwrap_model
-from wellposed.data.arrays import split_batch, to_device
+from wellposed.data.arrays import to_device
 from wellposed.losses.metrics import default_metric
 from wellposed.losses.metrics import metric as named_metric
-from wellposed.losses.per_example import Loss
+from wellposed.losses.per_example import Loss, PerExample
 from wellposed.losses.recognition import recognized
 from wellposed.losses.score import Score
 from wellposed.losses.targets import joined_targets
@@ -33,14 +33,14 @@ from wellposed.noise.hooks import Hook
 from wellposed.ops.shards import least_of_all
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import evaluation_weights, find_wrapper, needs_its_optimizer
-from wellposed.training.calls import Calls, Target, checked_calls, find_calls, plain_call
+from wellposed.training.calls import Calls, Target, checked_calls, find_calls, plain_call, target_shown
 from wellposed.training.evaluate import Evaluation, Forward, evaluate, evaluating
 from wellposed.training.history import History
 from wellposed.training.inspection import Inspection, Unseen, inspect_network
 from wellposed.training.loop import gradient_norm
 from wellposed.training.loop_activity import Notes, note_forwards
 from wellposed.training.measures import ConstantPrediction, gain_over, like_for_like, term_facts, weight_facts
-from wellposed.training.sides import Side, rows_stand_alone, sides_of, sliced
+from wellposed.training.sides import Side, in_batches, rows_stand_alone, sides_of, sliced
 
 SHARE = 0.1
 """A forward pass costs about a third of a training step, and there are two sides: a probe of this share of the training
@@ -51,6 +51,8 @@ FEW_ROWS = 64
 """Rows of the pass at the first weights: a usual batch, so that it costs what one step of training does."""
 FEWEST_KEPT = 32
 """Rows of a probe that was made smaller so as not to slow a loop: fewer show nothing."""
+FEWEST_BATCHES = 4
+"""Batches of a probe where each is one whole: from fewer no standard error can be told."""
 FREE = 2.0
 """Seconds that watching may take whatever its share is: loops that are over in seconds are looked at in every epoch."""
 MOVED, SKETCHED = 1e-3, 2**20
@@ -81,7 +83,8 @@ class Watch:
         metric: a metric's name, with its number where it takes one (``"top_k_accuracy:5"``); by default accuracy for class
             labels and R2 for squared error.
         forward: ``forward(model, batch) -> outputs``, where the model is not called as ``model(inputs)``.
-        target: ``target(batch)``, where the target is not the last of a tuple or ``labels``/``target``/``y``.
+        target: ``target(batch)``, where the target is not the last of a tuple or ``labels``/``target``/``y``. With ``forward``, a
+            batch without any is its own target: inputs are rebuilt, or the model returns its loss.
         rows: of each probe; by default 10 % of the training rows, at least 128 and at most 4096.
         seed: which rows are drawn.
         share: in (0, 1]: watching may take this share of the wall-clock, beyond its first two seconds; making it and noting
@@ -124,8 +127,10 @@ class Watch:
         if optimizer is not None:
             needs_its_optimizer("watch", model, optimizer)
         self.given, self.seed, self.share = {"train": train, "valid": valid}, seed, share
+        self.code = forward, target, loss
         double = any(p.dtype == torch.float64 for p in model.parameters())
         readings = {name: sides_of(side, double, name, rows) for name, side in self.given.items()}
+        self._at_once = 1
         calls = self._read(readings, rows, forward, target)
         self.loss = calls.loss or self.loss
         sizes = self._sides["train"].size, self._sides["valid"].size
@@ -173,36 +178,46 @@ class Watch:
         for way in range(max(map(len, readings.values()))):
             self._sides = {name: sides[min(way, len(sides) - 1)] for name, sides in readings.items()}
             try:
-                self._probe(probe_rows(self._sides["train"].size, self._sides["valid"].size, rows))
+                self._probe(self._wanted(rows))
                 calls = self._calls(forward, target)
+                if calls.whole:
+                    self._sides, self._at_once = in_batches(self._sides)
+                    self._probe(self._wanted(rows))
             except TargetError:  # the data are read, and one of the labels is wrong
                 raise
             except WellposedError as error:
-                refused = refused or error
+                if refused is None or (isinstance(refused, DataError) and not isinstance(error, DataError)):
+                    refused = error
                 # A list of examples that can be put together is one of batches only where somebody says how one is read.
                 if forward is None and not isinstance(error, DataError) and not any(map(sliced, self._sides.values())):
                     break
             else:
-                each = partial(self._each, calls)
-                if all(rows_stand_alone(side, each) for side in self._sides.values()):
+                each_of, told = partial(self._each, calls), forward is not None and self.loss.criterion is None
+                if all(rows_stand_alone(side, each_of, told) for side in self._sides.values()):
                     return calls
         assert refused is not None
         raise refused
 
-    def _each(self, calls: Calls, batch: Any) -> Tensor | None:
-        """Each row's part of the loss; None where a batch is one whole."""
+    def _each(self, calls: Calls, batch: Any) -> PerExample | None:
+        """Each row's part of the loss; None where the network has no weights yet."""
         if any(is_lazy(p) for p in self.model.parameters()):
             return None
-        batch = to_device(batch, self.device)
+        batch = to_device(batch, self.device, copied=True)
         with seeded(0, "watch"), evaluating(self.model, calls.forward, self.loss):
-            return self.loss.per_example(calls.forward(self.model, batch), calls.target(batch)).total
+            return self.loss.per_example(calls.forward(self.model, batch), calls.target(batch))
+
+    def _wanted(self, rows: int | None) -> int:
+        return probe_rows(self._sides["train"].size, self._sides["valid"].size, rows)
 
     def _probe(self, rows: int) -> None:
-        """Draw the rows that are looked at."""
-        self.rows = rows
+        """Draw the rows that are looked at: whole batches, and a few of them, where a loss needs them."""
+        size, most = self._at_once, min(side.size for side in self._sides.values())
+        if size > 1:
+            rows = max(rows, min(FEWEST_BATCHES * size, MOST))
+        self.rows = min(-(-rows // size), most // size) * size or most
         with seeded(self.seed, "watch"):
             self._picked = {
-                name: side.pick(rows, generator(self.seed, "probe", name)) for name, side in self._sides.items()
+                name: side.pick(self.rows, generator(self.seed, "probe", name)) for name, side in self._sides.items()
             }
             self.probes = {name: cache_batches(self._fetching(name)) for name in self._sides}
 
@@ -318,15 +333,16 @@ class Watch:
 
     def _calls(self, forward: Forward | None, target: Target | None) -> Calls:
         """How the model is called, found out on a few rows; where it was said, whether the loss takes what that gives."""
-        said = Calls(forward or plain_call, target or (lambda batch: split_batch(batch)[1]))
+        said = Calls(forward or plain_call, target or target_shown)
         if any(is_lazy(p) for p in self.model.parameters()):
             return said
         given = forward is not None or target is not None
         with seeded(0, "watch"):
             # A state that somebody made for a whole batch fits no smaller one.
-            few = to_device(next(iter(self._fetching("train", None if given else FEWEST_SHOWN)())), self.device)
+            some = next(iter(self._fetching("train", None if given else FEWEST_SHOWN)()))
 
         def found() -> Calls:
+            few = to_device(some, self.device, copied=True)
             return checked_calls(self.model, self.loss, few, said) if given else find_calls(self.model, self.loss, few)
 
         try:
@@ -355,8 +371,8 @@ class Watch:
         if any(is_lazy(p) for p in self.model.parameters()):
             return None, "The first weights could not be looked at: the network makes them at its first batch."
         try:
-            few = ((to_device(b, self.device), self.target_of(b)) for b in self._fetching("train", FEW_ROWS)())
-            return inspect_network(self.model, self.forward, self.loss, few), ""
+            few = (to_device(batch, self.device, copied=True) for batch in self._fetching("train", FEW_ROWS)())
+            return inspect_network(self.model, self.forward, self.loss, ((b, self.target_of(b)) for b in few)), ""
         except Unseen as unseen:
             return None, str(unseen)
 
@@ -368,7 +384,8 @@ class Watch:
     def batches(self, side: str) -> Iterator[tuple[Any, Any]]:
         """``(batch, target)`` of the fixed rows of ``train`` or ``valid``; the batch goes to `forward` whole."""
         for batch in self.probes[side]():
-            yield to_device(batch, self.device), self.target_of(batch)
+            mine = to_device(batch, self.device, copied=True)
+            yield mine, self.target_of(mine)
 
     def _measure(self, side: str) -> Evaluation:
         aims: list[tuple[float, float]] = []

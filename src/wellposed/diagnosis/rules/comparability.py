@@ -20,6 +20,8 @@ ADVERSARIAL = (
     re.compile(r"\b(g|gen|generator|adv|adversarial)( [ab])? ?(loss|err|cost)|(loss|err|cost) ?(g|gen|generator)\b"),
     re.compile(r"\b(d|dis|disc|discriminator)( [ab])? ?(loss|err|cost)|(loss|err|cost) ?(d|dis|disc|discriminator)\b"),
 )
+PLAYERS = re.compile(r"(net_?)?G|gen(erator)?"), re.compile(r"(net_?)?D|disc(riminator)?|critic")
+"""How code names the two networks of a GAN."""
 
 
 class MovingTarget(Rule):
@@ -27,7 +29,8 @@ class MovingTarget(Rule):
 
     Their level and their slope say nothing of learning: the loss of a better policy on harder states is higher, and a generator's
     is relative to its discriminator. Recognized by the names of the columns: two words of reinforcement learning (policy, value,
-    reward, return, approx_kl ...), or a generator and a discriminator; in a watch by targets that change on the same rows.
+    reward, return, approx_kl ...), or a generator and a discriminator; in a watch by targets that change on the same rows, and by
+    such names of the network's parts and in the code that reads a batch.
     """
 
     name, severity = "moving_target", 0
@@ -43,15 +46,17 @@ class MovingTarget(Rule):
                 "the loss show neither learning nor overfitting. Look at returns, or at targets that stay as they are.",
             )  # fmt: skip
         reading = reading_of(curves)
-        names = [re.sub(r"[^a-z\d]+", " ", name.lower()) for name in (*reading.taken.values(), *reading.left)]
+        seen = curves.signals.names if curves.signals is not None else frozenset[str]()
+        names = [re.sub(r"[^a-z\d]+", " ", name.lower()) for name in (*reading.taken.values(), *reading.left, *seen)]
         played = {found.group() for name in names if (found := REINFORCED.search(name))}
         against = all(any(side.search(name) for name in names) for side in ADVERSARIAL)
+        against = against or all(any(map(side.fullmatch, seen)) for side in PLAYERS)
         if len(played) < 2 and not against:
             return None
         who = "a generator and a discriminator" if against else "a policy that changes the data it learns from"
         look = "samples and their FID" if against else "returns and success rates over several seeds"
         return self.finding(
-            1.0, {"columns": ", ".join(sorted(played)) or "generator, discriminator"}, f"judge by {look}",
+            1.0, {"names": ", ".join(sorted(played)) or "generator, discriminator"}, f"judge by {look}",
             f"These are losses of {who}: each moves what the other aims at, so that their level and slope show neither learning "
             f"nor overfitting. Look at {look}.",
         )  # fmt: skip

@@ -113,13 +113,17 @@ class Overfits(Rule):
 
     def _nothing_general(self, curves: Curves) -> Finding | None:
         train, reference = measure.end(curves.train_loss), measure.reference_level(curves)
-        gap = measure.generalization_gap(curves)
+        gap, valid = measure.generalization_gap(curves), measure.end(curves.valid_loss)
         learned = reference - train >= self.GAP * abs(reference)
+        # A mean that a few rows make large and uncertain is not 0: of positive losses the ratio is looked at.
+        sure = gap.low > 0 or (
+            gap.rows and min(train, valid) > 0 and math.log(valid / train) > measure.Z * gap.se / valid
+        )
         if (
             valid_learned(curves)
             or measure.scales_apart(curves) is not None
             or not learned
-            or not gap.low > 0
+            or not sure
             or gap.estimate < self.GAP * abs(reference)
         ):
             return None
@@ -142,8 +146,15 @@ class Overfits(Rule):
         ours, theirs = (measure.finite_values(y) for y in (curves.train_loss, curves.valid_loss))
         if all(measure.error_rate(curves, side) is not None for side in ("train", "valid")):
             return None
-        wide = gap.low > 0 and gap.estimate >= max(self.LOSS_SHARE * valid, self.LOSS_GAP * abs(reference))
-        if min(len(ours), len(theirs)) < FEWEST_EPOCHS or not wide or ours.min() < 0:
+        if min(len(ours), len(theirs)) < FEWEST_EPOCHS:
+            return None
+        # Minus a log-density has no zero to measure from: there the gap is a share of what training learned.
+        signed, train = ours.min() < 0, measure.end(curves.train_loss)
+        whole = reference - train if signed else valid
+        wide = (
+            gap.low > 0 and gap.estimate >= max(self.LOSS_SHARE * whole, self.LOSS_GAP * abs(reference)) and whole > 0
+        )
+        if not wide or (signed and not (curves.facts.get("like_for_like") and training_went_on(curves))):
             return None
         if measure.scales_apart(curves) is not None or improves(
             curves.valid_loss
@@ -153,13 +164,17 @@ class Overfits(Rule):
             measure.began_late(curves) and curves.fact("constant_loss") is None
         ):  # the loss without learning is not known
             return None
-        share = gap.estimate / valid
+        share = gap.estimate / whole
+        lost = (
+            f"{share:.0%} of the validation loss is a gap that more training does not close"
+            if not signed
+            else f"{min(share, 1.0):.0%} of what training learned holds for its training rows alone"
+        )
         return self.finding(
             self.GAP_CONFIDENCE * measure.normal((share - self.LOSS_SHARE / 2) / (self.LOSS_SHARE / 2)),
             {**measured("validation minus training loss", gap.estimate, gap.low, gap.high), **end_of(curves)},
             self.LEVER,
-            f"Validation loss came to rest at {valid:.3g} and training loss at {measure.end(curves.train_loss):.3g}: the network "
-            f"overfits, {share:.0%} of the validation loss is a gap that more training does not close.",
+            f"Validation loss came to rest at {valid:.3g} and training loss at {train:.3g}: the network overfits, {lost}.",
         )  # fmt: skip
 
     @staticmethod

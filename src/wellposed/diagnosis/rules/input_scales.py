@@ -71,6 +71,7 @@ class UnscaledInputs(Inside):
     """
 
     name, severity = "unscaled_inputs", 3
+    beyond = "standardized"
     axis, pulls = "optimization", "data"
     code = "x = (x - x_train.mean(0)) / x_train.std(0)"
     explains = ("slow", "undertrained", "oscillates")

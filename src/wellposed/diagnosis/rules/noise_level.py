@@ -10,7 +10,7 @@ from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding, counted, moved
 from wellposed.diagnosis.moves import with_annealing, with_averaging, with_lower_rate
 from wellposed.diagnosis.rules.generalization import FEWEST_SINCE, Overfits
-from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, Rule, end_of, measured, valid_learned
+from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, MATERIAL_PROGRESS, Rule, end_of, measured, valid_learned
 
 
 class NoisyEvidence(Rule):
@@ -116,6 +116,13 @@ class NotEnoughEvidence(Rule):
             )  # fmt: skip
         if valid_learned(curves):
             return None
+        reference = measure.reference_level(curves)
+        if reference - measure.end(curves.train_loss) > MATERIAL_PROGRESS * abs(reference):
+            return self.finding(
+                0.6, {**end_of(curves)}, "use more validation rows, or average over seeds",
+                f"Training loss came down to {measure.end(curves.train_loss):.3g}, validation loss never came below its start by "
+                "what matters, and is as uncertain as the gap: what was learned may hold for training rows alone.",
+            )  # fmt: skip
         return self.finding(
             0.6, {**end_of(curves)}, "keep the log from the first epoch on, and give the loss of a constant prediction",
             f"Validation loss began at {measure.start(curves.valid_loss):.3g} and never came below that by what matters, nor did "

@@ -41,6 +41,7 @@ class WrongOutput(Inside):
     """
 
     name, severity = "wrong_output", 2
+    beyond = "rescored"
     axis, pulls = "optimization", "loop"
     code = "model = model[:-1]  # without the last activation"
     OUTSIDE = 0.01  # of the targets: a few outliers would say nothing about the design

@@ -52,7 +52,9 @@ class Rule(ABC):
     explains: ClassVar[tuple[str, ...]] = ()
     overrules: ClassVar[tuple[str, ...]] = ()
     moves: ClassVar[tuple[tuple[RecipeMove, ...], ...]] = ()  # of a recipe, that pull the lever: see `advice`
-    beyond: ClassVar[Literal["", "shuffled", "anew"]] = ""  # what a proof tries that no recipe says
+    beyond: ClassVar[Literal["", "shuffled", "anew", "standardized", "rescored"]] = (
+        ""  # what a proof tries that no recipe says
+    )
     code: ClassVar[str] = ""  # what to do first, as a line of Python in the reader's own loop
 
     @abstractmethod
