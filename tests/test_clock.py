@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ import wellposed.search.improve as improving
 from wellposed.core.clock import EVALUATION, PYTHON, TRAINING, WRITING, clock_open, enter_stage, spent_on
 from wellposed.data.tables import prepare_table
 from wellposed.parallel.population.population import Population
+from wellposed.reporting.html import report
 from wellposed.search import runner
 from wellposed.study.budget import Budget
 from wellposed.study.study import Study, summary
@@ -180,7 +182,9 @@ def test_a_reference_that_was_cut_is_not_compared(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("before", [10.0, 25.0, 29.0, 34.0])
-def test_a_start_that_took_most_of_the_time_leaves_a_study(before: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_that_took_most_of_the_time_leaves_a_study(
+    before: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Reading and importing count; what is left is shared by the stages."""
     machine = Machine(monkeypatch, lambda gone: 1.0)
     given, began = problem(), machine.now
@@ -195,6 +199,7 @@ def test_a_start_that_took_most_of_the_time_leaves_a_study(before: float, monkey
         assert not any(trial.kind == "confirmation" for trial in study.trials), "nothing more is trained"
         assert study.improvement is None
         assert np.isfinite(study.record()["baseline"]["test"]).all()
+        assert "show nothing" in report(study, tmp_path / "page.html").read_text()
 
 
 def test_threads_of_torch_are_as_before(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import wellposed as wp
 from wellposed.core.errors import DataError, InputError
 
 pd = pytest.importorskip("pandas")
@@ -26,6 +28,7 @@ from wellposed.models.mlp import MLP  # noqa: E402
 from wellposed.search.dependence import dependence  # noqa: E402
 from wellposed.search.fold_studies import fold_tables  # noqa: E402
 from wellposed.search.references import references  # noqa: E402
+from wellposed.study.fingerprint import digest_of_test_rows, fingerprint  # noqa: E402
 from wellposed.study.study import summary  # noqa: E402
 from wellposed.study.verdict import verdict  # noqa: E402
 from wellposed.training.checkpoint import Saved  # noqa: E402
@@ -401,3 +404,27 @@ def test_the_command_line_takes_all_of_it(tmp_path: Path) -> None:
     assert problem.constant()["chance_metric"] == pytest.approx(0.0, abs=0.2)
     assert asked.given() == ["--target", "--group", "--weight", "--target-transform"]
     assert metric("r2").name == problem.metric.name  # type: ignore[union-attr]
+
+
+# --- numbers in pieces ---------------------------------------------------------------------------------------------
+
+
+def test_pieces_are_other_inputs_and_the_same_test_rows() -> None:
+    frame = pd.DataFrame({"a": numbers(1), "b": numbers(2), "y": numbers(3)})
+    whole, pieced = (table_problem(prepare_table(frame, "y"), test=None, pieces=pieces) for pieces in (False, True))
+    for problem in (whole, pieced):
+        problem.data = dataclasses.replace(problem.data, test=0.2)
+    assert fingerprint(whole) != fingerprint(pieced), "a study of the one is not resumed with the other"
+    assert digest_of_test_rows(whole) == digest_of_test_rows(pieced), "a look at these rows is a look at them"
+    assert pieced.prepared.features > whole.prepared.features == len(pieced.prepared.encoder.whole)
+
+
+@pytest.mark.parametrize("classes", [False, True])
+def test_a_column_that_gives_the_target_away_is_found_among_pieces(classes: bool) -> None:
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(400, 4))
+    y = np.where(x[:, 0] > 0, "yes", "no") if classes else x[:, 0] ** 3
+    frame = pd.DataFrame(x, columns=list("abcd")).assign(y=y)
+    run = wp.fit(table_problem(prepare_table(frame, "y")), wp.Recipe(epochs=2, model={"width": 16, "depth": 1}))
+    found = next(one for one in wp.diagnose(run) if one.name == "leakage")
+    assert found.evidence["feature"] == 0

@@ -46,7 +46,7 @@ FURTHEST = 1e12  # scaled numbers are cut here first, so that nothing overflows
 MOST_PIECE_FEATURES = (
     512  # of all number columns together: a wide table has fewer pieces for each, and a very wide one none
 )
-MOST_PIECE_CELLS = 2**27  # of all rows together, half a gibibyte: very many rows have fewer pieces, too
+MOST_PIECE_CELLS = 2**27  # of all training rows together, half a gibibyte: very many rows have fewer pieces, too
 FEWEST_PIECES = 4  # fewer say little more than the number itself
 NORMAL_IQR = 1.349  # the interquartile range of a standard normal: scaled by IQR/1.349 it keeps standard deviation 1
 
@@ -66,7 +66,7 @@ def robust_scale(x: Floats) -> tuple[float, float]:
         return 0.0, 1.0
     low, high = float(x.min()), float(x.max())
     if np.all((x == low) | (x == high)):
-        return low / 2 + high / 2, (high / 2 - low / 2) or 1.0
+        return min(max(low / 2 + high / 2, low), high), (high / 2 - low / 2) or 1.0
     with np.errstate(over="ignore", invalid="ignore"):
         first, center, third = (float(q) for q in np.quantile(x, [0.25, 0.5, 0.75]))
         scale = (third - first) / NORMAL_IQR
@@ -399,7 +399,7 @@ class TableEncoder:
 
     @property
     def whole(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """The places of the features that are no pieces of a number: what a model takes that bends by itself, or not at all."""
+        """The places of the features that are no pieces of a number. Trees and linear models take these alone."""
         kept = [
             not 0 < k < len(column.edges) if isinstance(column, NumberColumn) else True
             for column in self.columns

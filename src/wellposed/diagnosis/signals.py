@@ -22,6 +22,7 @@ from wellposed.core.preserve import names_in
 from wellposed.core.random import generator, seeded
 from wellposed.core.selectors import leaves, unwrap_model
 from wellposed.data.arrays import Source, to_device
+from wellposed.data.encoding import TableEncoder
 from wellposed.diagnosis import row_checks as measure
 from wellposed.diagnosis.codes import Code, codes_of
 from wellposed.diagnosis.row_checks import Copies, Giveaway, Order, Wrong
@@ -216,7 +217,7 @@ def _of_run(run: Run) -> Signals:
         leftover=seen.leftover(answers),
     )
     found = _with_network(found, run.model, seen, kept, size)
-    found = _with_rows(found, data.train_clean, data.valid, seen, kept)
+    found = _with_rows(found, data.train_clean, data.valid, seen, kept, columns=_columns_of(data.encoder))
     return replace(
         found,
         charges=_charges_of(run.model, _optimizer_of(run), [steps * lr for lr in run.history["lr"]], {}),
@@ -399,11 +400,17 @@ def _with_network(found: Signals, model: nn.Module, seen: _Seen, kept: list[Rows
 
 
 def _with_rows(
-    found: Signals, train: Any, valid: Any, seen: _Seen, kept: list[RowsWithTargets], watch: Watch | None = None
+    found: Signals,
+    train: Any,
+    valid: Any,
+    seen: _Seen,
+    kept: list[RowsWithTargets],
+    watch: Watch | None = None,
+    columns: Tensor | None = None,
 ) -> Signals:
-    """What the rows say: of all of them where they are at hand, else of the probes' rows."""
+    """What the rows say: of all of them where they are at hand, else of the probes' rows; of some columns (None: all)."""
     share = 1.0
-    ours, theirs = (_whole(measure.array_source(side)) for side in (train, valid))
+    ours, theirs = (_whole(measure.array_source(side), columns) for side in (train, valid))
     if watch is not None and (ours is None or theirs is None):
         ours, theirs = (_probe_table(watch, side) for side in ("train", "valid"))
         share = watch.rows / max(watch.history.facts["train_rows"], 1)
@@ -425,10 +432,18 @@ def _with_rows(
     )
 
 
-def _whole(source: Source | None) -> tuple[Tensor, Tensor] | None:
-    if source is None or len(source) * _row_numbers(source) > measure.MOST_HASHED:
+def _columns_of(encoder: TableEncoder | None) -> Tensor | None:
+    """The inputs that are no pieces of a number: what gives a target away is a number, and not each of its pieces."""
+    return None if encoder is None else torch.from_numpy(encoder.whole)
+
+
+def _whole(source: Source | None, columns: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    if source is None:
         return None
-    return measure.sample_table(source)
+    if len(source) * (_row_numbers(source) if columns is None else len(columns)) > measure.MOST_HASHED:
+        return None
+    table = measure.sample_table(source)
+    return table if table is None or columns is None else (table[0][:, columns], table[1])
 
 
 def _thinned(side: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -511,6 +511,7 @@ def _evidence(record: dict[str, Any]) -> dict[str, Any] | None:
     label = f"Improvement {size}, interval {span}"
     return {
         "alone": alone,
+        "compared": math.isfinite(estimate),
         "svg": figures.interval("improvement", label, estimate, low, high, differences) if drawable else "",
         "pairs": pairs,
         "estimate": size,

@@ -21,7 +21,7 @@ from wellposed.search.references import References
 from wellposed.search.runner import Bench
 from wellposed.search.timing import MOST_EPOCHS, with_epochs
 from wellposed.statistics.intervals import ALPHA, Interval, holm, look_level, of_itself, paired_interval
-from wellposed.study.fingerprint import content_digest
+from wellposed.study.fingerprint import digest_of_test_rows
 from wellposed.study.ranking import ended_usable
 from wellposed.training.history import Stopped
 from wellposed.training.run import Run
@@ -80,8 +80,10 @@ def confirm(bench: Bench, baseline: Recipe, best: Recipe, epochs: int) -> Confir
     pair = [baseline] if baseline == best else [baseline, best]
     ours, theirs = bench.trained(baseline), bench.trained(best)
     if bench.account.timed and bench.account.spent >= budget_split.LATEST and ours is not None and theirs is not None:
-        bench.notes.append("There was no time for a confirmation: the runs of the search stand for it.")
-        found = Confirmed(baseline, best, [(ours, theirs)], epochs=epochs)
+        rows = min(len(run.problem.prepared.train) for run in (ours, theirs))
+        part = "" if rows == bench.total else f", trained on {rows} of {bench.total} rows"
+        bench.notes.append(f"There was no time for a confirmation: the runs of the search stand for it{part}.")
+        found = Confirmed(baseline, best, [(ours, theirs)], epochs=epochs, rows=None if rows == bench.total else rows)
         look_at_test_rows(bench, found, whole=False)
         return found
     how = plan_pairs(bench, pair, epochs)
@@ -160,7 +162,7 @@ def against_references(found: Confirmed, others: References) -> dict[str, Interv
 def count_look(bench: Bench) -> int:
     """The number of this look at the test rows. It is written down before anything is shown; a process that was killed in
     between showed nothing, and its look is made again as the same."""
-    state, rows = bench.state, content_digest(bench.problem.prepared.test).hex()
+    state, rows = bench.state, digest_of_test_rows(bench.problem)
     if state.looking != rows:
         state.looks[rows] = state.looks.get(rows, 0) + 1
         state.looking = rows

@@ -290,13 +290,18 @@ class Search:
             "metric": {"name": bench.state.metric, "higher_is_better": bench.sign > 0},
             "name": problem.name,
             "budget": f"{budget.amount:.12g} {budget.unit}",
-            "data": {"rows": sum(sizes.values()), "features": data.features, **sizes, "sha256": bench.state.data},
+            "data": {"rows": sum(sizes.values()), "features": self.features(), **sizes, "sha256": bench.state.data},
             "confirmation_seeds": [a.seed for a, _ in pairs],
             "warnings": [*problem.warnings, *data.warnings],
             "seconds": self.account.elapsed,
             "space": self.space.told() if self.space is not None else [],
             "advice": [{**advice, "told": advice_sentence(advice)} for advice in bench.state.advice],
         }
+
+    def features(self) -> int:
+        """Numbers in an example's input, without the pieces of each."""
+        data = self.problem.prepared
+        return data.features if data.encoder is None else len(data.encoder.whole)
 
     def constants(self, looked: bool) -> dict[str, float]:
         """What the best constant prediction of the training rows scores on each side, by the metric or else by the loss."""

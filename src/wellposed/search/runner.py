@@ -172,9 +172,11 @@ class Bench:
             self.keep()
 
     def trained(self, recipe: Recipe) -> Run | None:
-        """The last run of the recipe that is still at hand."""
+        """Of the recipe's runs that are at hand the one that was trained on most rows, and of those one that ended by itself."""
         built = {trial.index: trial.built for trial in self.state.trials}
-        return next((run for index, run in reversed(self.runs.items()) if built.get(index) == recipe), None)
+        alike = [run for index, run in self.runs.items() if built.get(index) == recipe]
+        cut = (Stopped.BUDGET, Stopped.CULLED)
+        return max(alike, key=lambda run: (len(run.problem.prepared.train), run.stopped not in cut), default=None)
 
     def stand_in(self, recipe: Recipe) -> Run:
         """A run of the recipe, or else another that was trained, for a study that was interrupted before its confirmation."""

@@ -22,13 +22,21 @@ def fingerprint(problem: Problem) -> str:
     return digest.hexdigest()
 
 
-def content_digest(source: Source | None) -> bytes:
+def digest_of_test_rows(problem: Problem) -> str:
+    """By which test rows are known again, in whatever pieces a network sees their numbers."""
+    data = problem.prepared
+    return content_digest(data.test, None if data.encoder is None else data.encoder.whole).hex()
+
+
+def content_digest(source: Source | None, columns: np.ndarray | None = None) -> bytes:
+    """Of a source's numbers; of some columns of its inputs (None: all)."""
     if source is None:
         return b"none"
     root = source.source if isinstance(source, Subset) else source
     digest = hashlib.sha256(str(len(source)).encode())
     if isinstance(root, Arrays) and isinstance(root.inputs, torch.Tensor):
         inputs, target = source.batch(torch.arange(len(source)))
-        digest.update(np.ascontiguousarray(in_numpy(inputs)).tobytes())
+        inputs = in_numpy(inputs) if columns is None else in_numpy(inputs)[:, columns]
+        digest.update(np.ascontiguousarray(inputs).tobytes())
         digest.update(np.ascontiguousarray(in_numpy(target)).tobytes())
     return digest.digest()

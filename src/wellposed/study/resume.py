@@ -9,7 +9,7 @@ from wellposed.core.errors import InputError, StudyFinished
 from wellposed.core.files import read_json
 from wellposed.core.records import listing
 from wellposed.study.budget import Account, Budget
-from wellposed.study.fingerprint import content_digest
+from wellposed.study.fingerprint import digest_of_test_rows
 from wellposed.study.study import STUDY
 from wellposed.study.trials import SCHEMA, State, book_trials
 from wellposed.training.problem import Problem
@@ -42,7 +42,7 @@ def resume_study(folder: Path, fresh: State, account: Account, problem: Problem,
     if old.seed != fresh.seed:
         raise InputError(f"The study in '{folder}' has seed {old.seed}; resume it with --seed {old.seed}.")
     end_look(folder, old)
-    return old, continue_account(folder, old, account, content_digest(problem.prepared.test).hex(), most)
+    return old, continue_account(folder, old, account, digest_of_test_rows(problem), most)
 
 
 def end_look(folder: Path, state: State) -> None:

@@ -30,7 +30,7 @@ from wellposed.training.problem import Problem
 TEST_SHARE = 0.2
 """Of the rows, that are kept for the confirmation where there are none of their own."""
 PIECES = {"classification": 8, "regression": 16}
-"""Of each number of a table, by task: so often can bend what a network says of it."""
+"""How many pieces each number of a table has, by task."""
 TABLE_SPACE = {"width": [64, 128, 256, 512], "depth": [1, 2, 3, 4]}
 """Settings of a `TableMLP` that a search varies."""
 ARCHITECTURES: dict[str, type[nn.Module]] = {"mlp": MLP, "convnet": ConvNet}
@@ -156,7 +156,8 @@ def table_problem(
         pieces=PIECES[table.task] if pieces else 0,
     )  # fmt: skip
     loss: Any = "cross_entropy" if classifying else "squared_error"
-    sha256 = table.sha256
+    # Other inputs are other data: a study of the one is not resumed with the other.
+    sha256 = hashlib.sha256(f"{table.sha256} {data.pieces} pieces".encode()).hexdigest() if pieces else table.sha256
     if class_weight is not None:
         # The rows that are confirmed on are split off first: no weight is learned from them.
         data = data if test is not None else replace(data, test=TEST_SHARE)
