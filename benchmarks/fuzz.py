@@ -412,6 +412,12 @@ def delimited(name: str, separator: str = ",") -> Callable[[Path], Path]:
     return make
 
 
+def curves_in_cells(folder: Path) -> Path:
+    """Whole curves in the cells of a row for each run."""
+    whole = {name: [str(curve)] * 2 for name, curve in curves().items()}
+    return written(folder / "runs.csv", pd.DataFrame({"run": ["a", "b"], **whole}).to_csv(index=False))
+
+
 def rows_of_curves() -> list[dict[str, float]]:
     columns = curves()
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -669,6 +675,7 @@ KINDS: dict[str, Kind] = {
     "curves.csv": Kind(delimited("curves.csv"), diagnosed, (of_cells,) * 5),
     "curves.tsv": Kind(delimited("curves.tsv", "\t"), diagnosed, (of_cells,) * 5),
     "curves.csv.gz": Kind(delimited("curves.csv.gz"), diagnosed, (zipped(of_cells), zipped(inserted))),
+    "cells.csv": Kind(curves_in_cells, diagnosed, (of_cells,) * 5),
     "curves.json": Kind(lambda f: written(f / "history.json", json.dumps(curves())), diagnosed, (of_json,) * 5),
     "curves.jsonl": Kind(
         lambda f: written(f / "log.jsonl", "\n".join(map(json.dumps, rows_of_curves()))),

@@ -68,6 +68,7 @@ REACHED = {
     "logs/documents.py": "curves.json",
     "logs/encodings.py": "dicts",
     "logs/folders.py": "trainer_state",
+    "logs/shapes.py": "cells.csv",
     "logs/text.py": "dicts",
     "logs/event_files.py": "tensorboard",
     "core/csv.py": "curves.csv",

@@ -88,7 +88,7 @@ def _unpacked(log: Log) -> list[Log]:
     }
     try:
         curves = {name: [json.loads(cell.replace("nan", "NaN")) for cell in cells] for name, cells in packed.items()}
-    except ValueError:
+    except (ValueError, RecursionError):  # nested without end
         return []
     own = next((cells for name, cells in log.columns.items() if name not in curves), None)
     count = len(next(iter(curves.values()), ()))
