@@ -48,7 +48,7 @@ class Data:
         link: ``"log"`` trains on the logarithm of a frame's amounts, so that predictions are never below 0; ``"none"`` on
             themselves.
         levels: of a frame's ordinal target, from the lowest on; a prediction is then the nearest level.
-        pieces: features of each number of a frame beside itself, at most, so that a network can bend there; see `TableEncoder`.
+        pieces: in 0..64, how many more features each number of a frame has at most; 0 for the number alone. See `TableEncoder`.
     """
 
     train: Any

@@ -399,7 +399,7 @@ class TableEncoder:
 
     @property
     def whole(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """The places of the features that are no pieces of a number. Trees and linear models take these alone."""
+        """Places from 0 on, increasing, of the features that are no pieces of a number. The references take these alone."""
         kept = [
             not 0 < k < len(column.edges) if isinstance(column, NumberColumn) else True
             for column in self.columns
