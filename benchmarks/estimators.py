@@ -1,11 +1,12 @@
 """The estimators at a budget against scikit-learn's defaults, on real tables.
 
-    python benchmarks/estimators.py FOLDER_OF_TABLES [--budget 0] [--seeds 3] [--rows 2000] [--only adult,car] [--out results.json]
+    python benchmarks/estimators.py FOLDER_OF_TABLES [--budget 0] [--seeds 3] [--rows 2000] [--only adult,car]
+        [--peers wellposed,mlp,boosting,linear,xgboost,catboost] [--out results.json]
 
 Of each table a fifth is held out, stratified by class, and at most ``--rows`` of the other rows are learned from. Balanced accuracy
 or R2, the logarithmic loss of classes, and seconds, each a mean over seeds. The peers have their default settings on what their
 users do with a table: numbers are standardized and missing ones filled with the median, categories are one-hot; boosting takes
-categories as they are.
+categories as they are. XGBoost and CatBoost are compared where they are asked for and installed (`xgboost-cpu`, `catboost`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from sklearn.compose import make_column_selector, make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.impute import SimpleImputer
@@ -31,7 +33,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 import wellposed as wp
 
 NUMBERS = {"california-housing", "concrete", "diamonds", "energy", "power-plant", "yacht"}
-PEERS = ("wellposed", "mlp", "boosting", "linear")
+PEERS = "wellposed,mlp,boosting,linear"
 
 
 def prepared(model):
@@ -45,19 +47,64 @@ def prepared(model):
     return make_pipeline(columns, model)
 
 
-def models(classifies: bool, seed: int, settings: dict[str, object]) -> dict[str, object]:
-    """The estimators that are compared, by name."""
-    boosting = HistGradientBoostingClassifier if classifies else HistGradientBoostingRegressor
-    return {
-        "wellposed": (wp.Classifier if classifies else wp.Regressor)(random_state=seed, **settings),
-        "mlp": prepared((MLPClassifier if classifies else MLPRegressor)(random_state=seed)),
-        "boosting": boosting(random_state=seed, categorical_features="from_dtype"),
-        "linear": prepared(LogisticRegression(max_iter=1000) if classifies else Ridge()),
-    }
+def model_of(peer: str, classifies: bool, seed: int, settings: dict[str, object]):
+    """One of the estimators that are compared, all with torch's number of threads."""
+    threads = torch.get_num_threads()
+    if peer == "wellposed":
+        return (wp.Classifier if classifies else wp.Regressor)(random_state=seed, **settings)
+    if peer == "mlp":
+        return prepared((MLPClassifier if classifies else MLPRegressor)(random_state=seed))
+    if peer == "boosting":
+        boosting = HistGradientBoostingClassifier if classifies else HistGradientBoostingRegressor
+        return boosting(random_state=seed, categorical_features="from_dtype")
+    if peer == "linear":
+        return prepared(LogisticRegression(max_iter=1000) if classifies else Ridge())
+    if peer == "xgboost":
+        import xgboost
+
+        boosting = xgboost.XGBClassifier if classifies else xgboost.XGBRegressor
+        return Coded(boosting(random_state=seed, enable_categorical=True, n_jobs=threads))
+    if peer == "catboost":
+        import catboost
+
+        boosting = catboost.CatBoostClassifier if classifies else catboost.CatBoostRegressor
+        return Coded(
+            boosting(random_state=seed, verbose=False, allow_writing_files=False, thread_count=threads), texts=True
+        )
+    raise SystemExit(f"There is no peer {peer!r}.")
 
 
-def compared(path: Path, seed: int, rows: int, settings: dict[str, object]) -> dict[str, dict[str, float]]:
-    """Scores of every model on one split of one table."""
+class Coded:
+    """Boosting that wants its classes as 0, 1, ... and, with ``texts``, its categories as texts without missing ones."""
+
+    def __init__(self, model, texts: bool = False) -> None:
+        self.model, self.texts = model, texts
+
+    def _read(self, X):
+        names = list(X.columns[[isinstance(kind, pd.CategoricalDtype) for kind in X.dtypes]])
+        return (
+            X.assign(**{n: X[n].astype(object).fillna("missing").map(str) for n in names}) if self.texts else X
+        ), names
+
+    def fit(self, X, y):
+        X, names = self._read(X)
+        self.classes_, codes = (
+            np.unique(y, return_inverse=True) if hasattr(self.model, "predict_proba") else (None, np.asarray(y))
+        )
+        self.model.fit(X, codes, **({"cat_features": names} if self.texts else {}))
+
+    def predict(self, X):
+        found = np.asarray(self.model.predict(self._read(X)[0])).reshape(len(X))
+        return found if self.classes_ is None else self.classes_[found.astype(int)]
+
+    def predict_proba(self, X):
+        return self.model.predict_proba(self._read(X)[0])
+
+
+def compared(
+    path: Path, seed: int, rows: int, peers: list[str], settings: dict[str, object]
+) -> dict[str, dict[str, float]]:
+    """Scores of every peer on one split of one table."""
     frame = pd.read_csv(path)
     name = path.name.removesuffix(".csv.gz")
     X, y = frame.drop(columns="target"), frame["target"]
@@ -71,7 +118,8 @@ def compared(path: Path, seed: int, rows: int, settings: dict[str, object]) -> d
     there = X.columns[X.notna().any()]  # scikit-learn's boosting does not take a column without a value
     X, X_test = X[there], X_test[there]
     found = {}
-    for peer, model in models(classifies, seed, settings).items():
+    for peer in peers:
+        model = model_of(peer, classifies, seed, settings)
         began = time.monotonic()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -95,33 +143,35 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--only", default="")
+    parser.add_argument("--peers", default=PEERS)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     settings = {"budget": options.budget, "members": options.members}
+    peers = options.peers.split(",")
     only = [name for name in options.only.split(",") if name]
     results = {}
-    print("| table | " + " | ".join(PEERS) + " | log loss | seconds |")
-    print("|" + "---|" * (len(PEERS) + 3))
+    print("| table | " + " | ".join(peers) + " | log loss | seconds |")
+    print("|" + "---|" * (len(peers) + 3))
     for path in sorted(options.folder.glob("*.csv.gz")):
         name = path.name.removesuffix(".csv.gz")
         if only and name not in only:
             continue
-        each = [compared(path, seed, options.rows, settings) for seed in range(options.seeds)]
+        each = [compared(path, seed, options.rows, peers, settings) for seed in range(options.seeds)]
         results[name] = each
-        mean = {p: {k: float(np.mean([one[p][k] for one in each])) for k in each[0][p]} for p in PEERS}
-        losses = ", ".join(f"{mean[p]['log_loss']:.3f}" for p in PEERS if "log_loss" in mean[p]) or "-"
-        seconds = ", ".join(f"{mean[p]['seconds']:.1f}" for p in PEERS)
+        mean = {p: {k: float(np.mean([one[p][k] for one in each])) for k in each[0][p]} for p in peers}
+        losses = ", ".join(f"{mean[p]['log_loss']:.3f}" for p in peers if "log_loss" in mean[p]) or "-"
+        seconds = ", ".join(f"{mean[p]['seconds']:.1f}" for p in peers)
         print(
-            f"| {name} | " + " | ".join(f"{mean[p]['score']:.4f}" for p in PEERS) + f" | {losses} | {seconds} |",
+            f"| {name} | " + " | ".join(f"{mean[p]['score']:.4f}" for p in peers) + f" | {losses} | {seconds} |",
             flush=True,
         )
         if options.out:
             options.out.write_text(json.dumps(results))
-    scores = np.array([[np.mean([one[p]["score"] for one in each]) for p in PEERS] for each in results.values()])
+    scores = np.array([[np.mean([one[p]["score"] for one in each]) for p in peers] for each in results.values()])
     ranks = (scores[:, None, :] > scores[:, :, None]).sum(2) + (
         (scores[:, None, :] == scores[:, :, None]).sum(2) + 1
     ) / 2
-    print("mean rank: " + ", ".join(f"{p} {rank:.2f}" for p, rank in zip(PEERS, ranks.mean(0), strict=True)))
+    print("mean rank: " + ", ".join(f"{p} {rank:.2f}" for p, rank in zip(peers, ranks.mean(0), strict=True)))
 
 
 if __name__ == "__main__":

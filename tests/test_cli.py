@@ -521,18 +521,18 @@ def test_a_terminal_gets_a_bar_and_a_pipe_gets_nothing(
 def test_the_bar_says_recipes_best_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     from types import SimpleNamespace
 
-    from rich.progress import Progress
-
-    from wellposed.cli.progress_bar import Bar
+    from wellposed.search.progress_bar import Progress
     from wellposed.study.budget import Budget
 
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    bar = Bar(Progress(disable=True), Budget.parse("2m"))
+    drawn: list[tuple[str, float, str]] = []
+    bar = Progress(Budget.parse("2m"), lambda *state: drawn.append(state))
     for kind, best in (("baseline", 0.5), ("search", 0.91234), ("confirmation", 0.91234)):
         bar("trial", {"trial": SimpleNamespace(kind=kind), "best": best, "spent": 0.5})
     now[0] += 55
-    assert bar.said() == "2 recipes · best 0.9123 · 1:05 left"
+    bar("phase", {"text": "confirmation"})
+    assert drawn[-1] == ("confirmation", 0.5, "2 recipes · best 0.9123 · 1:05 left")
 
 
 # --- tables as they are --------------------------------------------------------------------------------------------

@@ -333,7 +333,11 @@ def test_a_search_leaves_its_study_and_is_exact(tmp_path: Path) -> None:
     np.testing.assert_array_equal(model.predict_proba(frame), again.predict_proba(frame))
     assert model.study_.facts["looks"] == 1
     assert "<html" in model.report(tmp_path / "report.html").read_text()
-    assert "Classifier" in model._repr_html_()
+    shown = model._repr_html_()
+    assert "Classifier" in shown
+    assert f"{len(model.members_.models)} networks for" in shown
+    assert "baseline: " in shown  # what the study found
+    assert "networks for" not in classifier()._repr_html_()
     with pytest.raises(wp.InputError, match="There is no study to report on"):
         classifier().fit(frame, y).report(tmp_path / "none.html")
 

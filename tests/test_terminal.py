@@ -533,6 +533,7 @@ def test_a_line_of_a_name_is_no_line_of_ours() -> None:
 
 MOUTHS = {
     "cli/terminal.py": "the one place that prints",
+    "search/progress_bar.py": "the bar, which a notebook shows without the command line",
     "parallel/cluster.py": "hands on stdout without what Ray's threads print there",
 }
 

@@ -112,10 +112,10 @@ def improve(
     """Train, diagnose, search, confirm on untouched rows, and write a report."""
     # Imports take seconds, and count: `wellposed.cli.main.run` hands over when the process began.
     began = clock.monotonic() if context.obj is None else float(context.obj)
-    from wellposed.cli.progress_bar import show_progress
     from wellposed.core.clock import IMPORTS, WRITING, clock_open, enter_stage, spent_on
     from wellposed.core.errors import InputError, StudyFinished, did_you_mean, listed
     from wellposed.core.files import read_json
+    from wellposed.search.progress_bar import show_progress
     from wellposed.study.budget import Budget
 
     if engine not in ENGINES:
@@ -126,7 +126,7 @@ def improve(
     # What somebody's problem file prints is no result: stdout is kept for ours.
     with (
         clock_open(began) as running,
-        show_progress(spent, quiet or as_json),
+        show_progress(spent, complain, quiet or as_json),
         stdout_to_stderr(),
         contextlib.ExitStack() as spared,
     ):

@@ -28,8 +28,6 @@ LONGEST = 1500
 LAYOUT = re.compile("[ \n]+")
 GONE = (errno.EPIPE, errno.EIO, errno.ECONNRESET)
 """Whoever read went away, as ``head`` does, or a terminal that is closed: nobody misses anything."""
-NO_BAR = ("dumb", "unknown")
-"""What TERM says of a terminal that cannot move its cursor."""
 
 
 def say(text: str = "", now: bool = False) -> None:
@@ -88,11 +86,6 @@ def stdout_encodes(signs: str) -> bool:
 def terminal_width() -> int | None:
     """Signs of a line where stdout is a terminal, else None."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
-def stderr_is_terminal() -> bool:
-    """Whether stderr is a terminal that can show a bar."""
-    return sys.stderr.isatty() and os.environ.get("TERM") not in NO_BAR
 
 
 def _lines(text: str) -> str:

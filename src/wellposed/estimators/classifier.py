@@ -46,6 +46,7 @@ class Classifier(base.ClassifierMixin, Networks):  # type: ignore[misc]
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         n_jobs: threads of torch in `fit`; None leaves them as they are, -1 takes all cores.
         random_state: seed; with budgets in recipes or epochs a fit is repeated exactly.
+        verbose: show how a search gets on, where a terminal or a notebook watches.
     Attributes:
         classes_: the labels, sorted.
         power_: of the mean probabilities, which calibrates them: ``p^power / sum p^power``, fitted to the rows held out.
@@ -75,9 +76,11 @@ class Classifier(base.ClassifierMixin, Networks):  # type: ignore[misc]
         device: str = "auto",
         n_jobs: int | None = None,
         random_state: Any = None,
+        verbose: bool = True,
     ) -> None:
         self.budget, self.members, self.recipe, self.metric = budget, members, recipe, metric
         self.class_weight, self.device, self.n_jobs, self.random_state = class_weight, device, n_jobs, random_state
+        self.verbose = verbose
 
     def predict(self, X: Any) -> Any:
         """``(rows,)`` the likeliest class of each row."""

@@ -21,7 +21,10 @@ from torch import Tensor
 
 from wellposed.core.checks import ConfidenceLevel, Count, Seed, checked, checking
 from wellposed.core.errors import DataError, InputError, described, require
+from wellposed.core.formats import count_noun
+from wellposed.core.progress import emit
 from wellposed.core.shared import threads_of
+from wellposed.core.signs import escape_html
 from wellposed.data.columns import as_days, column_kind
 from wellposed.data.data import Data
 from wellposed.data.encoding import TableEncoder
@@ -34,6 +37,7 @@ from wellposed.recipe.presets import as_recipe
 from wellposed.recipe.recipe import Recipe
 from wellposed.reporting.html import report
 from wellposed.search.improve import improve
+from wellposed.search.progress_bar import show_progress
 from wellposed.sparsity.compress import compress
 from wellposed.statistics.intervals import Interval
 from wellposed.study.budget import Budget
@@ -153,7 +157,10 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
                     f"validation= is (X, y) or (X, y, sample_weight); it was given {described(validation)}."
                 )
             valid = self._given(*validation, like=given)
-        with contextlib.nullcontext() if self.n_jobs is None else threads_of(self._threads()):
+        with (
+            contextlib.nullcontext() if self.n_jobs is None else threads_of(self._threads()),
+            show_progress(budget) if self.verbose and not budget.none else contextlib.nullcontext(),
+        ):
             self._fit(given, valid, budget, seed, began)
         return self
 
@@ -230,6 +237,7 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
             self.study_ = self._searched(given, valid, own, budget, seed, began)
             recipes = finalists(self.study_, recipes)
         deadline = began + budget.amount if budget.unit == "seconds" and not budget.none else math.inf
+        emit("phase", text="networks")
         trained = train(parts, recipes, self.members, seed, self._loss, self._outputs, self.device, deadline)
         self._keep(trained, [part.held for part in parts])
 
@@ -372,6 +380,17 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
 
         judged = [(x, cost(target, models, weights)) for x, target, models, weights in parts]
         return importances(self.encoder_, judged, repeats, level, seed)
+
+    def _html_repr(self) -> str:
+        """scikit-learn's drawing, and under it what the fitted model is and what its search found."""
+        drawn = str(super()._html_repr())
+        if not hasattr(self, "members_"):
+            return drawn
+        networks, columns = len(self.members_.models), len(self.encoder_.columns)
+        said = [f"{count_noun(networks, 'network')} for {count_noun(columns, 'column')}"]
+        if self.study_ is not None:
+            said.append(str(self.study_))
+        return f"{drawn}<pre>{escape_html(chr(10).join(said))}</pre>"
 
     @checked
     def report(self, path: str | Path) -> Path:

@@ -42,6 +42,7 @@ class Regressor(base.RegressorMixin, Networks):  # type: ignore[misc]
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         n_jobs: threads of torch in `fit`; None leaves them as they are, -1 takes all cores.
         random_state: seed; with budgets in recipes or epochs a fit is repeated exactly.
+        verbose: show how a search gets on, where a terminal or a notebook watches.
     Attributes:
         shift_, scale_: mean and standard deviation of the targets, ``(targets,)``; a scale of 0 is that of a constant one.
         noise_: root mean squared error on rows held out, ``(targets,)``, in units of ``scale_``.
@@ -69,9 +70,11 @@ class Regressor(base.RegressorMixin, Networks):  # type: ignore[misc]
         device: str = "auto",
         n_jobs: int | None = None,
         random_state: Any = None,
+        verbose: bool = True,
     ) -> None:
         self.budget, self.members, self.recipe, self.metric = budget, members, recipe, metric
         self.loss, self.device, self.n_jobs, self.random_state = loss, device, n_jobs, random_state
+        self.verbose = verbose
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
