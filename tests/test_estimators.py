@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 import wellposed as wp
-from wellposed.estimators.training import held_out
+from wellposed.estimators.training import EncodedRows, held_out
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "tables"
 QUICK = wp.Recipe(epochs=12, batch_size=32, optimizer={"lr": 1e-2}, schedule={"name": "cosine"})
@@ -280,9 +280,25 @@ def test_recipes_are_chosen_by_the_loss_that_was_trained() -> None:
     }.items():  # fmt: skip
         model = regressor(loss=loss).fit(frame, y)
         outputs, weights, target = model.held_out_.outputs[0], model.held_out_.weights[0], model.held_out_.y[0].double()
-        expected = cost(torch.einsum("k,kro->ro", weights, outputs), target)
-        found = model._choice_losses(outputs, weights, target)
-        torch.testing.assert_close(found / found.mean(), expected / expected.mean())
+        mean = torch.einsum("k,kro->ro", weights, outputs)
+        found = [model._mixture_loss([(outputs, weights, EncodedRows(target, y))]) for y in (target, 2.0 * target)]
+        expected = [float(cost(mean, y).mean()) for y in (target, 2.0 * target)]
+        assert found[1] / found[0] == pytest.approx(expected[1] / expected[0])
+
+
+def test_how_sure_networks_are_decides_no_choice() -> None:
+    """A recipe that is right more often is chosen, though its probabilities are far too sure until they are calibrated."""
+    draw = np.random.default_rng(5)
+    y = torch.from_numpy(draw.integers(0, 2, 400))
+    rows, model = EncodedRows(torch.zeros(400, 1), y), classifier()
+
+    def logits(right: float, size: float) -> torch.Tensor:
+        said = torch.where(torch.from_numpy(draw.random(400) < right), y, 1 - y)
+        return size * torch.nn.functional.one_hot(said, 2).double()[None]
+
+    sure, careful = logits(0.85, 30.0), logits(0.7, 0.85)
+    one = torch.ones(1, dtype=torch.float64)
+    assert model._mixture_loss([(sure, one, rows)]) < model._mixture_loss([(careful, one, rows)]) - 0.1
 
 
 @pytest.mark.parametrize("loss", ["squared_error", "gaussian", "quantiles:0.05,0.5,0.95"])

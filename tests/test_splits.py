@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from wellposed.core.errors import DataError
-from wellposed.data.splits import duplicate_count, duplicate_ids, split
+from wellposed.data.splits import duplicate_count, duplicate_ids, folds, split
 
 
 def check(rows: int, rest: np.ndarray, held: np.ndarray) -> None:
@@ -194,3 +194,12 @@ def test_copies_as_pandas_finds_them(seed: int) -> None:
         {"a": draw.integers(0, 4, 300), "b": draw.choice(["x", "y", None], 300), "c": draw.integers(0, 9, 300)}
     )
     assert duplicate_count(duplicate_ids(frame)) == int(frame.duplicated().sum())
+
+
+def test_classes_of_two_rows_can_be_held_out_in_many_folds() -> None:
+    """What other folds hold is learned from where one is held out, so that a class needs no row beside them."""
+    y = np.repeat(np.arange(26), [3] * 8 + [2] * 18)
+    for seed in range(8):
+        found = folds(len(y), 5, seed=seed, target=y)
+        assert np.bincount(found, minlength=5).min() >= 6
+        assert all(set(y[found != fold]) == set(y) for fold in range(5))

@@ -58,15 +58,19 @@ def split(
         raise DataError(f"A split holds out a share between 0 and 1, and {fraction} was given. Give for example 0.2.")
     if rows < 2:
         raise DataError(f"A split needs at least 2 rows, and there is {rows}. Give more rows.")
-    for name, ids in {"target": target, "groups": groups, "time": time, "duplicates": duplicates}.items():
-        if ids is not None and np.shape(ids) != (rows,):
-            raise DataError(f"{name} has shape {np.shape(ids)}; a split of {rows} rows needs one value for each row.")
+    _check_shapes(rows, target=target, groups=groups, time=time, duplicates=duplicates)
     if time is not None:
         return _latest(np.asarray(time), fraction, groups, duplicates)
     units = _united(rows, groups, duplicates)
     classes = np.zeros(rows, dtype=np.int64) if target is None else _ids(target)
     held = _drawn(units, classes, fraction, numpy_generator(seed, stream))
     return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def _check_shapes(rows: int, **values: AnyArray | None) -> None:
+    for name, ids in values.items():
+        if ids is not None and np.shape(ids) != (rows,):
+            raise DataError(f"{name} has shape {np.shape(ids)}; a split of {rows} rows needs one value for each row.")
 
 
 def folds(
@@ -94,17 +98,18 @@ def folds(
     """
     if count < 2 or count > rows:
         raise DataError(f"{rows} rows can be held out in 2 to {rows} folds; {count} were asked for.")
+    _check_shapes(rows, target=target, groups=groups, duplicates=duplicates)
+    classes = np.zeros(rows, dtype=np.int64) if target is None else _ids(target)
+    totals = np.bincount(classes)
     found = np.full(rows, count - 1, dtype=np.int64)
     left = np.arange(rows)
-
-    def of(values: AnyArray | None) -> AnyArray | None:
-        return None if values is None else np.asarray(values)[left]
-
     for fold in range(count - 1):
-        given = {"target": of(target), "groups": of(groups), "duplicates": of(duplicates)}
-        rest, held = split(len(left), 1 / (count - fold), seed=seed, stream=f"fold {fold}", **given)
+        units = _united(len(left), *(None if ids is None else np.asarray(ids)[left] for ids in (groups, duplicates)))
+        labels, own = np.unique(classes[left], return_inverse=True)
+        others = totals[labels] - np.bincount(own)  # in folds before, and so learned from where this one is held out
+        held = _drawn(units, own, 1 / (count - fold), numpy_generator(seed, f"fold {fold}"), others)
         found[left[held]] = fold
-        left = left[rest]
+        left = left[~held]
     return found
 
 
@@ -146,9 +151,13 @@ def duplicate_count(ids: AnyArray) -> int:
 
 
 def _drawn(
-    units: Rows, classes: Rows, fraction: float, draw: np.random.Generator
+    units: Rows, classes: Rows, fraction: float, draw: np.random.Generator, others: Rows | int = 0
 ) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which rows are held out. Units come in random order, so that large ones are no likelier than small ones."""
+    """Which rows are held out. Units come in random order, so that large ones are no likelier than small ones.
+
+    Args:
+        others: how many rows of each class there are beside these, none of which is held out with them.
+    """
     contents = _contents(units, classes)
     if len(contents) < 2:
         raise DataError(
@@ -156,7 +165,7 @@ def _drawn(
             "Leave the group out, or give rows of another group."
         )
     order: list[int] = draw.permutation(len(contents)).tolist()
-    chosen = _Choice(classes, fraction).take(contents, order)
+    chosen = _Choice(classes, fraction, others).take(contents, order)
     return np.isin(units, chosen)
 
 
@@ -178,11 +187,11 @@ class _Choice:
     the nearest number; a second pass goes by the total alone, since many small classes would each round to nothing.
     """
 
-    def __init__(self, classes: Rows, fraction: float) -> None:
+    def __init__(self, classes: Rows, fraction: float, others: Rows | int) -> None:
         totals = np.bincount(classes)
-        self.left: list[int] = totals.tolist()  # rows of each class that are not held out
+        self.left: list[int] = (totals + others).tolist()  # rows of each class that are not held out
         # Without its last row, a class cannot be asked for more than the others.
-        self.need: list[float] = np.minimum(fraction * totals, np.maximum(totals - 1, 0)).tolist()
+        self.need: list[float] = np.minimum(fraction * totals, np.maximum(totals + others - 1, 0)).tolist()
         self.total = max(1.0, fraction * len(classes))
 
     def take(self, contents: Sequence[Content], order: Sequence[int]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from wellposed.core.checks import Count
 from wellposed.core.errors import DataError, InputError, described, first_line, require
 from wellposed.estimators.ensemble import HeldOut, Joint
 from wellposed.estimators.networks import Networks
+from wellposed.estimators.training import EncodedRows
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.ready_problems import rare_classes
 
@@ -147,10 +149,20 @@ class Classifier(base.ClassifierMixin, Networks):  # type: ignore[misc]
     def _joint(self) -> Joint:
         return Joint(self.members_, True, torch.zeros(()), torch.ones(()), self.power_)
 
+    def _mixture_loss(self, parts: Sequence[tuple[Tensor, Tensor, EncodedRows]]) -> float:
+        """The logarithmic loss of the mean probabilities once they are calibrated: how sure networks are decides nothing."""
+        logs = torch.cat([self._logs(outputs, weights) for outputs, weights, _ in parts])
+        y, counts = torch.cat([rows.y for *_, rows in parts]), torch.cat([rows.counts for *_, rows in parts])
+        costs = -(_power(logs, y, counts) * logs).log_softmax(1).gather(1, y[:, None])[:, 0]
+        return float(costs @ counts / counts.sum())
+
     def _settle(self, held: HeldOut) -> None:
         logs = torch.cat([self._logs(o, w) for o, w in zip(held.outputs, held.weights, strict=True)])
-        y = torch.cat(held.y)
-        self.power_ = 1.0
-        right = bool((logs.argmax(1) == y).all())
-        if not right and bool((y != y[0]).any()):
-            self.power_ = float(np.clip(inverse_temperature(logs, y, torch.cat(held.counts)), *POWERS))
+        self.power_ = _power(logs, torch.cat(held.y), torch.cat(held.counts))
+
+
+def _power(logs: Tensor, y: Tensor, counts: Tensor) -> float:
+    """The power of probabilities that calibrates them; 1 where every row is right, or all are of one class."""
+    if bool((logs.argmax(1) == y).all()) or bool((y == y[0]).all()):
+        return 1.0
+    return float(np.clip(inverse_temperature(logs, y, counts), *POWERS))

@@ -106,9 +106,9 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
     def _row_losses(self, outputs: Tensor, weights: Tensor, y: Tensor) -> Tensor:
         """``(rows,)`` what the networks' answer costs, by which columns are judged."""
 
-    def _choice_losses(self, outputs: Tensor, weights: Tensor, y: Tensor) -> Tensor:
-        """``(rows,)`` what the networks' answer costs, by which recipes are chosen."""
-        return self._row_losses(outputs, weights, y)
+    @abstractmethod
+    def _mixture_loss(self, parts: Sequence[tuple[Tensor, Tensor, EncodedRows]]) -> float:
+        """What the mean of networks costs a row, by which recipes are chosen; of each part outputs, weights and rows."""
 
     @abstractmethod
     def _settle(self, held: HeldOut) -> None:
@@ -267,15 +267,13 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
 
         def cost(name: str) -> float:
             tried = {**counts, name: counts[name] + 1.0}
-            total, over = 0.0, 0.0
+            mixed = []
             for outputs, rows in said:
                 weights = [tried[one] / len(several) for one, several in outputs.items() for _ in several]
                 if sum(weights) > 0:
                     shares = torch.tensor(weights, dtype=torch.float64) / sum(weights)
-                    together = torch.stack([one for several in outputs.values() for one in several])
-                    total += float(self._choice_losses(together, shares, rows.y) @ rows.counts)
-                    over += float(rows.counts.sum())
-            return total / over if over else math.inf
+                    mixed.append((torch.stack([one for several in outputs.values() for one in several]), shares, rows))
+            return self._mixture_loss(mixed) if mixed else math.inf
 
         for _ in range(PICKS):
             counts[min(names, key=cost)] += 1.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from wellposed.core.errors import DataError, require
 from wellposed.core.numbers import LARGEST
 from wellposed.estimators.ensemble import HeldOut, Joint
 from wellposed.estimators.networks import Networks
+from wellposed.estimators.training import EncodedRows
 from wellposed.losses.per_example import Loss
 from wellposed.recipe.recipe import Recipe
 
@@ -196,10 +197,15 @@ class Regressor(base.RegressorMixin, Networks):  # type: ignore[misc]
     def _row_losses(self, outputs: Tensor, weights: Tensor, y: Tensor) -> Tensor:
         return (self._mean(outputs, weights) - y.reshape(len(y), -1)).square().mean(1)
 
-    def _choice_losses(self, outputs: Tensor, weights: Tensor, y: Tensor) -> Tensor:
+    def _mixture_loss(self, parts: Sequence[tuple[Tensor, Tensor, EncodedRows]]) -> float:
         """The trained loss of the mean outputs; the squared error where that loss cannot tell rows apart."""
-        found = self.members_.loss.per_example(torch.einsum("k,kro->ro", weights, outputs), y.to(outputs.dtype))
-        return self._row_losses(outputs, weights, y) if found.whole else found.total / found.count
+        total = over = 0.0
+        for outputs, weights, rows in parts:
+            mean = torch.einsum("k,kro->ro", weights, outputs)
+            found = self.members_.loss.per_example(mean, rows.y.to(outputs.dtype))
+            costs = self._row_losses(outputs, weights, rows.y) if found.whole else found.total / found.count
+            total, over = total + float(costs @ rows.counts), over + float(rows.counts.sum())
+        return total / over
 
     def _joint(self) -> Joint:
         return Joint(self.members_, False, torch.as_tensor(self.shift_), torch.as_tensor(self.scale_), 1.0)
