@@ -47,10 +47,6 @@ def write_atomically(
         within: the folder of ours that ``path`` lies in. Links below it are not followed: a link in the file's place is
             replaced, a link in a folder's place is refused.
         mode: of a new file, before the umask takes its part.
-    Raises:
-        InputError: a folder stands in the file's place, something else in a folder's, or, below ``within``, a link in one's.
-        OSError: it cannot be written; the old file is as it was.
-
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:

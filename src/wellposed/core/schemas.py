@@ -37,8 +37,6 @@ def validate(kind: type[T], value: Any, what: str, needs: Iterable[str] = ()) ->
         what: the subject of the error, such as ``"The state in 'runs/a'"``.
         needs: keys that must be there although the dataclass has a default for them: what is always written, and whose default
             would silently be taken for what was lost.
-    Raises:
-        FormatError: it has a key too few, or a value of another type or outside of its range.
     """
     for key in needs:
         if isinstance(value, dict) and key not in value:

@@ -271,11 +271,7 @@ def named(pattern: str) -> Selector:
 
 
 def selector(value: object) -> Selector:
-    """A selector from what people write: a selector, a role's name, a glob, a module type, a predicate, or several.
-
-    Raises:
-        SelectorError: the value is none of these.
-    """
+    """A selector from what people write: a selector, a role's name, a glob, a module type, a predicate, or several."""
     if isinstance(value, Selector):
         return value
     if isinstance(value, str):
@@ -384,8 +380,6 @@ def modules(model: nn.Module, where: object) -> dict[str, nn.Module]:
 
     Args:
         where: ``"encoder.*"`` (names match whole), ``nn.ReLU``, ``lambda name, module: ...``, or a list.
-    Raises:
-        SelectorError: nothing matches, or ``where`` is none of these.
     """
     model = unwrap_model(model)
     parts = list(where) if isinstance(where, (list, tuple, set)) else [where]

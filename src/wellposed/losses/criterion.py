@@ -98,8 +98,6 @@ def from_spec(kind: str, text: str, choices: dict[str, type[T]]) -> T:
     Args:
         kind: what it is, for messages.
         choices: dataclasses with at most one parameter, by name.
-    Raises:
-        InputError: there is none of that name, or it takes no such number.
     """
     name, colon, number = text.partition(":")
     if name not in choices:

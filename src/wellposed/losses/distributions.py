@@ -92,11 +92,7 @@ class Distribution(Criterion):
         return self.width * targets
 
     def parameters(self, outputs: Tensor, target: Tensor | None = None) -> Tensor:
-        """``(n, width, t, ...)``, at least single precision.
-
-        Raises:
-            ValueError: the number of outputs is another one than the targets need.
-        """
+        """``(n, width, t, ...)``, at least single precision."""
         outputs = outputs[:, None] if outputs.ndim == 1 else outputs
         shape = None if target is None else target.shape[1:] if target.ndim > 1 else torch.Size([1])
         wanted = self.width * (1 if shape is None else shape[0])
@@ -118,11 +114,7 @@ class Density(Distribution):
         need_numbers(self.name, target)
 
     def check_training(self, target: Tensor) -> None:
-        """Refuse training targets of which a number is always the same: no spread is too small for it.
-
-        Raises:
-            TargetError: a number is the same in all rows.
-        """
+        """Refuse training targets of which a number is always the same: no spread is too small for it."""
         same = (target == target[:1]).flatten(1).all(0) if target.ndim > 1 else (target == target[:1]).all()
         if bool(same.any()):
             raise TargetError(

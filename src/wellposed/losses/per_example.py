@@ -363,8 +363,6 @@ class Loss:
         Args:
             softened: class indices were made probabilities, smoothed by this amount and perhaps mixed; None: they were not.
                 Class weights then weigh the example by its own classes, and the smoothing comes after.
-        Raises:
-            ProblemError: outputs and targets do not fit, or a loss that is a mean already shall be ``weighted``.
         """
         if softened is not None and self.weighted:
             return self._call(functools.partial(_softened, self.module, softened), outputs, target)  # type: ignore[no-any-return]

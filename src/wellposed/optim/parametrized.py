@@ -26,9 +26,6 @@ def check_parametrized(leaf: Leaf, how: How) -> None:
     with the others, also where it acts on each number alone: that cannot be told from outside, and a softplus, a
     symmetric part or a sum with another tensor would turn exact zeros and bounds into something else. A mask of
     ``torch.nn.utils.prune`` is no parametrization, and is let through: it keeps zeros, and makes no norm larger.
-
-    Raises:
-        CompositionError: naming the parameter, the weight, and the ways out.
     """
     weight = computed_from(leaf)
     if how not in ("prox", "project") or weight is None:

@@ -222,11 +222,7 @@ class WeightDistribution:
         return self.prior.energy(self, mean, log_scale) - self.family.entropy(log_scale)
 
     def slope(self, mean: Tensor) -> Tensor:
-        """The derivative of `divergence` by the mean.
-
-        Raises:
-            InputError: it has no closed form.
-        """
+        """The derivative of `divergence` by the mean."""
         found = self.prior.slope(self, mean, self.scale_like(mean))
         if found is None:
             raise InputError(

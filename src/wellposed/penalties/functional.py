@@ -99,11 +99,7 @@ class OfActivations(FunctionalPenalty):
         return self.of(activation).sum() / activation.shape[0]
 
     def value(self, context: Context) -> Tensor:
-        """The charge of this batch, 0-d, carries gradient.
-
-        Raises:
-            InputError: no module has been recorded, or one gave something else than a tensor.
-        """
+        """The charge of this batch, 0-d, carries gradient."""
         context.needs(self)
         charges = []
         for name, a in context.activations.items():

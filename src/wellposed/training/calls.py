@@ -75,11 +75,7 @@ def target_shown(batch: Any) -> Any:
 
 
 def checked_calls(model: nn.Module, loss: Loss, batch: Any, calls: Calls) -> Calls:
-    """What was said of how a model is called, tried on a batch.
-
-    Raises:
-        InputError: it raised, or the loss does not take what it gives.
-    """
+    """What was said of how a model is called, tried on a batch."""
     forward, target = guard_call("forward=", calls.forward), guard_call("target=", calls.target)
     with seeded(0, "calls"), evaluating(model, calls.forward, calls.target, loss):
         outputs, wanted = forward(model, batch), target(batch)
@@ -99,8 +95,6 @@ def find_calls(model: nn.Module, loss: Loss, batch: Any) -> Calls:
     Args:
         loss: which outputs and targets fit.
         batch: a few examples, on the model's device.
-    Raises:
-        InputError: the model or the loss does not take them; with the line to type.
     """
     plain = Calls(plain_call, lambda batch: split_batch(batch)[1])
     with seeded(0, "calls"), evaluating(model, loss):
@@ -132,11 +126,7 @@ def _problem(error: BaseException, batch: Any) -> str:
 
 
 def _own(model: nn.Module, loss: Loss, batch: Any) -> Calls | None:
-    """The call that the model's own loss comes from, with the labels as that loss takes them; None where it has none.
-
-    Raises:
-        InputError: its loss is another than ours.
-    """
+    """The call that the model's own loss comes from, with the labels as that loss takes them; None where it has none."""
     whole = _call_with_labels(model, batch)
     if whole is None:
         return None

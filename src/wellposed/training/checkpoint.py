@@ -125,8 +125,6 @@ class Saved:
 
         Warns where a column of new rows is not as it was in training: `TableEncoder.doubts`.
 
-        Raises:
-            DataError: there is no row, columns are missing or mostly no longer what they were, or the model does not take the rows.
         FormatError: the model and its classes are not of one number, or its outputs are not finite.
         """
         if hasattr(inputs, "__len__") and len(inputs) == 0:

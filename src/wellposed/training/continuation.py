@@ -136,9 +136,6 @@ def shuffled(start: Continuation) -> Continuation:
 def begun_anew(start: Continuation) -> Continuation:
     """The same with weights as torch's layers draw them, and an optimizer that remembers nothing: from some states, such as units
     that are silent on every row, no step leads back.
-
-    Raises:
-        InputError: a parameter belongs to no layer that draws its own.
     """
     with seeded(start.seed, "anew"):
         model = start.problem.build(start.recipe.model, start.seed)
@@ -156,11 +153,7 @@ def begun_anew(start: Continuation) -> Continuation:
 
 
 def standardized(start: Continuation) -> Continuation:
-    """The same begun anew, on inputs that are standardized by up to 1,024 training rows: each column, or a whole image.
-
-    Raises:
-        InputError: the inputs are no tensor of floating-point numbers, or it cannot be begun anew.
-    """
+    """The same begun anew, on inputs that are standardized by up to 1,024 training rows: each column, or a whole image."""
     source, plain = start.problem.prepared.train_clean, start.problem.forward
     inputs = source.batch(torch.arange(min(len(source), BATCH)))[0]
     x = inputs[0] if isinstance(inputs, (tuple, list)) else inputs
@@ -179,11 +172,7 @@ def standardized(start: Continuation) -> Continuation:
 
 
 def rescored(start: Continuation) -> Continuation:
-    """The same without the activation that the network ends in, so that the loss gets the scores that it takes.
-
-    Raises:
-        InputError: no module is found that the network ends in, or the loss would be of logarithms and no longer comparable.
-    """
+    """The same without the activation that the network ends in, so that the loss gets the scores that it takes."""
     loss = start.problem.loss.name
     if loss == "NLLLoss":
         raise InputError("Minus a probability and minus its logarithm cannot be compared: this change is not tried.")
@@ -233,8 +222,6 @@ def continue_from(source: Any, at: int | None = None) -> Continuation:
     Args:
         source: a Run, or the Watch of a loop of one's own, at the state in which it is.
         at: how many epochs of a run; None for all.
-    Raises:
-        InputError: it is neither, the run has not so many epochs, or its recipe does not lead to it.
     """
     if isinstance(source, Run):
         return _of_run(source, len(source.history) if at is None else at)

@@ -53,11 +53,7 @@ def monitor_is_score(problem: Problem, monitor: Monitor) -> bool:
 
 
 def check_monitors(problem: Problem, recipe: Recipe, measured: bool = True) -> None:
-    """Refuse to wait for a metric that there is not, or that is not ``measured``.
-
-    Raises:
-        ProblemError: the problem has no metric, or too many outputs to keep for one.
-    """
+    """Refuse to wait for a metric that there is not, or that is not ``measured``."""
     for section, monitor in monitored_values(recipe).items():
         if monitor.endswith("_metric") and not (problem.metric and measured):
             why = "the outputs are too many, or of a kind, that the metric is not measured" if problem.metric else (

@@ -304,8 +304,6 @@ def inspect_network(
         predict: ``predict(model, batch) -> outputs``.
         batches: ``(batch, target)``, of the size that training has; at most 512 rows are used.
         rows: at most so many.
-    Raises:
-        Unseen: the model's own code raised, or the loss does not take its outputs.
     """
     inner = unwrap_model(model)
     found = [leaf for leaf in leaves(inner) if leaf.role in ("weight", "embedding") and leaf.tensor.is_floating_point()]
@@ -331,7 +329,10 @@ def inspect_network(
             eyes.last = None
             if trained and mean.requires_grad:
                 grads = torch.autograd.grad(mean, [leaf.tensor for leaf in trained], allow_unused=True)
-                sums = [_added(s, g, size) for s, g in zip(sums, grads, strict=True)]
+                for i, grad in enumerate(grads):
+                    if grad is not None:
+                        grad = (grad.to_dense() if grad.is_sparse else grad).float() * size
+                        sums[i] = grad if (before := sums[i]) is None else before + grad
             total, seen = total + size * float(mean.detach()), seen + size
             if seen >= (rows or MOST_ROWS) or seen * count_numbers(batch) // max(size, 1) >= MOST_NUMBERS:
                 break
@@ -355,12 +356,7 @@ def inspect_network(
 def _forward(
     model: nn.Module, predict: Predict, loss: Loss, batch: Any, target: Any, eyes: _Eyes
 ) -> tuple[Any, Tensor]:
-    """Outputs and the mean loss of a batch.
-
-    Raises:
-        Unseen: with what the model's own code, or the loss, raised.
-        TargetError: the loss does not take the targets, whatever the model.
-    """
+    """Outputs and the mean loss of a batch."""
     try:
         with _Functions(eyes):
             out = predict(model, batch)
@@ -410,13 +406,6 @@ def _silent(eyes: _Eyes, name: str) -> bool:
     return before > STILL >= after and after <= TAKEN * before
 
 
-def _added(total: Tensor | None, grad: Tensor | None, rows: int) -> Tensor | None:
-    if grad is None:
-        return total
-    grad = (grad.to_dense() if grad.is_sparse else grad).float() * rows
-    return grad if total is None else total + grad
-
-
 def _maker(out: Tensor, last: tuple[str, Tensor] | None) -> str | None:
     """The activation that made the outputs, if they are its own memory."""
     if last is None or last[1].numel() != out.numel():
@@ -446,38 +435,17 @@ def rebatch(batches: Iterable[RowsWithTargets], size: int, rows: int = MOST_ROWS
             return
 
 
-def norm_disagreement(
-    model: nn.Module, predict: Predict, loss: Loss, batches: Sequence[RowsWithTargets]
-) -> tuple[float, float, float]:
-    """How much the loss of the same rows differs with batch norms in training mode, all else in evaluation mode.
-
-    Returns:
-        The mean paired difference, its standard error over batches, and the loss in evaluation mode.
-    Raises:
-        Unseen: as `inspect_network`.
-    """
-    return _of_mode(model, predict, loss, batches, norms=True)
-
-
-def noise_toll(
-    model: nn.Module, predict: Predict, loss: Loss, batches: Sequence[RowsWithTargets]
-) -> tuple[float, float, float]:
-    """How much the loss of the same rows is raised by what the model draws in training mode: dropout and other noise.
-
-    Batch norms stay in evaluation mode, so that only noise differs.
-
-    Returns:
-        The mean paired difference, its standard error over batches, and the loss in evaluation mode.
-    Raises:
-        Unseen: as `inspect_network`.
-    """
-    return _of_mode(model, predict, loss, batches, norms=False)
-
-
-def _of_mode(
+def mode_gap(
     model: nn.Module, predict: Predict, loss: Loss, batches: Sequence[RowsWithTargets], norms: bool
 ) -> tuple[float, float, float]:
-    """The loss with batch norms (or with all but them) in training mode, less that in evaluation mode."""
+    """How much the loss of the same rows differs in training mode from that in evaluation mode: with batch norms alone in training
+    mode (``norms``), or with all but them, so that only dropout and other noise differ.
+
+    Returns:
+        The mean paired difference, its standard error over batches, and the loss in evaluation mode.
+    Raises:
+        Unseen: as `inspect_network`.
+    """
     inner = unwrap_model(model)
     kept = [(batch, target) for batch, target in batches if _rows(target) >= 2]
     losses = []

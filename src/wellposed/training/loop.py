@@ -628,12 +628,7 @@ def regularizers(recipe: Recipe) -> dict[str, float]:
 
 
 def check_noise(problem: Problem, recipe: Recipe) -> None:
-    """Refuse noise that the problem cannot take.
-
-    Raises:
-        ProblemError: label smoothing without classes, noise on inputs that are no floating numbers or no images, or
-            targets that cannot be mixed.
-    """
+    """Refuse noise that the problem cannot take."""
     inputs, target = problem.prepared.train_clean.batch(torch.arange(1))
     floating = isinstance(inputs, Tensor) and inputs.is_floating_point()
     softens = mixes = False
@@ -685,12 +680,7 @@ def mixable(problem: Problem, target: Any) -> bool:
 def check_charges(
     problem: Problem, model: nn.Module, charges: Sequence[FunctionalPenalty], device: torch.device
 ) -> None:
-    """Refuse penalties of outputs that this problem's outputs have no meaning for.
-
-    Raises:
-        ProblemError: predicted probabilities where the loss is of numbers, another axis than that of the classes, or
-            derivatives with respect to inputs that are no floating tensor.
-    """
+    """Refuse penalties of outputs that this problem's outputs have no meaning for."""
     if not charges:
         return
     inputs, target = problem.prepared.train_clean.batch(torch.arange(1))
@@ -716,11 +706,7 @@ def check_charges(
 
 
 def check_axis(loss: str, outputs: Any, target: Any, charge: FunctionalPenalty) -> None:
-    """Refuse a penalty of classes that looks for them where the loss does not.
-
-    Raises:
-        ProblemError: another axis, or one distribution over what are several labels at once.
-    """
+    """Refuse a penalty of classes that looks for them where the loss does not."""
     if not isinstance(outputs, Tensor) or outputs.ndim < 2:
         return
     binary, along = getattr(charge, "binary", False), getattr(charge, "axis", 1)
@@ -748,22 +734,14 @@ UNFIT: dict[type[torch.optim.Optimizer], str] = {
 
 
 def check_optimizer_in_loop(optimizer: torch.optim.Optimizer) -> None:
-    """Refuse an optimizer that the loop cannot use.
-
-    Raises:
-        RecipeError: it is one of `UNFIT`.
-    """
+    """Refuse an optimizer that the loop cannot use."""
     for cls, reason in UNFIT.items():
         if isinstance(optimizer, cls):
             raise RecipeError(f"{cls.__name__} does not work in fit: {reason}. Use adamw, adam or sgd.")
 
 
 def relabelled(problem: Problem, noise: Noise, outputs: Tensor, target: Tensor, source: torch.Generator) -> Tensor:
-    """Targets with noise on labels.
-
-    Raises:
-        ProblemError: class indices that are not one a row.
-    """
+    """Targets with noise on labels."""
     dtype, indices = at_least_single(outputs).dtype, not target.is_floating_point()
     if problem.loss.name == "binary_cross_entropy":
         return noise.labels(target, None, dtype, source)

@@ -194,11 +194,7 @@ def _terms(optimizer: Optimizer, outputs: Any) -> Tensor | float:
 
 
 def endless(data: Any) -> Iterator[Any]:
-    """Batches, again and again; of a loader without touching the loader itself.
-
-    Raises:
-        DataError: there are none.
-    """
+    """Batches, again and again; of a loader without touching the loader itself."""
     while True:
         count = 0
         for batch in _loaded(data) if isinstance(data, DataLoader) else data:

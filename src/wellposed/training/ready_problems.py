@@ -140,8 +140,6 @@ def table_problem(
         valid: the share of the other rows on which is chosen.
         class_weight: ``"balanced"`` weighs each training row by ``rows / (classes * rows of its class)``.
         pieces: give the network features of each number beside itself, by `PIECES`; without them each number is one input.
-    Raises:
-        InputError: the metric is not known or not for this task, or class weights are not.
     """
     classifying = table.task == "classification"
     check_metric(metric, classifying)
@@ -181,11 +179,7 @@ def balanced_weights(source: Source) -> torch.Tensor:
 
 
 def labelled_rows(frame: Any, table: TableData, weight: str | None = None) -> tuple[Any, ...]:
-    """Features and target (and weight) of confirmation rows that come in a table of their own; rows without target are left out.
-
-    Raises:
-        DataError: a column is missing, or no row has a target.
-    """
+    """Features and target (and weight) of confirmation rows that come in a table of their own; rows without target are left out."""
     found = as_frame(frame)
     targets = [str(table.target.name)] if table.target.ndim == 1 else [str(name) for name in table.target.columns]
     for name in [*targets, *filter(None, [weight])]:
@@ -200,11 +194,7 @@ def labelled_rows(frame: Any, table: TableData, weight: str | None = None) -> tu
 
 
 def check_metric(name: str | None, classifying: bool) -> None:
-    """Refuse a metric of the other task.
-
-    Raises:
-        InputError: the metric is not known, or not for this task.
-    """
+    """Refuse a metric of the other task."""
     if name is None:
         return
     if named_metric(name).classifies != classifying:
@@ -252,9 +242,6 @@ def file_problem(reference: str) -> Problem:
     """Import ``FILE.py:NAME``, a `Problem` or a function without arguments that returns one.
 
     This runs the file, so it is only ever done for a reference that the user typed.
-
-    Raises:
-        ProblemError: the file or the name is missing, the file raises, or the name is no problem.
     """
     file, _, name = reference.rpartition(":")
     path = Path(file)
@@ -294,11 +281,7 @@ def file_problem(reference: str) -> Problem:
 
 
 def new_images(path: str | Path) -> torch.Tensor:
-    """Images to predict: ``X_test`` of an ``.npz``, or its ``X`` or ``X_train``. Labels are not needed.
-
-    Raises:
-        DataError: the file cannot be used.
-    """
+    """Images to predict: ``X_test`` of an ``.npz``, or its ``X`` or ``X_train``. Labels are not needed."""
     path = Path(path)
     images, names = arrays_in(path, ("X_test", "X", "X_train"))
     if not images:

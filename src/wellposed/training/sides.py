@@ -217,8 +217,6 @@ def sides_of(given: Any, double: bool = False, name: str = "valid", rows: int | 
         double: whether the network reckons in doubles, so that arrays of them stay what they are.
         name: of the argument, for a line to type.
         rows: that are wanted of a stream.
-    Raises:
-        DataError: it cannot be read again and again, or its rows cannot be told.
     """
     given = _inside(given)
     if isinstance(given, DataLoader):
@@ -282,11 +280,7 @@ def _of_stream(given: Any, name: str, rows: int | None) -> list[Side]:
 
 
 def _taken(given: Iterable[Any], name: str, size: Callable[[Any], int], rows: int | None) -> list[Any]:
-    """The first of what can be gone through again and again.
-
-    Raises:
-        DataError: it goes on where it was left, so that watching would take rows from the loop.
-    """
+    """The first of what can be gone through again and again."""
     found: list[Any] = []
     first: list[Any] = []
     try:
