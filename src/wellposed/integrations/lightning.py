@@ -26,16 +26,7 @@ class LightningWatch(TrainerWatch):
     averages), else at the end of each epoch. Its numbers go to the logger and can be monitored, as ``wp/valid_loss``. History and
     terms are kept in checkpoints. Averages of Lightning's own callbacks keep exact zeros.
 
-    Args:
-        terms: such as ``wp.L1(1e-4).on("encoder.*")``; none only watches.
-        loss, forward, target, metric, rows, seed, share: as of `watch`, where the trainer's own are not what is to be seen.
-        train, valid: data to look at in place of the trainer's.
-        stop: a rule such as ``wp.stop_when_sure()``; it ends training as ``EarlyStopping`` does.
-    Attributes:
-        watch, history, diagnosis: live; None, and without rows, before the first look and in all processes but the first.
-        optimizer: from `regularize`; `audit` says what it does. Of several, the first.
-    Raises:
-        MissingExtra: by the call, where Lightning is not installed.
+    Arguments, attributes and errors: see `TrainerWatch`.
     """
 
     library = "Lightning"
