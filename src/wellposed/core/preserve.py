@@ -119,10 +119,8 @@ class OwnHook:
 @contextmanager
 def reach_kept(*given: object, training: bool | None = None) -> Iterator[None]:
     """All that models and code reach comes back: modes, buffers, plain attributes of modules (a state that a recurrent network
-    keeps), and generators. Inside, replicas do not talk to those of other processes.
-
-    Args:
-        training: inside, all modules that are reached are in this mode; None leaves them as they were.
+    keeps), and generators. Inside, replicas do not talk to those of other processes, and all modules are in the mode
+    ``training``.
     """
     found = reached(*given)
     models = [one for one in found if isinstance(one, nn.Module)]

@@ -154,10 +154,8 @@ def refuse_scripted(caller: str, model: nn.Module) -> None:
 
 
 def leaves(model: nn.Module) -> list[Leaf]:
-    """Every parameter of the model once, in registration order; a tied parameter carries all its names.
-
-    A parameter that is tied between an embedding and a weight (a language model's head) is an embedding. A compiled or
-    parallel model is seen through: names are those of the model inside.
+    """Every parameter of the model once, in registration order; a tied one carries all its names, and is an embedding if one of
+    its places is. A compiled or parallel model is seen through.
     """
     model = unwrap_model(model)
     names: dict[int, list[str]] = {}
@@ -376,10 +374,8 @@ def select(model: nn.Module, value: object) -> list[Leaf]:
 
 
 def modules(model: nn.Module, where: object) -> dict[str, nn.Module]:
-    """The modules that ``where`` chooses, by name: a glob over names, a module type, a predicate, or several of these in turn.
-
-    Args:
-        where: ``"encoder.*"`` (names match whole), ``nn.ReLU``, ``lambda name, module: ...``, or a list.
+    """The modules that ``where`` chooses, by name: a glob (names match whole), a module type, a predicate ``(name, module)``, or
+    several.
     """
     model = unwrap_model(model)
     parts = list(where) if isinstance(where, (list, tuple, set)) else [where]

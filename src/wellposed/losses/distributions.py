@@ -38,10 +38,7 @@ ITERATIONS = 100
 
 
 class Distribution(Criterion):
-    """A loss whose outputs are a distribution of each target number.
-
-    Shapes are ``(n,)`` where there is one number a row, else ``(n, t, ...)``.
-    """
+    """A loss whose outputs are a distribution of each target number: shapes are ``(n,)``, or ``(n, t, ...)`` of several numbers."""
 
     convex = False
     needs: ClassVar[str]
@@ -54,18 +51,12 @@ class Distribution(Criterion):
 
     @abstractmethod
     def nll(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``-log p(target)`` in nats, ``(n,)``, summed over the numbers of a row.
-
-        Raises:
-            InputError: the distribution has no density.
-        """
+        """``-log p(target)`` in nats, ``(n,)``, summed over the numbers of a row; refused where there is no density."""
 
     @abstractmethod
     def crps(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``E|Y - y| - 1/2 E|Y - Y'|`` of each number, in its units; of the targets' shape.
-
-        Raises:
-            InputError: the distribution is not known as a whole.
+        """``E|Y - y| - 1/2 E|Y - Y'|`` of each number, in its units; of the targets' shape. Refused where the distribution is not
+        known as a whole.
         """
 
     @abstractmethod
@@ -74,18 +65,12 @@ class Distribution(Criterion):
 
     @abstractmethod
     def std(self, outputs: Tensor) -> Tensor:
-        """The standard deviation of a target.
-
-        Raises:
-            InputError: it is not known.
-        """
+        """The standard deviation of a target; refused where it is not known."""
 
     @abstractmethod
     def rescaled(self, outputs: Tensor, scale: float | Tensor, shift: float | Tensor) -> Tensor:
-        """The outputs that say of ``scale * y + shift`` what ``outputs`` say of ``y``.
-
-        Args:
-            scale: > 0; a number, or one for each target number ``(t,)``.
+        """The outputs that say of ``scale * y + shift`` what ``outputs`` say of ``y``; scale > 0 and shift are numbers, or one for
+        each target number ``(t,)``.
         """
 
     def outputs_for(self, targets: int) -> int:
@@ -427,11 +412,7 @@ class Quantiles(Distribution):
         return torch.tensor(self.levels, dtype=like.dtype, device=like.device).view(-1, *[1] * (like.ndim - 2))
 
     def quantile(self, outputs: Tensor, level: float) -> Tensor:
-        """On the line between the two nearest levels of the loss.
-
-        Raises:
-            InputError: the level is outside those of the loss, of which it says nothing.
-        """
+        """On the line between the two nearest levels of the loss; refused outside of them."""
         level = next((own for own in self.levels if math.isclose(own, level)), level)
         if not self.levels[0] <= level <= self.levels[-1]:
             raise InputError(

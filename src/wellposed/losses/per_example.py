@@ -81,12 +81,10 @@ def losses_by_name() -> dict[str, type[Criterion]]:
 
 @dataclass(frozen=True)
 class _Known:
-    """What is known of a loss of torch: its function, the loss of ours that it is, and which targets it takes.
+    """What is known of a loss of torch: its ``function`` with the same arguments, what checks its targets, and which loss of ours
+    is the ``same``.
 
     Attributes:
-        function: of torch, with the same arguments.
-        check: what refuses targets.
-        same: the loss of ours that it is.
         elementwise: it compares number with number, and would broadcast ``(n, 1)`` against ``(n,)``.
         numeric: outputs are predictions of the target itself.
         ends_in: the activation after which it is `same`: ``NLLLoss`` of a log-softmax is cross-entropy of the scores.
@@ -252,11 +250,9 @@ class Loss:
         return isinstance(self.criterion, Poisson) or bool(getattr(self.module, "log_input", False))
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
-        """The outputs, alike for every example, that cost least on the training targets; None where they are not known.
-
-        Args:
-            train: ``(n, ...)``. Class indices count one by one, whatever their axes; those that are left out do not.
-            valid: as ``train``; shows classes that training does not have.
+        """The outputs, alike for every example, that cost least on the training targets ``(n, ...)``; None where they are not
+        known. Class indices count one by one, those that are left out do not; ``valid`` shows classes that training does not
+        have.
         """
         if self.same is None:
             return None
@@ -286,8 +282,6 @@ class Loss:
         Args:
             outputs, target: of a few rows, which show how many classes have an output.
             targets: all targets; None where they are not at hand: then each batch is checked when it comes.
-        Raises:
-            ProblemError: what was found, what is needed, what to do.
         """
         if targets is None:
             return
@@ -640,13 +634,13 @@ def _of_classes(given: nn.CrossEntropyLoss | nn.NLLLoss, by_example: bool) -> Ca
 
 
 def _softened(given: Any, amount: float, outputs: Tensor, target: Tensor) -> PerExample:
-    """A torch loss with class weights ``w`` on targets ``q`` that were smoothed by ``amount``.
+    """A torch loss with class weights ``w`` on targets that were smoothed by ``amount``:
+    ``v * loss(outputs, (1 - amount) * p w / v + amount * uniform)`` with ``p`` the probabilities before smoothing, and
+    ``v = sum_c w_c p_c``, the weight of the example.
 
-    ``v * loss(outputs, (1 - amount) * p w / v + amount * uniform)`` with ``p``: the probabilities before smoothing, and
-    ``v = sum_c w_c p_c``, the weight of the example. Weighing ``q`` itself, as torch does, gives every example a share of the
-    heavy classes: of two classes with weights 1 and 50 all rows are then predicted as the second (smoothing 0.1).
-    Of a cross-entropy ``v`` also counts, so that the mean divides by the sum of weights; of ``pos_weight`` it does not, as
-    in torch.
+    Weighing smoothed targets, as torch does, gives every example a share of the heavy classes: of two with weights 1 and 50 all
+    rows are then predicted as the second (smoothing 0.1). Of a cross-entropy ``v`` also counts in the mean; of ``pos_weight``
+    not, as in torch.
     """
     if isinstance(given, nn.CrossEntropyLoss):
         need_distributions("cross_entropy", target)
@@ -698,12 +692,7 @@ def mean_loss(parts: list[PerExample], weights: list[Tensor] | None = None) -> M
 
 
 def mean_losses(total: Tensor, count: Tensor, weight: Tensor | None = None) -> list[MeanLoss]:
-    """`mean_loss` of several models on the same examples.
-
-    Args:
-        total, count: ``(models, n)``.
-        weight: ``(n,)``.
-    """
+    """`mean_loss` of several models on the same examples: ``total`` and ``count`` are ``(models, n)``, ``weight`` is ``(n,)``."""
     total, count = total.double().cpu(), count.double().cpu()
     if weight is not None:
         total, count = total * weight.double().cpu(), count * weight.double().cpu()

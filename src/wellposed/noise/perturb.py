@@ -213,13 +213,7 @@ class WeightNoise(Noise):
 
 @dataclass
 class Site:
-    """One kind of noise at one place.
-
-    Attributes:
-        place: the module's or the parameter's name.
-        key: which stream it draws from.
-        drawn: how often it was.
-    """
+    """One kind of noise at one place (a module's or a parameter's name), the ``key`` of its stream, and how often it was drawn."""
 
     placed: Placed
     place: str

@@ -113,11 +113,7 @@ class Average:
         return averaging_says(self.ema, self.warmup, self.start, self.buffers)
 
     def share(self, t: float) -> float:
-        """The share ``1 - kept`` that update ``t`` (0 for the first) takes of the current weights.
-
-        Raises:
-            InputError: a warm-up of one's own gives something outside [0, 1].
-        """
+        """The share ``1 - kept`` that update ``t`` (0 for the first) takes of the current weights."""
         if self.ema is None:
             return 1.0 / (t + 1.0)
         if self.start == "update" and t == 0:
@@ -197,10 +193,8 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
 
 @torch.no_grad()
 def redo_batch_norm(model: nn.Module, forwards: Iterable[Callable[[], object]]) -> None:
-    """Recompute the running statistics of batch norms as plain averages over ``forwards`` (calls that run the model).
-
-    Only the batch norms are put into training mode: dropout stays off, and every mode comes back as it was, also after an
-    exception. Without any forward the statistics stay.
+    """Recompute the running statistics of batch norms as plain averages over ``forwards`` (calls that run the model), with them
+    alone in training mode. Modes come back, also after an exception; without any forward the statistics stay.
     """
     layers = batch_norms(model)
     if not layers:

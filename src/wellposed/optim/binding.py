@@ -72,8 +72,7 @@ class Charged:
     Attributes:
         count: steps that the parameter has taken, once known.
         radius: norms of its groups after the last proximal step, from which the next one starts.
-        multiplier: of a bound that adapts its strength, and
-        norm: that bound, once found.
+        multiplier, norm: of a bound that adapts its strength, and that bound, once found.
     """
 
     leaf: Leaf
@@ -232,11 +231,7 @@ def bind(model: nn.Module, optimizer: Optimizer, terms: Sequence[Term]) -> Bindi
 
 
 def check_groups(binding: Binding, groups: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse settings of parameter groups that would enforce a term twice, or reward it.
-
-    Args:
-        groups: with ``params``, and the settings that are or will be the optimizer's.
-    """
+    """Refuse settings of parameter groups (their own, or such as will be loaded) that would enforce a term twice, or reward it."""
     own = {id(p): float(group.get("weight_decay", 0.0) or 0.0) for group in groups for p in group["params"]}
     for one in binding.charged:
         _check_decay(one, own.get(id(one.leaf.tensor), 0.0))

@@ -268,9 +268,8 @@ class Regularized(Wrapper):
         one.multiplier = self._bound_of(one, plan.multiplier).update(multiplier, one.leaf.tensor, step)
 
     def _step_of(self, one: Charged, group: Group) -> MetricOrStep:
-        """The effective step of a parameter, with the ramp of adaptive optimizers.
-
-        By the parameter's own steps: one that joins late has no second moment yet.
+        """The effective step of a parameter, with the ramp of adaptive optimizers by the parameter's own steps: one that joins
+        late has no second moment yet.
         """
         assert self._metric is not None
         state = self.optimizer.state.get(one.leaf.tensor, {}) | self._before.get(id(one.leaf.tensor), {})

@@ -287,11 +287,8 @@ class Plateau(Course):
 
 
 class PlateauClock:
-    """How often a `Plateau` has reduced the rate; told of each epoch by `update`.
-
-    Args:
-        settings: of the plateau.
-        higher: whether more of what is monitored is better.
+    """How often a `Plateau` has reduced the rate; told of each epoch's value, of which more is better where ``higher``, by
+    `update`.
     """
 
     def __init__(self, settings: Plateau, higher: bool = False) -> None:
@@ -379,9 +376,9 @@ SHAPES: dict[str, Course] = {
 def rate_at(course: Course, base: float, step: int, total: int, warmup: float = 0.0, unit: int = 1) -> float:
     """The learning rate of a step.
 
-    During a warm-up the rate is ``(step + 1)/(warm + 1)`` times the course's, with ``warm = round(warmup * total)`` steps. A
-    course that spans all of training begins after it; counts (milestones, periods) are of all steps, so that a fall at
-    epoch 30 comes at epoch 30.
+    During a warm-up of ``round(warmup * total)`` steps the rate is ``(step + 1)/(warm + 1)`` times the course's. A course that
+    spans all of training begins after it; counts (milestones, periods) are of all steps, so that a fall at epoch 30 comes at
+    epoch 30.
 
     Args:
         base: the optimizer's own rate.

@@ -30,9 +30,8 @@ from wellposed.core.errors import InputError, did_you_mean
 
 
 def decay_per_strength(scaling: str, lr: float, first: float, largest: float) -> float:
-    """What decay takes off each weight in one step, as a share, per strength: ``1 - strength*this`` is left.
-
-    ``lr`` for torch, ``lr/first`` for composer, 1 for independent, ``lr^2/largest`` for timm.
+    """The share that decay takes off each weight in one step, per strength: ``lr`` for torch, ``lr/first`` for composer, 1 for
+    independent, ``lr^2/largest`` for timm.
     """
     if scaling == "composer":
         check_above_zero("The decay of Composer", first=first)

@@ -34,9 +34,8 @@ Scaling = Literal["torch", "composer", "independent", "timm"]
 
 
 class Separable(Penalty):
-    """``g(w) = sum_i l1_i |w_i| + l2/2 * |w|_2^2``: what L1, weighted L1, L2 and the elastic net have in common.
-
-    ``l1`` is a number or a tensor that broadcasts to ``w``; ``l2`` is a number.
+    """``g(w) = sum_i l1_i |w_i| + l2/2 * |w|_2^2``: what L1, weighted L1, L2 and the elastic net have in common; ``l1`` is a
+    number or a tensor that broadcasts to ``w``, ``l2`` a number.
     """
 
     convention: str = ""
@@ -239,11 +238,7 @@ class L2(Separable):
         return super().default_how if self.scaling == "torch" else "decay"
 
     def on(self, where: object = None, how: How | None = None, schedule: Schedule | None = None) -> Term:
-        """As for every penalty; a scaling of decay can only be enforced by decay.
-
-        Raises:
-            InputError: this penalty cannot be enforced so.
-        """
+        """As for every penalty; a scaling of decay can only be enforced by decay."""
         term = super().on(where, how, schedule)
         if self.scaling != "torch" and term.how != "decay":
             raise InputError(
@@ -257,14 +252,12 @@ class L2(Separable):
         return self.strength
 
     def decay_factor(self, lr: float, first: float, largest: float) -> float:
-        """What one step of decay multiplies the weights by, at the learning rate ``lr``; see `decoupled`.
+        """What one step of decay multiplies the weights by; see `decoupled`.
 
         Args:
             lr: of this step.
             first: > 0, the learning rate that the optimizer was built with (``"composer"``).
             largest: > 0, the largest learning rate of the schedule (``"timm"``).
-        Raises:
-            InputError: the learning rate to divide by is not positive.
         """
         return 1.0 - self.strength * conventions.decay_per_strength(self.scaling, lr, first, largest)
 
@@ -339,10 +332,7 @@ class WeightedL2(OwnRates):
 
     Args:
         strength: >= 0, per mean loss. 0 charges nothing.
-        weights: the rates ``c``, finite and >= 0, as of `WeightedL1`.
-    Raises:
-        InputError: a rate is negative or not finite.
-        ShapeError: the rates do not broadcast to a parameter.
+        weights: the rates ``c``, finite and >= 0, as of `WeightedL1`, with its errors.
     Source:
         MacKay (1994), ASHRAE Transactions 100(2).
     Example:

@@ -83,8 +83,8 @@ class _OfClasses(FunctionalPenalty):
 class OfActivations(FunctionalPenalty):
     """A charge of the outputs of single modules: a mean over examples, a sum over coordinates, modules and their uses.
 
-    A module that is used several times in a forward pass (one ReLU between all layers) is charged for each; so are several
-    passes before one `penalty` (two noisy ones, real and made examples): each is a mean over its own examples.
+    A module that is used several times in a forward pass is charged for each use; so are several passes before one `penalty`,
+    each of which is a mean over its own examples.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("activations",)
@@ -146,10 +146,8 @@ class ActivationL1(OfActivations):
 @checked
 @dataclass(frozen=True)
 class ActivationL2(OfActivations):
-    """``strength/2 * mean_i sum_j a_ij^2`` over the outputs ``a`` of the selected modules: small activations.
-
-    Activations are ``(batch, ...)``; the sum runs over every axis but the first, positions included, over modules, and over
-    all uses of one.
+    """``strength/2 * mean_i sum_j a_ij^2`` over the outputs ``a`` of the selected modules, summed as by `ActivationL1`: small
+    activations.
 
     Args:
         strength: >= 0, per mean loss. 0 charges nothing.
@@ -272,12 +270,7 @@ class Consistency(_OfClasses):
         return self.of != "values"
 
     def value(self, context: Context) -> Tensor:
-        """The charge of this batch, 0-d; its gradient flows to the outputs.
-
-        Raises:
-            InputError: the outputs or the reference are missing.
-            ShapeError: they differ in shape.
-        """
+        """The charge of this batch, 0-d; its gradient flows to the outputs."""
         outputs, reference = _given(self, context)
         if outputs.shape != reference.shape:
             raise ShapeError(
@@ -334,11 +327,7 @@ class Jacobian(FunctionalPenalty):
     traits: ClassVar[Traits] = OF_A_NETWORK
 
     def value(self, context: Context) -> Tensor:
-        """The charge of this batch, 0-d; its gradient flows to the weights.
-
-        Raises:
-            InputError: a piece is missing, the inputs do not require gradients, or the outputs do not depend on them.
-        """
+        """The charge of this batch, 0-d; its gradient flows to the weights."""
         outputs, inputs = _given(self, context)
         if outputs.shape[0] != inputs.shape[0]:
             raise ShapeError(

@@ -93,9 +93,8 @@ class GroupPenalty(ByValue, Penalty):
         return AXES[self.by]
 
     def at(self, leaf: Leaf) -> Self:
-        """Here with the number of heads of a ``nn.MultiheadAttention``, and its unpacked projections by rows.
-
-        Units and inputs of a transposed convolution are those of its own layout.
+        """With the number of heads of a ``nn.MultiheadAttention``, its unpacked projections by rows, and units and inputs of a
+        transposed convolution by its own layout.
         """
         if isinstance(self.by, str) and self.by in AXES:
             return changed(self, by=laid_out(self, self.by, leaf))
@@ -326,10 +325,8 @@ class GroupMCP(GroupPenalty):
     """``sum_g h(|w_g|_2)``, ``h(r) = s*r - r^2/(2*gamma)`` up to ``r = gamma*s``, ``gamma*s^2/2`` beyond; zeros without bias.
 
     ``s = strength*sqrt(size_g)`` (or times the group's weight): small groups become exactly zero as with GroupL2, large ones
-    are left alone. Not convex.
-    The prox is the global minimizer for every step, also above ``gamma``, and with a step for each coordinate. That there
-    is at most one minimum besides 0 and ``w`` is proven (docs/derivations/groups.md); between two that are equally good to
-    rounding either may come back.
+    are left alone. Not convex. The prox is the global minimizer for every step, also above ``gamma`` and with a step for each
+    coordinate (docs/derivations/groups.md); of two that are equally good to rounding either may come back.
 
     Args:
         strength: >= 0, per mean loss. 0 charges nothing.

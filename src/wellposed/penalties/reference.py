@@ -58,13 +58,8 @@ class Towards(Penalty):
             raise self._misshapen(name, w, self.reference)
 
     def at(self, leaf: Leaf) -> Self:
-        """This penalty at one parameter, with a copy of its reference, in the parameter's type and on its device.
-
-        The copy is taken here: a ``state_dict`` shares memory with a model that trains on.
-
-        Raises:
-            InputError: a mapping has none of the parameter's names, or the reference is not finite.
-            ShapeError: a mapping has a tensor of another shape, or a tensor does not broadcast.
+        """This penalty at one parameter, with a copy of its reference, in the parameter's type and on its device: a ``state_dict``
+        shares memory with a model that trains on.
         """
         found: object = unshard(leaf.tensor) if self.reference is None else self.reference
         if isinstance(found, Mapping):
@@ -108,11 +103,7 @@ class Towards(Penalty):
         )
 
     def origin(self, w: Tensor) -> float | Tensor:
-        """The reference as it can be subtracted from ``w``: a number, or a tensor of its type on its device.
-
-        Raises:
-            InputError: it is known only when the penalty is bound to a model.
-        """
+        """The reference as it can be subtracted from ``w``: a number, or a tensor of its type on its device."""
         if isinstance(self.reference, Tensor):
             return self.reference.detach().to(w)
         if isinstance(self.reference, (int, float)):
@@ -174,10 +165,7 @@ class L1SP(Towards):
 
     Args:
         strength: >= 0, per mean loss. 0 charges nothing.
-        reference: ``w0``, as of `L2SP`.
-    Raises:
-        InputError: the reference has no tensor of a parameter's name, or an unbound one is evaluated.
-        ShapeError: a tensor of the reference does not fit the parameter.
+        reference: ``w0``, as of `L2SP`, with its errors.
     Source:
         Li, Grandvalet & Davoine (2018), ICML.
     Example:

@@ -65,9 +65,8 @@ def plain_call(model: nn.Module, batch: Any) -> Any:
 
 
 def target_shown(batch: Any) -> Any:
-    """The target of a batch; of one that shows none the batch itself, or its only part.
-
-    It is the target where inputs are rebuilt, and is not looked at by the loss where the model returns its own.
+    """The target of a batch; of one that shows none the batch itself, or its only part: inputs are rebuilt, or the model returns
+    its loss.
     """
     with suppress(DataError):
         return split_batch(batch)[1]

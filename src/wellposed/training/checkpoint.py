@@ -38,9 +38,8 @@ WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 
 def save_run(run: Run, folder: str | Path, within: str | Path | None = None) -> Path:
-    """Write the weights, how the model is built, and how rows are encoded.
-
-    A model of the user's own factory is saved by its weights; `load` then needs the problem.
+    """Write the weights, how the model is built, and how rows are encoded. Of a user's own factory only the weights are written;
+    `load` then needs the problem.
 
     Args:
         within: the folder of a study, below which no link is followed; by default ``folder`` itself.
@@ -121,11 +120,8 @@ class Saved:
 
         Where the loss knows the target's distribution, the prediction is its mean, and ``low`` and ``high`` are the ends of the
         central interval that holds the target with probability 0.9 (``low_<target>``, ``high_<target>``); where the loss is of
-        quantiles it is the median, and there is a column ``quantile_<level>`` for each.
-
-        Warns where a column of new rows is not as it was in training: `TableEncoder.doubts`.
-
-        FormatError: the model and its classes are not of one number, or its outputs are not finite.
+        quantiles it is the median, and there is a column ``quantile_<level>`` for each. A warning says where a column of new
+        rows is not as it was in training.
         """
         if hasattr(inputs, "__len__") and len(inputs) == 0:
             raise DataError("There is no row to predict.")
@@ -249,9 +245,8 @@ def _built(
 
 @contextmanager
 def _no_larger(weights: dict[str, Tensor], folder: Path) -> Iterator[None]:
-    """Inside the block, this thread builds no model with more parameters than there are weights.
-
-    A file of a hundred bytes can ask for a ``depth`` of a million, or for a ``width`` that no machine holds.
+    """Inside the block, this thread builds no model with more parameters than there are weights: a file of a hundred bytes can ask
+    for a ``depth`` of a million.
     """
     thread, tensors, numbers = threading.get_ident(), len(weights), sum(w.numel() for w in weights.values())
 

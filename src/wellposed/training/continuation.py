@@ -44,14 +44,8 @@ CLOSE = 1e-3
 
 @dataclass(frozen=True)
 class TrainingState:
-    """The state from which a training goes on.
-
-    Attributes:
-        weights: the network's ``state_dict``.
-        optimizer: the ``state_dict`` of its `Regularized`, or of a bare optimizer.
-        kind: the class of the bare optimizer.
-        epoch: how many epochs there were.
-        rate: the learning rate to go on with, as a share of the recipe's.
+    """The state from which a training goes on: ``state_dict`` of the network, and of its `Regularized` or its bare optimizer of
+    class ``kind``, after ``epoch`` epochs. ``rate`` is the learning rate to go on with, as a share of the recipe's.
     """
 
     weights: dict[str, Tensor]
@@ -79,8 +73,7 @@ class Continuation:
     Attributes:
         recipe: of what was trained so far.
         make: ``make(recipe)`` gives the maker of its optimizer; None: the recipe's own.
-        sampler: the row numbers of an epoch, by the global generators, where a loop draws them in a way of its own; None:
-            all rows, shuffled.
+        sampler: the row numbers of an epoch, by the global generators; None: all rows, shuffled.
     """
 
     problem: Problem
@@ -217,12 +210,7 @@ def _with(start: Continuation, **parts: Any) -> Continuation:
 
 
 def continue_from(source: Any, at: int | None = None) -> Continuation:
-    """The start to go on from.
-
-    Args:
-        source: a Run, or the Watch of a loop of one's own, at the state in which it is.
-        at: how many epochs of a run; None for all.
-    """
+    """The start to go on from: a Run after ``at`` epochs (None for all), or the Watch of a loop of one's own, where it is now."""
     if isinstance(source, Run):
         return _of_run(source, len(source.history) if at is None else at)
     if isinstance(source, Watch):
@@ -355,11 +343,7 @@ def _maker(model: nn.Module, bare: torch.optim.Optimizer, base: Recipe) -> Calla
 
 
 def watched_problem(watch: Watch) -> Problem:
-    """The problem that a watched loop solves: copies of its network as it is now, its loss, its data.
-
-    Raises:
-        InputError: its rows cannot be drawn in batches of another order.
-    """
+    """The problem that a watched loop solves: copies of its network as it is now, its loss, its data."""
     model = watch.model
 
     def make() -> nn.Module:

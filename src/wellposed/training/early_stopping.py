@@ -11,12 +11,7 @@ from wellposed.training.problem import Problem
 
 
 class Patience:
-    """Told of each epoch's value by `update`; ``over`` says that training is to stop.
-
-    Args:
-        settings: of stopping.
-        higher: whether more of what is monitored is better.
-    """
+    """Told of each epoch's value by `update`, of which more is better where ``higher``; ``over`` says that training is to stop."""
 
     def __init__(self, settings: StoppingSpec, higher: bool = False) -> None:
         self.settings, self.sign = settings, -1.0 if higher else 1.0

@@ -41,11 +41,8 @@ def call(model: nn.Module, inputs: Any) -> Any:
 
 @contextmanager
 def evaluating(model: nn.Module, *code: object) -> Iterator[None]:
-    """Evaluation mode, own random state, and no gradients but where a `Loss` needs derivatives; all that is reached comes back
-    as it was (`reach_kept`).
-
-    Args:
-        code: what is called beside the model, and may reach other networks: ``forward=``, a loss.
+    """Evaluation mode, own random state, and no gradients but where a `Loss` needs derivatives; all that the model, and ``code``
+    that is called beside it, reach comes back as it was (`reach_kept`).
     """
     derived = any(isinstance(one, Loss) and one.derived for one in code)
     with random_states_kept(), reach_kept(model, *code, training=False), torch.set_grad_enabled(derived):
@@ -146,12 +143,7 @@ def signed_rows(rows: Tensor, higher_is_better: bool) -> np.ndarray:
 def evaluations(
     outputs: Tensor, target: Tensor, loss: Loss, metric: Score | None, weights: list[Tensor] | None = None
 ) -> list[Evaluation]:
-    """`evaluate` of several models on the same rows, from their outputs.
-
-    Args:
-        outputs: ``(models, rows, ...)``.
-        target: ``(rows, ...)``.
-    """
+    """`evaluate` of several models on the same rows, from their outputs ``(models, rows, ...)`` and the target ``(rows, ...)``."""
     with torch.no_grad():
         losses = mean_losses(*loss.of_many(outputs, target), None if weights is None else torch.cat(weights))
         weight, known = None if weights is None else torch.cat(weights).cpu(), loss.marked(target).cpu()

@@ -44,9 +44,8 @@ class Unseen(WellposedError):
 
 @dataclass(frozen=True)
 class Layer:
-    """A trainable weight: its name, size, gradient; ``gradient`` is NaN where the loss does not depend on it.
-
-    ``outward`` is the gradient times the weight: how fast the loss rises if the weight is made larger as a whole.
+    """A trainable weight: its name, size, gradient (NaN where the loss does not depend on it), and ``outward``, the gradient times
+    the weight: how fast the loss rises if the weight is made larger as a whole.
     """
 
     name: str
@@ -297,13 +296,11 @@ def _hooked(eyes: _Eyes) -> Iterator[None]:
 def inspect_network(
     model: nn.Module, predict: Predict, loss: Loss, batches: Iterable[RowsWithTargets], rows: int | None = None
 ) -> Inspection:
-    """One forward and backward pass in training mode.
+    """One forward and backward pass in training mode, over at most 512 rows (or ``rows``) of ``(batch, target)``, in batches of
+    the size that training has.
 
-    Args:
-        model: seen through, where it is compiled or parallel.
-        predict: ``predict(model, batch) -> outputs``.
-        batches: ``(batch, target)``, of the size that training has; at most 512 rows are used.
-        rows: at most so many.
+    Raises:
+        Unseen: the model's own code raised, or the loss does not take its outputs.
     """
     inner = unwrap_model(model)
     found = [leaf for leaf in leaves(inner) if leaf.role in ("weight", "embedding") and leaf.tensor.is_floating_point()]
@@ -443,8 +440,6 @@ def mode_gap(
 
     Returns:
         The mean paired difference, its standard error over batches, and the loss in evaluation mode.
-    Raises:
-        Unseen: as `inspect_network`.
     """
     inner = unwrap_model(model)
     kept = [(batch, target) for batch, target in batches if _rows(target) >= 2]

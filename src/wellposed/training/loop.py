@@ -161,9 +161,8 @@ class Training:
         make: MakeOptimizer | None = None,
         shared: Shared | None = None,
     ) -> Training:
-        """Build everything that a run needs, and check that it fits together.
-
-        ``shared`` has what runs on equal rows have in common; it is made where there is none.
+        """Build everything that a run needs, and check that it fits together; ``shared`` is what runs on equal rows have in
+        common.
         """
         shared = shared or Shared.of(problem, Sample(rows), probe_rows, device)
         data = shared.data
@@ -528,9 +527,8 @@ class Shared:
         device: torch.device,
         others: Iterable[Shared] = (),
     ) -> Shared:
-        """The rows that are trained on and those that are evaluated, and what a constant prediction reaches.
-
-        Of ``others`` that evaluate as many rows the validation rows are taken, which are the same.
+        """The rows that are trained on and those that are evaluated, and what a constant prediction reaches. Of ``others`` that
+        evaluate as many rows the validation rows are taken, which are the same.
         """
         data = with_sample(problem.prepared, sample)
         facts = {name: number for name, number in vars(sample).items() if name != "rows" and number is not None}
@@ -546,9 +544,8 @@ class Shared:
 
 
 def rows_per_epoch(rows: int, batch_size: int, model: nn.Module) -> int:
-    """All training rows, but for one that would be a batch alone where batches are normalized: it has no variance.
-
-    It comes back in another epoch.
+    """All training rows, but for one that would be a batch alone where batches are normalized, and has no variance; it comes back
+    later.
     """
     alone = batch_size > 1 and rows > batch_size and rows % batch_size == 1
     return rows - 1 if alone and any(isinstance(m, _BatchNorm) for m in model.modules()) else rows
@@ -602,10 +599,8 @@ def scale_gradients(model: nn.Module, scale: float) -> None:
 def equal_probes(
     train: Source, valid: Source, most: int | None, device: torch.device, known: Sequence[Probe] = ()
 ) -> tuple[Probe, Probe]:
-    """Fixed rows of both sides, equally many, so that their losses and errors compare.
-
-    All validation rows are taken unless there are fewer training rows, or ``most`` is less. They are the same for every seed.
-    One of the ``known`` probes of validation rows is taken where it has the size.
+    """Fixed rows of both sides, equally many, so that their losses and errors compare: all validation rows, unless there are fewer
+    training rows, or ``most`` is less. They are the same for every seed; a fitting one of the ``known`` probes is taken.
     """
     size = min(len(train), len(valid), most or len(valid))
 

@@ -48,9 +48,8 @@ class Notes:
         forwards: of the finished epochs.
         gradients: of each finished epoch, the norm of each parameter's gradient as the loop left it; empty where it
             left none, or zeros alone.
-        unlearned: marks (`row_marks`) of rows that went through without gradients in training mode. Rows of validation are
-            evaluated there; others have batch norms estimated anew, or are a step's own (a generator's images, labels of a
-            teacher).
+        unlearned: marks (`row_marks`) of rows that went through without gradients in training mode: of validation, of batch
+            norms that are estimated anew, or a step's own (a generator's images, labels of a teacher).
         seconds: that noting took, forward by forward.
     """
 

@@ -83,12 +83,7 @@ RARE_SHARE = 0.4
 
 
 def rare_classes(target: Any) -> list[str]:
-    """The names of classes so rare that a constant prediction, which never says them, has a high accuracy.
-
-    Example:
-        >>> rare_classes(["fine"] * 95 + ["broken"] * 5)
-        ['broken']
-    """
+    """The names of classes so rare that a constant prediction, which never says them, has a high accuracy."""
     codes, names = category_codes(require("pandas", "tables").Series(target))
     counts = np.bincount(codes[codes >= 0], minlength=len(names))
     return [names[i] for i in np.flatnonzero(counts < RARE_SHARE * counts.sum() / len(names))]
@@ -206,11 +201,7 @@ def check_metric(name: str | None, classifying: bool) -> None:
 
 
 def image_problem(path: str | Path, *, metric: str | None = None) -> Problem:
-    """A small convolutional network for an ``.npz`` of images.
-
-    Raises:
-        DataError: the file cannot be used.
-    """
+    """A small convolutional network for an ``.npz`` of images."""
     arrays = read_npz(path)
     check_metric(metric, classifying=True)
     classes = np.unique(arrays["y_train"])
@@ -239,9 +230,8 @@ class LabelledProblem(Problem):
 
 
 def file_problem(reference: str) -> Problem:
-    """Import ``FILE.py:NAME``, a `Problem` or a function without arguments that returns one.
-
-    This runs the file, so it is only ever done for a reference that the user typed.
+    """Import ``FILE.py:NAME``, a `Problem` or a function without arguments that returns one. This runs the file, so it is only
+    ever done for a reference that the user typed.
     """
     file, _, name = reference.rpartition(":")
     path = Path(file)

@@ -80,10 +80,8 @@ class Side:
         raise NotImplementedError
 
     def targets(self, ignored: int) -> Tensor | None:
-        """All targets where they lie in memory: they are looked at without a pass over the rows.
-
-        Args:
-            ignored: the label that fills up the targets of shorter batches.
+        """All targets where they lie in memory, without a pass; ``ignored`` is the label that fills up the targets of shorter
+        batches.
         """
         return None
 
@@ -328,8 +326,6 @@ def drawn_rows(loader: DataLoader[Any], name: str, epoch: int = 0) -> Tensor:
     Args:
         name: of the argument, for a line to type.
         epoch: for a sampler that has ``set_epoch``.
-    Raises:
-        DataError: it cannot be copied, or does not draw numbers.
     """
     own = _own_sampler(loader)
     if own is not loader.batch_sampler:
@@ -418,10 +414,7 @@ def _is_batches(side: Any) -> bool:
 
 
 def some_rows(size: int, rows: int, source: torch.Generator) -> Tensor:
-    """``rows`` different numbers below ``size``, sorted, in memory that many millions of rows do not swell.
-
-    A Dataset of windows over a text has as many rows as the text has words.
-    """
+    """``rows`` different numbers below ``size``, sorted, in memory that millions of rows (windows over a text) do not swell."""
     if size <= FEW_TO_SHUFFLE:
         return torch.randperm(size, generator=source)[:rows].sort().values
     found = torch.empty(0, dtype=torch.long)

@@ -405,15 +405,8 @@ class Watch:
         return found
 
     def _check(self, targets: Sequence[Tensor | None], whole: Sequence[Tensor | None]) -> None:
-        """Targets of both sides against loss, outputs and metric, before anything is counted of them.
-
-        Args:
-            targets: of the probes.
-            whole: of all rows, where they lie in memory; of others the loop's own loss sees what no probe has.
-
-        Raises:
-            TargetError: a target that the loss does not take, or a label without an output.
-            InputError: the metric is not defined on the validation rows.
+        """Targets of both sides (of the probes, and ``whole`` where all rows lie in memory) against loss, outputs and metric,
+        before anything is counted of them; of others the loop's own loss sees what no probe has.
         """
         outputs, target = self._shown()
         for known in (*targets, *whole):
@@ -461,10 +454,7 @@ watch = Watch
 
 
 def regularizing(model: nn.Module, optimizer: Optimizer | None) -> dict[str, float]:
-    """What regularizes, as far as a model and its optimizer show: terms, weight decay, dropout, noise of `perturb`.
-
-    Of several dropout rates or decays the largest is said.
-    """
+    """What regularizes, as far as model and optimizer show: terms, the largest weight decay and dropout, noise of `perturb`."""
     terms = find_wrapper(optimizer, Regularized)
     found = {str(term): 1.0 for term in terms.terms} if terms else {}
     decays = [float(group.get("weight_decay") or 0.0) for group in (optimizer.param_groups if optimizer else ())]
