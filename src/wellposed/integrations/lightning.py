@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from wellposed.core.checks import checked
@@ -110,15 +110,8 @@ def _own_step(module: Any, batch: Any) -> Tensor:
     parts = module._modules.items()
     # Metrics gather what they are given; they have no parameters, and neither has a loss.
     held["_modules"] = {
-        name: part if part is None or _has_weights(part) else copy.deepcopy(part) for name, part in parts
+        name: part if part is None or next(part.parameters(), None) is not None else copy.deepcopy(part)
+        for name, part in parts
     }
-    shadow.__dict__ = held | {"log": _nothing, "log_dict": _nothing}
+    shadow.__dict__ = held | dict.fromkeys(("log", "log_dict"), lambda *args, **keywords: None)
     return loss_in(shadow.training_step(batch, 0))
-
-
-def _has_weights(part: nn.Module) -> bool:
-    return next(part.parameters(), None) is not None
-
-
-def _nothing(*args: Any, **keywords: Any) -> None:
-    """In place of ``self.log``."""

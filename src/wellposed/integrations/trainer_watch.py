@@ -250,7 +250,9 @@ def find_loss(
         side = sides_of(train)[0]
         batch = to_device(next(iter(side.batches(torch.arange(min(FEW, side.size))))), device)
         value = float(own(model, batch))
-        told = Calls(forward or plain_call, target or _last) if forward or target else None
+        told = (
+            Calls(forward or plain_call, target or (lambda batch: split_batch(batch)[1])) if forward or target else None
+        )
         for given in _candidates(model):
             with suppress(Exception):
                 loss = Loss(given)
@@ -272,14 +274,10 @@ def _step_loss(outputs: Tensor, target: Any) -> Tensor:
     return outputs
 
 
-def _last(batch: Any) -> Any:
-    return split_batch(batch)[1]
-
-
 def _known_target(batch: Any) -> Any:
     """The target, by which a step's loss is counted for its rows; None where a batch has none."""
     with suppress(InputError):
-        return _last(batch)
+        return split_batch(batch)[1]
     return None
 
 

@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from wellposed.core.checks import checked
@@ -124,9 +123,4 @@ def _own_loss(trainer: Any) -> Any:
     plain = type(trainer).compute_loss is require("transformers", "transformers").Trainer.compute_loss
     if plain and trainer.compute_loss_func is None:
         return lambda model, batch: loss_in(model(**batch))
-    return lambda model, batch: loss_in(_computed(trainer, model, dict(batch)))
-
-
-def _computed(trainer: Any, model: nn.Module, batch: dict[str, Any]) -> Tensor:
-    returned: Tensor = trainer.compute_loss(model, batch)
-    return returned
+    return lambda model, batch: loss_in(trainer.compute_loss(model, dict(batch)))

@@ -404,12 +404,9 @@ class Quantiles(Distribution):
     def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, None]:
         self.check(target)
         parameters = self.parameters(outputs, target)
-        level = self._shaped(parameters)
+        level = parameters.new_tensor(self.levels).view(-1, *[1] * (parameters.ndim - 2))
         left = target.to(parameters.dtype).reshape(parameters[:, 0].shape)[:, None] - parameters
         return over_outputs(torch.maximum(level * left, (level - 1.0) * left)), None
-
-    def _shaped(self, like: Tensor) -> Tensor:
-        return torch.tensor(self.levels, dtype=like.dtype, device=like.device).view(-1, *[1] * (like.ndim - 2))
 
     def quantile(self, outputs: Tensor, level: float) -> Tensor:
         """On the line between the two nearest levels of the loss; refused outside of them."""

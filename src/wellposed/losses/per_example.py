@@ -142,13 +142,6 @@ class _Made(TorchFunctionMode):
         return found
 
 
-def _remembers(function: Callable[[Any, Any], Any], outputs: Any, target: Any) -> bool:
-    """Whether a callable keeps tensors that it makes: its last value, or a list of them."""
-    with _Made() as made:
-        function(outputs, target)
-    return any(one() is not None for one in made.alive)
-
-
 class Loss:
     """A loss by name or by callable, that can be asked for each example's part.
 
@@ -195,7 +188,13 @@ class Loss:
             ignored = getattr(given, "ignore_index", None)
             self.ignored = int(ignored) if isinstance(ignored, int) else None
             self._units = _unreduced(given, by_example)
-            self._clean = _unreduced(without_smoothing(given), by_example)
+            clean = given
+            if (
+                isinstance(given, nn.CrossEntropyLoss) and given.label_smoothing
+            ):  # noise on targets: compared losses are clean
+                clean = copy.copy(given)
+                clean.label_smoothing = 0.0
+            self._clean = _unreduced(clean, by_example)
         else:
             raise InputError(
                 f"A loss is a name ({listed(losses_by_name(), 40)}) or a callable; {described(given)} is neither."
@@ -455,9 +454,12 @@ class Loss:
         by_row = [leaf.ndim > 0 and len(leaf) == rows for leaf in leaves]
         alone = [leaf.unsqueeze(1) if its else leaf for leaf, its in zip(leaves, by_row, strict=True)]
         try:
-            if self._vmaps is None and _remembers(self._clean, outputs, target):
-                self._vmaps = False  # what it keeps would be of no use after `vmap`, and end the user's own loop
-                return None
+            if self._vmaps is None:
+                with _Made() as made:
+                    self._clean(outputs, target)
+                if any(one() is not None for one in made.alive):
+                    self._vmaps = False  # what it keeps would be of no use after `vmap`, and end the user's own loop
+                    return None
             parts = vmap(
                 lambda *one: self._clean(*tree_unflatten(one, spec)),
                 tuple(0 if its else None for its in by_row),
@@ -596,14 +598,6 @@ def _checked(loose: nn.Module, known: _Known, outputs: Tensor, target: Tensor) -
         return loose(*class_indices(name, outputs, target))
     known.check(name, target)
     return loose(*match_shapes(outputs, target)) if known.elementwise else loose(outputs, target)
-
-
-def without_smoothing(given: Any) -> Any:
-    """The loss without label smoothing, which is noise on the targets: losses that are compared must be clean."""
-    if isinstance(given, nn.CrossEntropyLoss) and given.label_smoothing:
-        given = copy.copy(given)
-        given.label_smoothing = 0.0
-    return given
 
 
 def _of_classes(given: nn.CrossEntropyLoss | nn.NLLLoss, by_example: bool) -> Callable[[Any, Any], Any]:

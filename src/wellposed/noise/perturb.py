@@ -247,7 +247,7 @@ class Perturbed(Hooked):
             self.before(caller, self._shadow(found))
             self.after(caller, self._uncover(found))
         # Registered last and called first: a forward that was interrupted from outside leaves nothing behind.
-        self.before(model, self._enter)
+        self.before(model, self.begin)
 
     def _site(self, index: int, placed: Placed, place: str, base: float) -> Site:
         site = Site(placed, place, f"{index}:{placed.noise.name}:{place}", base)
@@ -266,9 +266,9 @@ class Perturbed(Hooked):
             for alias, owner, name in owners(self.model, leaf):
                 yield callers.get(owner, owner), owner, name, self._site(index, placed, alias, base)
 
-    def _enter(self, model: nn.Module, args: object) -> None:
+    def begin(self, model: nn.Module, args: object = ()) -> None:
         self._clean()
-        self.begin(model)
+        super().begin(model)
 
     def _clean(self) -> None:
         """Take what a forward has left on the model, if it could not end."""

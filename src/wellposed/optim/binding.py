@@ -116,9 +116,6 @@ class Charged:
         self._planned(None)
         self.plan(0)
 
-    def forget_plan(self) -> None:
-        self._plan = None
-
     def _planned(self, step: int | None) -> StepPlan:
         """At a step, or with full strengths."""
         charges = [(b, b.charge if step is None else b.now(step)) for b in self.bounds]

@@ -476,7 +476,7 @@ class Regularized(Wrapper):
                 if key in referring:
                     bound, _ = referring[key]
                     bound.charge = changed(bound.charge, reference=reference.to(device))
-            one.forget_plan()
+            one._plan = None
         for coupled in self.binding.coupled:
             coupled.counted.clear()
 

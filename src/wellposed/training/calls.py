@@ -104,8 +104,11 @@ def find_calls(model: nn.Module, loss: Loss, batch: Any) -> Calls:
             return replace(plain, whole=loss.per_example(plain.forward(model, batch), plain.target(batch)).whole)
         except Exception as error:  # whatever a model raises on what it was not made for
             whole = _call_with_labels(model, batch)
-            if whole is not None and _takes_labels(loss, calls := _labelled(whole, 0), model, batch):
-                return calls
+            if whole is not None:  # some language models give no outputs at the last place with their labels
+                with suppress(Exception):
+                    calls = _labelled(whole, 0)
+                    if _value(loss, calls.forward(model, batch), calls.target(batch)) is not None:
+                        return calls
             if isinstance(error, TargetError):  # it names the label, or the number
                 raise
             if hasattr(batch, "train_mask"):
@@ -164,13 +167,6 @@ def _padding_left_out(loss: Loss, target: Any) -> Loss | None:
     least = int(target.min())
     plain = not loss.weighted and least < 0 and least != loss.ignored_index
     return Loss(nn.CrossEntropyLoss(ignore_index=least)) if plain and loss.same is not None else None
-
-
-def _takes_labels(loss: Loss, calls: Calls, model: nn.Module, batch: Any) -> bool:
-    """Whether outputs that a model gives with its labels fit them: some language models without give those of the last place."""
-    with suppress(Exception):
-        return _value(loss, calls.forward(model, batch), calls.target(batch)) is not None
-    return False
 
 
 def _labelled(whole: Forward, on: int) -> Calls:

@@ -47,12 +47,6 @@ def save_run(run: Run, folder: str | Path, within: str | Path | None = None) -> 
     return Saved.of(run).write_to(folder, within)
 
 
-def rows_without_target(inputs: Any) -> Arrays:
-    """Arrays of which only the inputs matter: a tensor, or a tuple or mapping of them."""
-    inputs = tensors(inputs)
-    return Arrays(inputs, torch.zeros(examples_in(inputs)))
-
-
 @dataclass(frozen=True)
 class Saved:
     """A model as it was saved, ready to predict."""
@@ -105,7 +99,8 @@ class Saved:
         """The model's outputs for a frame (encoded as in training) or for arrays."""
         if self.encoder is not None:
             inputs = torch.from_numpy(self.encoder.transform(inputs))
-        rows = rows_without_target(inputs)
+        inputs = tensors(inputs)
+        rows = Arrays(inputs, torch.zeros(examples_in(inputs)))  # of which only the inputs matter
         with evaluating(self.model):
             try:
                 return torch.cat([self.forward(self.model, x) for x, _ in batches_of(rows)])

@@ -123,12 +123,10 @@ class Probe:
     def __len__(self) -> int:
         return len(self.index)
 
-    def batches(self) -> Iterable[tuple[Any, Any]]:
+    def batches(self) -> Iterator[tuple[Any, Any]]:
         """The probe's rows as batches of inputs and targets."""
-        return self._fetched() if self._held is None else self._held
-
-    def _fetched(self) -> Iterator[tuple[Any, Any]]:
-        for part in torch.split(self.index, BATCH):
+        yield from self._held or ()
+        for part in torch.split(self.index, BATCH) if self._held is None else ():
             with seeded(0, "probe", int(part[0])):
                 batch = self.source.batch(part)
             yield batch

@@ -158,7 +158,9 @@ def lr_range_test(
             optimizer.zero_grad()
             value = cost(to_device(batch, device))
             number = float(value.detach())
-            if not math.isfinite(number) or _exceeds([*losses, number], width):
+            smoothed = _trailing([*losses, number], width)
+            exceeds = len(smoothed) >= 2 and min(smoothed) > 0 and smoothed[-1] > DIVERGED * min(smoothed)
+            if not math.isfinite(number) or exceeds:  # the smoothed loss has left its minimum for good
                 stopped = "diverged"
                 break
             losses.append(number)
@@ -227,13 +229,6 @@ def _set_rates(optimizer: Optimizer, rates: list[float]) -> None:
             group["lr"].fill_(rate)
         else:
             group["lr"] = rate
-
-
-def _exceeds(losses: list[float], width: float) -> bool:
-    """Whether the smoothed loss has left its minimum for good."""
-    smoothed = _trailing(losses, width)
-    least = min(smoothed)
-    return len(losses) >= 2 and least > 0 and smoothed[-1] > DIVERGED * least
 
 
 def _trailing(losses: list[float], width: float) -> list[float]:

@@ -263,7 +263,9 @@ class Watch:
         with evaluation_weights(self.optimizer):
             train, valid = map(self._measure, self.probes)
             seen = {**like_for_like(train, valid, self._best_rows), **weight_facts(self.model)}
-        row = {"epoch": self._calls_seen - 1, **seen, "grad_norm": self._grad_norm()}
+        left = any(p.grad is not None for p in self.model.parameters())  # by the loop
+        norm = gradient_norm(self.model) if left else math.nan
+        row = {"epoch": self._calls_seen - 1, **seen, "grad_norm": norm}
         for side, now, constant in zip(("train", "valid"), (train, valid), self._constant, strict=True):
             row |= gain_over(constant, now, side)
         if valid.loss.mean < self._best_loss:
@@ -432,11 +434,6 @@ class Watch:
             found = [self.target_of(batch) for batch in self.probes[side]()]
         known = bool(found) and all(isinstance(t, Tensor) and t.ndim for t in found)
         return joined_targets([t.cpu() for t in found], self.loss.ignored_index) if known else None
-
-    def _grad_norm(self) -> float:
-        """Norm of the gradients as the loop left them; NaN where it left none."""
-        left = any(p.grad is not None for p in self.model.parameters())
-        return gradient_norm(self.model) if left else math.nan
 
     def __str__(self) -> str:
         if not len(self.history):
