@@ -43,12 +43,7 @@ def reached(*given: object) -> list[Any]:
 
 
 def names_in(*code: object) -> set[str]:
-    """The names that functions of a person use, and those that they call: of variables, attributes and what lies outside.
-
-    Example:
-        >>> sorted(names_in(lambda policy, batch: policy.sample(batch)))
-        ['batch', 'policy', 'sample']
-    """
+    """The names that functions of a person use, and those that they call: of variables, attributes and what lies outside."""
     found: set[str] = set()
     for one in _walked(code, lambda one: isinstance(one, (FunctionType, MethodType, functools.partial))):
         if isinstance(one, FunctionType) and not one.__module__.startswith(("wellposed.", "torch.")):

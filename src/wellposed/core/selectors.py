@@ -50,14 +50,8 @@ WRAPPED = ("_original_module", "_forward_module", "module")
 
 @dataclass(frozen=True, eq=False)
 class Leaf:
-    """A parameter as it stands in a model.
-
-    Attributes:
-        name: qualified name; of a tied parameter the first one.
-        aliases: all its names; more than one when it is tied.
-        tensor: the parameter itself.
-        role: what it does in its module.
-        module: the module that owns it.
+    """A parameter as it stands in a model: the ``tensor`` itself, what it does (``role``) in the ``module`` that owns it, and its
+    qualified ``name``, the first of ``aliases``, of which it has several when it is tied.
     """
 
     name: str
@@ -88,15 +82,13 @@ def is_vector(tensor: Tensor) -> bool:
 
 
 def role_of(name: str, parameter: nn.Parameter, module: nn.Module) -> Role:
-    """What a parameter does: a norm's gain and shift, an embedding's table, a bias, or a weight.
+    """What a parameter does: a norm's gain and shift, an embedding's table, a bias, or a weight; ``spread``, which only a name
+    selects, where the module's class says so of how widely weights spread that are distributions.
 
-    A module may say it of all its parameters, by an attribute ``role`` of its class: how widely weights spread that are
-    distributions. No selector but a name chooses those.
-
-    A module that is no layer of torch's is judged by the shapes that it holds: one with vectors only scales and
-    shifts (a norm, a layer scale), but for a lone ``bias``, and one beside matrices of modules inside (a graph layer's); a vector
-    beside a matrix is added (a bias); ``(1, n, features)``, the same rows for
-    every example, is a table of positions or tokens (an embedding).
+    A module that is no layer of torch's is judged by the shapes that it holds: one with vectors only scales and shifts (a norm,
+    a layer scale), but for a lone ``bias``, and one beside matrices of modules inside (a graph layer's); a vector beside a
+    matrix is added (a bias); ``(1, n, features)``, the same rows for every example, is a table of positions or tokens (an
+    embedding).
     """
     if getattr(type(module), "role", None) == "spread":
         return "spread"

@@ -38,12 +38,7 @@ def checksum(data: bytes) -> int:
 
 
 def event_file(epochs: Iterable[tuple[float, int, Mapping[str, float]]]) -> bytes:
-    """The file of ``(seconds since 1970, step, {tag: number})``, one for each epoch.
-
-    Example:
-        >>> len(event_file([(0.0, 0, {"train_loss": 0.5})]))
-        88
-    """
+    """The file of ``(seconds since 1970, step, {tag: number})``, one for each epoch."""
     records = [b"\x09" + struct.pack("<d", 0.0) + _part(3, VERSION)]
     for when, step, numbers in epochs:
         values = (

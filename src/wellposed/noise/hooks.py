@@ -28,12 +28,9 @@ class Hook(OwnHook):
 class Hooked:
     """A model with hooks, the count of its training forwards, and the streams that its noise is drawn from.
 
-    Every forward of the model in training mode is a new draw; a module that is called several times in one forward
+    Every forward of the (whole) model in training mode is a new draw; a module that is called several times in one forward
     draws each time. A context manager, too: the hooks are gone after the block.
 
-    Args:
-        model: the whole model, the one that is called.
-        seed: of the draws.
     Raises:
         InputError: ``model`` is no module, or is compiled or scripted already.
         CompositionError: it carries hooks of this kind already.

@@ -84,16 +84,15 @@ class Columns:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was seen in one pass. ``layers`` are in the order in which data reach them.
+    """What was seen in one pass over ``rows`` rows, of which ``loss`` is the mean. ``layers`` are in the order in which data reach
+    them.
 
     Attributes:
-        silent: modules whose outputs do not vary though their inputs do, with whether a ReLU is the cause.
+        silent: modules whose outputs do not vary though their inputs do.
         made_by: the operation that made the outputs, where it is an activation (``softmax``, ``sigmoid``, ``relu``...).
         outputs: of all rows, or None where they are no tensor.
         entering: what enters the first layer; None behind an embedding.
         values: the fewest values that a batch norm took its statistics from; None without one.
-        loss: the mean over the rows.
-        rows: how many.
     """
 
     layers: tuple[Layer, ...]

@@ -100,16 +100,15 @@ def lr_range_test(
         model: any ``nn.Module``; trained in training mode if it is not in it already.
         optimizer: any but LBFGS; a regularized one too, whose terms in the loss are added. Groups keep the ratios of their
             rates; the largest is the one that is swept.
-        loss: a name, a torch loss, or a callable ``loss(outputs, target)``, as for `watch`.
+        loss, forward, target: as for `watch`.
         data: a DataLoader, or batches that can be gone through again and again: ``(inputs, target)`` or mappings. A
-            loader's workers are not used: its sampler and its Dataset are asked here.
+            loader's workers are not used.
         low, high: 0 < low < high, the first and the last rate.
         steps: >= 5.
         smooth: in [0, 1), the width of the smoothing as a share of the steps. 0 does not smooth.
-        forward, target: ``forward(model, batch)`` and ``target(batch)``, as for `watch`.
         seed: of the order of the batches and of dropout.
     Returns:
-        A `RangeTest`. Look at it: the suggestion is a place to start a search from, not its end.
+        A `RangeTest`, whose suggestion is a place to start a search from, not its end.
     Raises:
         InputError, DataError: something given cannot be used.
     Source:

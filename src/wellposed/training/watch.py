@@ -76,26 +76,24 @@ class Watch:
         model: any ``nn.Module``; a compiled one too.
         loss: a name, a torch loss, or a callable ``loss(outputs, target)``: values for each example, ``(values, mask)``
             for tokens, or a mean.
-        train, valid: DataLoaders, Datasets (a list of examples is one), ``(X, y)``, or lists of batches. Batches are
-            tuples or mappings, or whatever ``forward`` takes. Of a stream that begins anew each time (a loader over an
-            IterableDataset) the first rows are kept.
+        train, valid: DataLoaders, Datasets (a list of examples is one), ``(X, y)``, or lists of batches: tuples, mappings, or
+            whatever ``forward`` takes. Of a stream that begins anew each time the first rows are kept.
         optimizer: shows the learning rate and, from `regularize`, what each term charges.
         metric: a metric's name, with its number where it takes one (``"top_k_accuracy:5"``); by default accuracy for class
             labels and R2 for squared error.
         forward: ``forward(model, batch) -> outputs``, where the model is not called as ``model(inputs)``.
-        target: ``target(batch)``, where the target is not the last of a tuple or ``labels``/``target``/``y``. With ``forward``, a
-            batch without any is its own target: inputs are rebuilt, or the model returns its loss.
+        target: ``target(batch)``, where the target is not the last of a tuple or ``labels``/``target``/``y``. With ``forward``,
+            a batch without any is its own target.
         rows: of each probe; by default 10 % of the training rows, at least 128 and at most 4096.
         seed: which rows are drawn.
-        share: in (0, 1]: watching may take this share of the wall-clock, beyond its first two seconds; making it and noting
-            the loop's forwards count. Where a call of `epoch` would take more, the probes are made smaller at the first call,
-            and later calls are passed over; 1 looks at every call, whatever it takes.
+        share: in (0, 1]: watching, all of it, may take this share of the wall-clock beyond its first two seconds. Where a call
+            of `epoch` would take more, the probes are made smaller at the first call, and later calls are passed over; 1 looks
+            at every call.
     Attributes:
         history: a row for each call of `epoch`.
         first: what was seen in a pass at the first weights, for a diagnosis; None where ``unseen`` says why.
         notes: what the loop did: its forwards by mode, the gradients it left, which weights moved.
-        close: call it to stop noting the model's forwards, for example before ``torch.jit.script(model)``; the history
-            stays. It is called when the watch is gone.
+        close: call it to stop noting the model's forwards, for example before ``torch.jit.script(model)``.
     Raises:
         InputError, DataError: something given cannot be watched.
     Example:
