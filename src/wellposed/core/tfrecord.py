@@ -53,7 +53,6 @@ def event_file(epochs: Iterable[tuple[float, int, Mapping[str, float]]]) -> byte
 
 
 def _part(field: int, data: bytes) -> bytes:
-    """A field of bytes."""
     return bytes([field << 3 | 2]) + _varint(len(data)) + data
 
 

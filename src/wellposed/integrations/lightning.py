@@ -98,7 +98,6 @@ class LightningWatch(TrainerWatch):
 
 
 def _first(loaders: Any) -> Any:
-    """The first loader of a list or a mapping."""
     several = loaders.values() if isinstance(loaders, Mapping) else loaders if isinstance(loaders, list) else [loaders]
     return next(iter(several), None)
 

@@ -427,7 +427,6 @@ class _OfNumbers(Score):
 
 
 def _numbers(metric: Score, outputs: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Outputs and targets in double precision and one shape, checked."""
     metric.require(target, weight)
     need_numbers(metric.name, target)
     return match_shapes(outputs.double(), target.double())

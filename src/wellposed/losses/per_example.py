@@ -592,7 +592,6 @@ class _Probed:
 
 
 def _checked(loose: nn.Module, known: _Known, outputs: Tensor, target: Tensor) -> Any:
-    """Values of a torch loss whose targets are looked at first."""
     name = known.same.name if known.same is not None else type(loose).__name__
     if known.check is need_classes:
         return loose(*class_indices(name, outputs, target))

@@ -75,6 +75,5 @@ class Score(ABC):
         return ""
 
     def require(self, target: Tensor, weight: Tensor | None = None) -> None:
-        """Refuse targets on which the metric has no value."""
         if reason := self.undefined(target, weight):
             raise InputError(reason)

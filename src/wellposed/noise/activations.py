@@ -86,6 +86,15 @@ class Streams:
         return self.at(stream, f"{site}#{count}" if count else site)
 
 
+def refuse_recomputed(site: str) -> None:
+    """Refuse to draw where a forward pass is a checkpoint's, which computes again what was drawn before."""
+    if torch._C._current_graph_task_id() != -1:
+        raise InputError(
+            f"{site!r} is computed again in the backward pass (activation checkpointing), where its noise would be "
+            "another. Leave it out of the checkpoint, or out of the noise."
+        )
+
+
 class Draws:
     """Where a network that draws of itself has its noise from: all its layers share one of these, as do those of a copy.
 
@@ -101,18 +110,13 @@ class Draws:
         self.sampling = sampling
 
     def begin(self, model: nn.Module, args: object = ()) -> None:
-        """Before each forward of the whole network."""
         if self._lent is None and (model.training or self.sampling):
             self._own.step = self.step
             self.step += 1
 
     def source(self, stream: str, site: str) -> torch.Generator:
         """The generator of this call of a site."""
-        if torch._C._current_graph_task_id() != -1:
-            raise InputError(
-                f"{site!r} is computed again in the backward pass (activation checkpointing), where its noise would be "
-                "another. Leave it out of the checkpoint."
-            )
+        refuse_recomputed(site)
         return (self._lent or self._own).next(stream, site)
 
     @contextmanager

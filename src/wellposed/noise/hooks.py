@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from wellposed.core.errors import CompositionError, InputError
 from wellposed.core.preserve import OwnHook
-from wellposed.noise.activations import Streams
+from wellposed.noise.activations import Streams, refuse_recomputed
 
 
 class Hook(OwnHook):
@@ -82,12 +82,7 @@ class Hooked:
             self._step += 1
 
     def draw(self, site: str) -> torch.Generator:
-        """The generator of this call of a site."""
-        if torch._C._current_graph_task_id() != -1:
-            raise InputError(
-                f"{site!r} is computed again in the backward pass (activation checkpointing), where its noise would be "
-                "another. Leave it out of the checkpoint, or out of the noise."
-            )
+        refuse_recomputed(site)
         return self._streams.next("perturb", site)
 
     def remove(self) -> None:

@@ -22,7 +22,6 @@ NO_NUMBERS = "Tokens are names, not numbers: there is nothing between two of the
 
 
 def needs_numbers(method: str, x: Tensor) -> None:
-    """Refuse integer inputs."""
     if not x.is_floating_point() or x.ndim == 0:
         if x.is_complex() or x.ndim == 0:
             raise ShapeError(
@@ -32,7 +31,6 @@ def needs_numbers(method: str, x: Tensor) -> None:
 
 
 def needs_images(method: str, x: Tensor) -> None:
-    """Refuse what is no batch of images ``(examples, channels, height, width)``."""
     if x.ndim != 4 or not x.is_floating_point() or 0 in x.shape[-2:]:
         raise ShapeError(f"{method} was given {x.dtype} of shape {tuple(x.shape)}. {NO_IMAGE}")
 
@@ -86,7 +84,6 @@ Weight = float | Tensor
 
 
 def check_mixing(concentration: float, source: object) -> None:
-    """Refuse what is no concentration or no generator."""
     number = isinstance(concentration, (int, float)) and not isinstance(concentration, bool)
     if not number or not 0 <= concentration < float("inf"):
         raise InputError(f"Mixing needs a finite concentration >= 0; it was given {described(concentration)}.")

@@ -224,7 +224,6 @@ class Placed:
         return f"{self.noise} on {self.where}"
 
     def size(self, base: float, step: int) -> float:
-        """The size at a training forward."""
         if self.schedule is None:
             return base
         size = base * float(self.schedule(step))
@@ -243,7 +242,6 @@ def kinds() -> dict[str, Kind]:
 
 
 def keyed() -> list[Kind]:
-    """Our kinds that have keys in recipes, in the order of the recipe."""
     return sorted((kind for kind in kinds().values() if kind.keys), key=lambda kind: kind.order)
 
 

@@ -382,7 +382,6 @@ class Perturbed(Hooked):
 
 
 def chosen_modules(model: nn.Module, placed: Placed) -> dict[str, nn.Module]:
-    """The modules that a noise is put on, in the model's order."""
     where = placed.where
     if isinstance(where, Selector):
         raise SelectorError(

@@ -177,7 +177,6 @@ def averages_of(model: nn.Module) -> list[Average]:
 
 
 def averaging_says(ema: float | None, warmup: Any, start: str, buffers: str) -> str:
-    """The settings of an average that act, as text."""
     if ema is None:
         return f"equal, buffers={buffers!r}"
     return f"ema={ema}, warmup={warmup!r}, start={start!r}, buffers={buffers!r}"

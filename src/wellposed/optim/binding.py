@@ -255,7 +255,6 @@ def _check_kind(leaf: Leaf) -> None:
 
 
 def _check_size(leaf: Leaf, charge: Chargeable) -> None:
-    """Refuse a strength or a bound that is infinite in the parameter's type."""
     kind = leaf.tensor.dtype
     for name in ("strength", "bound"):
         value = getattr(charge, name, None)

@@ -78,7 +78,6 @@ class ChargedParameter:
         return [project_on_all(self.leaf.name, ws[0], self.constraints)]
 
     def prox(self, ws: Tensors, step: float) -> list[Tensor]:
-        """The joint proximal step."""
         operator, proven = joint_step(self.leaf.name, self.penalties, self.constraints)
         if not proven:
             raise CompositionError(

@@ -103,7 +103,6 @@ def joint(
 
 
 def no_joint_step(name: str, charges: Sequence[object]) -> CompositionError:
-    """The refusal of charges that have no proven joint step."""
     return CompositionError(
         f"{' and '.join(str(charge) for charge in charges)} have no proven joint proximal step on {name!r}. "
         'Charge different parameters, or enforce all but one with how="loss".'

@@ -72,7 +72,6 @@ class Keep(OwnHook):
         self.recorder, self.name = recorder, name
 
     def __call__(self, module: nn.Module, given: object, output: object) -> None:
-        """Keep the output of a pass that trains."""
         if not module.training or not torch.is_grad_enabled():
             return
         # Where the autograd engine runs, a forward pass is a checkpoint's, which computes again what was kept.

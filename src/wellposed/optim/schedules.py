@@ -41,9 +41,9 @@ class Course(ABC):
 
     @property
     def counted(self) -> bool:
-        """Whether ``t`` is compared with a setting (epochs, unless something else is said); otherwise the course spans all of
-        training, and moves at each step."""
-        return True
+        """Whether ``t`` is compared with a setting (epochs, unless something else is said); where that is None, the course spans
+        all of training, and moves at each step."""
+        return all(getattr(self, name, 1) is not None for name in ("step_size", "total_iters"))
 
     @abstractmethod
     def rate(self, base: float, t: int, total: float) -> float:
@@ -146,10 +146,6 @@ class Step(Course):
     step_size: Count | None = None
     gamma: Positive = 0.1
 
-    @property
-    def counted(self) -> bool:
-        return self.step_size is not None
-
     def rate(self, base: float, t: int, total: float) -> float:
         falls = (t >= total / 2) + (t >= total * 3 / 4) if self.step_size is None else t // self.step_size
         return base * _power(self.gamma, falls)
@@ -206,10 +202,6 @@ class Linear(Course):
     end_factor: Size = 0.0
     total_iters: Count | None = None
 
-    @property
-    def counted(self) -> bool:
-        return self.total_iters is not None
-
     def rate(self, base: float, t: int, total: float) -> float:
         done = min(1.0, t / (self.total_iters or total))
         return base * (self.start_factor + (self.end_factor - self.start_factor) * done)
@@ -227,10 +219,6 @@ class Polynomial(Course):
 
     power: Positive = 1.0
     total_iters: Count | None = None
-
-    @property
-    def counted(self) -> bool:
-        return self.total_iters is not None
 
     def rate(self, base: float, t: int, total: float) -> float:
         return float(base * (1.0 - min(1.0, t / (self.total_iters or total))) ** self.power)

@@ -60,7 +60,6 @@ def measure_of(charge: Chargeable | None) -> Measure:
 
 
 def sum_penalties(name: str, penalties: Sequence[Penalty]) -> JointProx:
-    """The sum of penalties as squares, absolute values, and one core."""
     try:
         return joint(name, penalties)
     except CompositionError:
@@ -102,7 +101,6 @@ def _slopes(w: Tensor, l1: float | Tensor, interval: WeightInterval) -> tuple[Te
 
 
 def project_on_all(name: str, w: Tensor, constraints: Sequence[Constraint]) -> Tensor:
-    """The nearest weights in all sets."""
     for constraint in order_constraints(name, constraints):
         w = constraint.project(w)
     return w

@@ -196,7 +196,6 @@ def _held(charge: object) -> list[Any]:
 
 
 def equal_settings(a: object, b: object) -> bool:
-    """Whether two values are equal, tensors by what they hold."""
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return isinstance(a, Tensor) and isinstance(b, Tensor) and a.device == b.device and torch.equal(a, b)
     return a == b
@@ -463,7 +462,6 @@ def changed(charge: C, **settings: Any) -> C:
 
 
 def setting_text(value: object) -> str:
-    """A setting as text; tensors by their shape."""
     if isinstance(value, Tensor) and value.ndim:
         return f"<{'x'.join(map(str, value.shape))}>"
     return repr(value.item() if isinstance(value, Tensor) else value)
@@ -539,7 +537,6 @@ def at_least_zero(owner: object, **values: float) -> None:
 
 
 def needs_axes(owner: object, name: str, w: Tensor, axes: int) -> None:
-    """Refuse tensors with too few axes, naming the parameter and the remedy."""
     if w.ndim < axes:
         raise ShapeError(
             f"{type(owner).__name__} needs >= {axes} axes; {name!r} has shape {tuple(w.shape)}. "

@@ -79,6 +79,15 @@ class _OfClasses(FunctionalPenalty):
         if self.axis == 0:
             raise InputError(f"{type(self).__name__} needs the axis of the classes, which is not 0; it was given 0.")
 
+    def value(self, context: Context) -> Tensor:
+        given = _given(self, context)
+        charge = self.mean(*given)
+        return self.strength * charge if self.strength else charge.new_zeros(())
+
+    @abstractmethod
+    def mean(self, *given: Tensor) -> Tensor:
+        """The charge at strength 1 of the tensors that it `needs`: a mean over examples, 0-d."""
+
 
 class OfActivations(FunctionalPenalty):
     """A charge of the outputs of single modules: a mean over examples, a sum over coordinates, modules and their uses.
@@ -99,7 +108,6 @@ class OfActivations(FunctionalPenalty):
         return self.of(activation).sum() / activation.shape[0]
 
     def value(self, context: Context) -> Tensor:
-        """The charge of this batch, 0-d, carries gradient."""
         context.needs(self)
         charges = []
         for name, a in context.activations.items():
@@ -194,12 +202,9 @@ class Confidence(_OfClasses):
     def of_classes(self) -> bool:
         return True
 
-    def value(self, context: Context) -> Tensor:
-        (outputs,) = _given(self, context)
-        log_p = _log_probabilities(self, outputs, self.axis, self.binary)
-        if not self.strength:
-            return log_p.new_zeros(())
-        return self.strength * _divergence(log_p, -math.log(log_p.shape[-1]))
+    def mean(self, *given: Tensor) -> Tensor:
+        log_p = _log_probabilities(self, given[0], self.axis, self.binary)
+        return _divergence(log_p, -math.log(log_p.shape[-1]))
 
 
 @checked
@@ -219,12 +224,8 @@ class LogitL2(_OfClasses):
     strength: float
     axis: int = 1
 
-    def value(self, context: Context) -> Tensor:
-        (outputs,) = _given(self, context)
-        outputs = _along(self, outputs, self.axis)
-        if not self.strength:
-            return outputs.new_zeros(())
-        return 0.5 * self.strength * outputs.square().sum(-1).mean()
+    def mean(self, *given: Tensor) -> Tensor:
+        return 0.5 * _along(self, given[0], self.axis).square().sum(-1).mean()
 
 
 @checked
@@ -269,26 +270,22 @@ class Consistency(_OfClasses):
     def of_classes(self) -> bool:
         return self.of != "values"
 
-    def value(self, context: Context) -> Tensor:
-        """The charge of this batch, 0-d; its gradient flows to the outputs."""
-        outputs, reference = _given(self, context)
+    def mean(self, *given: Tensor) -> Tensor:
+        outputs, reference = given
         if outputs.shape != reference.shape:
             raise ShapeError(
                 f"Consistency compares outputs of one shape; outputs have {tuple(outputs.shape)} and the reference has "
                 f"{tuple(reference.shape)}. Run both models on the same batch."
             )
         reference = reference if self.both else reference.detach()
-        if not self.strength:
-            return _wide(outputs).new_zeros(())
         if self.of == "values":
             gap = _along(self, outputs, self.axis) - _along(self, reference, self.axis)
-            return self.strength * gap.square().sum(-1).mean()
+            return gap.square().sum(-1).mean()
         log_p, log_r = (
             _log_probabilities(self, x, self.axis, self.binary, self.temperature) for x in (outputs, reference)
         )
         there = _divergence(log_r, log_p)
-        distance = 0.5 * (there + _divergence(log_p, log_r)) if self.both else there
-        return self.strength * (self.temperature**2 * distance)
+        return self.temperature**2 * (0.5 * (there + _divergence(log_p, log_r)) if self.both else there)
 
 
 @checked

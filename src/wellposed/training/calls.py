@@ -196,7 +196,6 @@ def _call_with_labels(model: nn.Module, batch: Any) -> Forward | None:
 
 
 def _parameters(given: Any) -> Mapping[str, inspect.Parameter]:
-    """What a model, or a function, is called with."""
     try:
         return inspect.signature(unwrap_model(given).forward if isinstance(given, nn.Module) else given).parameters
     except (TypeError, ValueError):

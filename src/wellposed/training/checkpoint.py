@@ -96,7 +96,6 @@ class Saved:
         return folder
 
     def outputs(self, inputs: Any) -> Tensor:
-        """The model's outputs for a frame (encoded as in training) or for arrays."""
         if self.encoder is not None:
             inputs = torch.from_numpy(self.encoder.transform(inputs))
         inputs = tensors(inputs)
@@ -150,7 +149,6 @@ class Saved:
         return {"prediction": labels, **{f"p_{name}": chances[:, i] for i, name in enumerate(names)}}
 
     def _levels(self) -> dict[str, float]:
-        """The quantiles that are predicted beside the target itself."""
         if isinstance(self.loss.criterion, Quantiles):
             return {f"quantile_{level:g}": level for level in self.loss.criterion.levels}
         return {} if self.loss.distribution is None else {"low": 0.05, "high": 0.95}

@@ -101,7 +101,6 @@ def evaluate(
 
 
 def batches_of(source: Source, index: Tensor | None = None, size: int = BATCH) -> Iterator[tuple[Any, Any]]:
-    """The rows of a source in order, in batches."""
     index = torch.arange(len(source)) if index is None else index
     for start in range(0, len(index), size):
         yield source.batch(index[start : start + size])
@@ -124,7 +123,6 @@ class Probe:
         return len(self.index)
 
     def batches(self) -> Iterator[tuple[Any, Any]]:
-        """The probe's rows as batches of inputs and targets."""
         yield from self._held or ()
         for part in torch.split(self.index, BATCH) if self._held is None else ():
             with seeded(0, "probe", int(part[0])):

@@ -190,7 +190,6 @@ class _Functions(TorchFunctionMode):
 
 
 def _floor(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The least value that a rectifier lets through."""
     if name.startswith("relu"):
         return 0
     at, key = (2, "value") if name.startswith("threshold") else (1, "min_val" if name.startswith("hardtanh") else "min")
@@ -217,7 +216,6 @@ class _Eyes:
     _entered: bool = False
 
     def begin(self) -> None:
-        """Before each batch."""
         self._relu, self._place, self._entered, self._channels, self.last = 0, "input", False, -1, None
 
     def relu(self, x: Tensor) -> None:
@@ -352,7 +350,6 @@ def inspect_network(
 def _forward(
     model: nn.Module, predict: Predict, loss: Loss, batch: Any, target: Any, eyes: _Eyes
 ) -> tuple[Any, Tensor]:
-    """Outputs and the mean loss of a batch."""
     try:
         with _Functions(eyes):
             out = predict(model, batch)

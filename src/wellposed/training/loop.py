@@ -225,12 +225,10 @@ class Training:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in an epoch."""
         return count_steps(self.rows_per_epoch, self.recipe)
 
     @property
     def rows_per_epoch(self) -> int:
-        """Training rows that an epoch sees."""
         return rows_per_epoch(len(self.data.train), self.recipe.batch_size, self.model)
 
     @property
@@ -406,17 +404,14 @@ class Training:
 
     @property
     def passes(self) -> int:
-        """Forward passes for each batch."""
         return 2 if "reference" in self.needs else 1
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Mixed precision where the recipe asks for it."""
         if self.recipe.precision == "float32":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=getattr(torch, self.recipe.precision))
 
     def set_rate(self) -> None:
-        """The learning rate of this step."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(group["initial_lr"], self.optimizer.steps)
 
@@ -468,12 +463,10 @@ class Training:
             self.stop(Stopped.DIVERGED)
 
     def enter(self, row: dict[str, float]) -> None:
-        """Add an epoch to the history."""
         self.history.append(row)
         emit("epoch", row=row, of=self.recipe.epochs)
 
     def measure(self, model: nn.Module, probe: Probe) -> Any:
-        """Evaluate a model on a probe."""
         return evaluate(
             model, probe.batches(), self.problem.loss, self.problem.metric,
             device=self.device, forward=self.problem.forward, weights=probe.weights,
@@ -485,7 +478,6 @@ class Training:
         self.history.facts["chosen"] = epoch
 
     def patience(self) -> Stopped | None:
-        """The word for having waited long enough."""
         return Stopped.PATIENCE if self.waiting.over else None
 
     def stop(self, why: Stopped) -> None:
@@ -493,7 +485,6 @@ class Training:
         self.stopped = self.stopped or why
 
     def finish(self, stopped: str) -> Run:
-        """The run with its best weights, in evaluation mode, on the CPU."""
         if self.perturbed is not None:
             self.perturbed.remove()
         inner = find_wrapper(self.optimizer, Regularized)
@@ -552,7 +543,6 @@ def rows_per_epoch(rows: int, batch_size: int, model: nn.Module) -> int:
 
 
 def count_steps(rows: int, recipe: Recipe) -> int:
-    """Optimizer steps for so many rows."""
     return math.ceil(rows / (recipe.batch_size * recipe.accumulate))
 
 
@@ -583,14 +573,12 @@ class ApartGradients:
                 self._kept[parameter] = gradient if kept is None else kept + gradient
 
     def give(self) -> None:
-        """Add them to the gradients of the parameters."""
         for parameter, gradient in self._kept.items():
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
 
 @torch.no_grad()
 def scale_gradients(model: nn.Module, scale: float) -> None:
-    """Multiply every gradient in place."""
     for parameter in model.parameters():
         if parameter.grad is not None:
             parameter.grad.mul_(scale)
@@ -623,7 +611,6 @@ def regularizers(recipe: Recipe) -> dict[str, float]:
 
 
 def check_noise(problem: Problem, recipe: Recipe) -> None:
-    """Refuse noise that the problem cannot take."""
     inputs, target = problem.prepared.train_clean.batch(torch.arange(1))
     floating = isinstance(inputs, Tensor) and inputs.is_floating_point()
     softens = mixes = False
@@ -729,14 +716,12 @@ UNFIT: dict[type[torch.optim.Optimizer], str] = {
 
 
 def check_optimizer_in_loop(optimizer: torch.optim.Optimizer) -> None:
-    """Refuse an optimizer that the loop cannot use."""
     for cls, reason in UNFIT.items():
         if isinstance(optimizer, cls):
             raise RecipeError(f"{cls.__name__} does not work in fit: {reason}. Use adamw, adam or sgd.")
 
 
 def relabelled(problem: Problem, noise: Noise, outputs: Tensor, target: Tensor, source: torch.Generator) -> Tensor:
-    """Targets with noise on labels."""
     dtype, indices = at_least_single(outputs).dtype, not target.is_floating_point()
     if problem.loss.name == "binary_cross_entropy":
         return noise.labels(target, None, dtype, source)

@@ -105,7 +105,6 @@ def gain_over(constant: Evaluation | None, now: Evaluation, side: str) -> dict[s
 
 
 def term_facts(values: dict[str, float]) -> dict[str, float]:
-    """What each term charges now, and all of them together."""
     return {"penalty": math.fsum(values.values()), **{f"term:{name}": value for name, value in values.items()}}
 
 

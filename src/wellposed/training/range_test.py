@@ -187,7 +187,6 @@ def _check(model: nn.Module, optimizer: Optimizer, data: Any, low: float, high: 
 
 
 def _terms(optimizer: Optimizer, outputs: Any) -> Tensor | float:
-    """The terms that `regularize` enforces in the loss."""
     regularized = find_wrapper(optimizer, Regularized)
     if regularized is None or not any(term.how == "loss" for term in regularized.terms):
         return 0.0

@@ -45,12 +45,10 @@ class TableMLP:
     separable: ClassVar[dict[str, Any]] = {"norm": False}
 
     def __call__(self, data: Prepared, width: int = 128, depth: int = 2, norm: bool = True) -> MLP:
-        """A perceptron with as many inputs and outputs as the data need."""
         return MLP(**self.settings(data, width=width, depth=depth, norm=norm))
 
     @staticmethod
     def settings(data: Prepared, **chosen: Any) -> dict[str, Any]:
-        """All arguments of the model's class."""
         return {"inputs": data.features, "outputs": data.outputs, **chosen}
 
 
@@ -60,7 +58,6 @@ class ImageConvNet:
     name = "convnet"
 
     def __call__(self, data: Prepared, width: int = 16, depth: int = 3, hidden: int = 128) -> ConvNet:
-        """A network with as many channels and outputs as the data need."""
         net = ConvNet(**self.settings(data, width=width, depth=depth, hidden=hidden))
         images, _ = data.train_clean.batch(torch.arange(min(len(data.train_clean), STATISTICS_ROWS)))
         mean, std = pixel_statistics(images)
@@ -70,7 +67,6 @@ class ImageConvNet:
 
     @staticmethod
     def settings(data: Prepared, **chosen: Any) -> dict[str, Any]:
-        """All arguments of the model's class."""
         return {"channels": data.shape[0], "outputs": data.outputs, **chosen}
 
 
@@ -189,7 +185,6 @@ def labelled_rows(frame: Any, table: TableData, weight: str | None = None) -> tu
 
 
 def check_metric(name: str | None, classifying: bool) -> None:
-    """Refuse a metric of the other task."""
     if name is None:
         return
     if named_metric(name).classifies != classifying:

@@ -35,7 +35,6 @@ class Sample:
 
 
 def with_sample(prepared: Prepared, sample: Sample) -> Prepared:
-    """The data with these training rows; validation and test stay whole."""
     if not sample.own:
         return prepared if sample.rows is None else prepared.limited(sample.rows, seed=0)
     return prepared.of_rows(sample_index(prepared, sample))

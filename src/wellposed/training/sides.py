@@ -334,7 +334,6 @@ def drawn_rows(loader: DataLoader[Any], name: str, epoch: int = 0) -> Tensor:
 
 
 def _first_drawn(loader: DataLoader[Any], name: str, most: int = MOST_STREAMED) -> list[Tensor]:
-    """The rows of the first batches of an epoch."""
     with seeded(0, "watch"):
         return _drawn(loader, loader.batch_sampler, _row_numbers, name, most)
 

@@ -220,7 +220,6 @@ class Watch:
             self.probes = {name: cache_batches(self._fetching(name)) for name in self._sides}
 
     def _fetching(self, name: str, few: int | None = None) -> Batches:
-        """What gives the batches of a probe, or of the first few rows of it."""
         side, index = self._sides[name], self._picked[name]
         return lambda: side.batches(index if few is None else side.few(index, few))
 
@@ -235,7 +234,6 @@ class Watch:
             self.history.facts |= {"constant_loss": best.loss.mean, "chance_metric": best.metric}
 
     def _shrink(self, to: float) -> None:
-        """Look at this share of the rows from now on."""
         self._probe(max(min(FEWEST_KEPT, self.rows), int(to * self.rows)))
         self.history.facts["valid_rows"] = self.rows
         self._learn_constant([self._targets(side) for side in self.probes])
@@ -468,7 +466,6 @@ def _dropout_of(module: nn.Module) -> object:
 
 
 def probe_rows(train: int, valid: int, wanted: int | None) -> int:
-    """Rows of each probe: the same on both sides."""
     size = wanted if wanted is not None else min(max(round(SHARE * train), FEWEST), MOST)
     return max(1, min(size, train, valid))
 
