@@ -214,7 +214,7 @@ def put_noise(kind: str, net: nn.Module, optimizer: Any) -> Any:
     if kind == "perturb":
         return perturb(net, [Dropout(0.2).on(nn.ReLU), DropConnect(0.3).on(nn.Linear)])
     if kind == "mixup":
-        return ManifoldMixup(net, nn.ReLU, inputs=True)
+        return ManifoldMixup(net, nn.ReLU)
     noise = GradientNoise(net, eta=0.1)
     optimizer.register_step_pre_hook(noise)
     return noise

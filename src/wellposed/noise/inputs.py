@@ -36,13 +36,8 @@ def needs_images(method: str, x: Tensor) -> None:
 
 
 @checked
-def cutout(
-    x: Tensor,
-    share: Annotated[float, Within(0, 1, open="high")],
-    source: torch.Generator,
-    fill: Literal["zero", "mean"] = "zero",
-) -> Tensor:
-    """Each image with a box at a random place set to a constant; the box has ``sqrt(share)`` of either side.
+def cutout(x: Tensor, share: Annotated[float, Within(0, 1, open="high")], source: torch.Generator) -> Tensor:
+    """Each image with a box at a random place set to 0; the box has ``sqrt(share)`` of either side.
 
     The box lies wholly inside the image, at every place with equal probability, so that the share is the same for each.
 
@@ -50,7 +45,6 @@ def cutout(
         x: ``(N, C, H, W)``, floating, any device. Not modified.
         share: of the area, in [0, 1). 0 returns ``x``; sides are rounded to whole pixels.
         source: where the places come from, on the CPU.
-        fill: ``zero``, or ``mean``: of the image's own channel.
     Raises:
         ShapeError: ``x`` is no batch of images.
         InputError: ``share`` is not in [0, 1), or ``source`` no generator on the CPU.
@@ -67,8 +61,7 @@ def cutout(
         side = round(share**0.5 * size)
         ranges.append(_range(size, torch.randint(size - side + 1, (examples, 1), generator=source), side))
     inside = ranges[0][:, None, :, None] & ranges[1][:, None, None, :]
-    value = x.mean((-2, -1), keepdim=True) if fill == "mean" else x.new_zeros(())
-    return torch.where(inside.to(x.device), value, x)
+    return x.masked_fill(inside.to(x.device), 0.0)
 
 
 def _range(size: int, first: Tensor, side: int | Tensor) -> Tensor:
