@@ -101,22 +101,12 @@ def squared_error_factor(owner: str, noise_std: float | None) -> float:
     return 2.0 * noise_std**2
 
 
-def _is_number(value: object) -> bool:
-    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
-
-
-def check_at_least_zero(owner: str, **values: float) -> None:
-    """Refuse what is negative, infinite or no number, naming it."""
+def check_above_zero(owner: str, or_zero: bool = False, **values: float) -> None:
+    """Refuse what is not above 0 (``or_zero``), infinite or no number, naming it."""
     for name, value in values.items():
-        if not _is_number(value) or value < 0:
-            raise InputError(f"{owner} needs a finite {name} >= 0; it was given {value!r}.")
-
-
-def check_above_zero(owner: str, **values: float) -> None:
-    """Refuse what is not above 0, infinite or no number, naming it."""
-    for name, value in values.items():
-        if not _is_number(value) or value <= 0:
-            raise InputError(f"{owner} needs a finite {name} > 0; it was given {value!r}.")
+        number = not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+        if not number or value < 0 or (value == 0 and not or_zero):
+            raise InputError(f"{owner} needs a finite {name} {'>=' if or_zero else '>'} 0; it was given {value!r}.")
 
 
 def checked_examples(owner: str, m: object) -> int:

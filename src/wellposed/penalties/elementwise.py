@@ -128,7 +128,7 @@ class L1(Separable):
     @classmethod
     def lasso(cls, alpha: float) -> Self:
         """scikit-learn's ``Lasso(alpha)``, under squared error (a mean without 1/2): strength ``2*alpha``."""
-        conventions.check_at_least_zero("The lasso", alpha=alpha)
+        conventions.check_above_zero("The lasso", or_zero=True, alpha=alpha)
         return cls(2.0 * alpha, convention=conventions.call_text("lasso", alpha=alpha))
 
 
@@ -264,14 +264,14 @@ class L2(Separable):
     @classmethod
     def textbook(cls, lam: float, m: int) -> Self:
         """``lam/(2m) * sum_j |W_j|^2`` over ``m`` training examples: strength ``lam/m``."""
-        conventions.check_at_least_zero("L2.textbook", lam=lam)
+        conventions.check_above_zero("L2.textbook", or_zero=True, lam=lam)
         strength = lam / conventions.checked_examples("L2.textbook", m)
         return cls(strength, convention=conventions.call_text("textbook", lam=lam, m=m))
 
     @classmethod
     def keras(cls, lam: float) -> Self:
         """``lam * |w|^2``, as of Keras's ``L2``, without 1/2: strength ``2*lam``."""
-        conventions.check_at_least_zero("L2.keras", lam=lam)
+        conventions.check_above_zero("L2.keras", or_zero=True, lam=lam)
         return cls(2.0 * lam, convention=conventions.call_text("keras", lam=lam))
 
     @classmethod
@@ -291,7 +291,7 @@ class L2(Separable):
     @classmethod
     def ridge(cls, alpha: float, m: int) -> Self:
         """scikit-learn's ``Ridge(alpha)`` on ``m`` training examples, under squared error: strength ``2*alpha/m``."""
-        conventions.check_at_least_zero("L2.ridge", alpha=alpha)
+        conventions.check_above_zero("L2.ridge", or_zero=True, alpha=alpha)
         strength = 2.0 * alpha / conventions.checked_examples("L2.ridge", m)
         return cls(strength, convention=conventions.call_text("ridge", alpha=alpha, m=m))
 
@@ -313,7 +313,7 @@ class L2(Separable):
         Source:
             Loshchilov & Hutter (2019), ICLR; Defazio (2025), arXiv:2506.02285, for the corrected one.
         """
-        conventions.check_at_least_zero("L2.decoupled", amount=amount)
+        conventions.check_above_zero("L2.decoupled", or_zero=True, amount=amount)
         if scaling in ("composer", "independent") and amount > 1:
             raise InputError(
                 f"With scaling={scaling!r} the amount is the share of the weights that a step takes away, at most 1; "
@@ -389,6 +389,6 @@ class ElasticNet(Separable):
     @classmethod
     def sklearn(cls, alpha: float, l1_ratio: float = 0.5) -> Self:
         """scikit-learn's ``ElasticNet(alpha, l1_ratio)``, under squared error: strength ``2*alpha``, mix ``l1_ratio``."""
-        conventions.check_at_least_zero("The lasso", alpha=alpha)
+        conventions.check_above_zero("The lasso", or_zero=True, alpha=alpha)
         convention = conventions.call_text("sklearn", alpha=alpha, l1_ratio=l1_ratio)
         return cls(2.0 * alpha, mix=l1_ratio, convention=convention)

@@ -631,32 +631,21 @@ def check_noise(problem: Problem, recipe: Recipe) -> None:
                 f"Noise {names[-1]!r} needs images (rows, channels, height, width); one input has shape "
                 f"{tuple(inputs.shape[1:])}. Leave [noise] {names[-1]} out."
             )
-    if mixes and not mixable(problem, target):
+    # Targets can be averaged that are numbers, 0 and 1, or one class index for each row.
+    loss, indices = problem.loss, isinstance(target, Tensor) and not target.is_floating_point()
+    single = loss.name == "binary_cross_entropy" or (loss.name == "cross_entropy" and indices and target.ndim == 1)
+    if mixes and not (isinstance(target, Tensor) and (not indices or single)):
         raise ProblemError(
             "Mixed examples need targets that can be mixed: numbers, probabilities, or one class index for each row under "
             "cross_entropy. Leave mixup and cutmix out of the recipe."
         )
-    if (mixes or softens) and has_masked_targets(problem):
+    known = problem.prepared.train_clean.targets() if mixes or softens else None
+    classes = loss.name == "cross_entropy" and known is not None and not known.is_floating_point() and known.ndim == 1
+    if classes and bool((known == loss.ignored_index).any()):
         raise ProblemError(
             "Rows that the loss ignores (class -100, or its ignore_index) have no probabilities that could be mixed or "
             "smoothed. Leave those rows, or mixup, cutmix and label_smoothing, out."
         )
-
-
-def has_masked_targets(problem: Problem) -> bool:
-    """Whether a class index of the training rows says that its row does not count."""
-    targets = problem.prepared.train_clean.targets()
-    if problem.loss.name != "cross_entropy" or targets is None or targets.is_floating_point() or targets.ndim != 1:
-        return False
-    return bool((targets == problem.loss.ignored_index).any())
-
-
-def mixable(problem: Problem, target: Any) -> bool:
-    """Whether targets of this kind can be averaged: numbers, 0 and 1, or one class index for each row."""
-    if not isinstance(target, Tensor):
-        return False
-    single = problem.loss.name == "cross_entropy" and target.ndim == 1
-    return target.is_floating_point() or problem.loss.name == "binary_cross_entropy" or single
 
 
 def check_charges(

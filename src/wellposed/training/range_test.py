@@ -153,7 +153,11 @@ def lr_range_test(
         ratios = _ratios(optimizer)
         device = device_of(model)
         for rate, batch in zip(rates, endless(data), strict=False):
-            _set_rates(optimizer, [rate * ratio for ratio in ratios])
+            for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate * ratio)
+                else:
+                    group["lr"] = rate * ratio
             optimizer.zero_grad()
             value = cost(to_device(batch, device))
             number = float(value.detach())
@@ -219,14 +223,6 @@ def _ratios(optimizer: Optimizer) -> list[float]:
     rates = [float(group["lr"]) for group in optimizer.param_groups]
     largest = max(rates)
     return [rate / largest for rate in rates] if largest > 0 else [1.0] * len(rates)
-
-
-def _set_rates(optimizer: Optimizer, rates: list[float]) -> None:
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
 
 
 def _trailing(losses: list[float], width: float) -> list[float]:
