@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
@@ -94,11 +93,23 @@ STYLE: dict[str, Any] = {
 
 def axis_limits(values: Sequence[float], needed: Sequence[float] = (), pad: float = 0.07) -> tuple[float, float]:
     """A frame around the values that a few wild ones cannot stretch beyond twice the rest; ``needed`` are always inside."""
-    found = sorted(finite_numbers(list(values))) or [0.0, 1.0]
+    low, high = _bulk(values)
+    low, high = min([low, *finite_numbers(list(needed))]), max([high, *finite_numbers(list(needed))])
+    return _padded(low, high, pad)
+
+
+def _bulk(values: Sequence[float]) -> tuple[float, float]:
+    found = sorted(finite_numbers(list(values)))
+    if not found:
+        return 0.0, 1.0
     inner_low, inner_high = (float(end) for end in np.quantile(found, [0.05, 0.95]))
-    span = (inner_high - inner_low) / 2 or math.inf
-    inside = finite_numbers(list(needed))
-    low, high = min([max(found[0], inner_low - span), *inside]), max([min(found[-1], inner_high + span), *inside])
+    span = inner_high - inner_low
+    if span <= 0:
+        return found[0], found[-1]
+    return max(found[0], inner_low - span / 2), min(found[-1], inner_high + span / 2)
+
+
+def _padded(low: float, high: float, pad: float) -> tuple[float, float]:
     room = (high - low or abs(high) or 1.0) * pad
     return low - room, high + room
 
