@@ -81,7 +81,7 @@ class Case:
         return f"shape {tuple(self.w.shape)}, size {float(self.w.abs().max()):.3g}, step {self.step:g}, {self.w.dtype}"
 
 
-Charge = Penalty | Constraint
+AnyCharge = Penalty | Constraint
 PenaltyLaw = Callable[[Penalty, Case], None]
 ConstraintLaw = Callable[[Constraint, Case], None]
 
@@ -109,7 +109,7 @@ def objective(penalty: Penalty, u: Tensor, w: Tensor, step: float | Tensor) -> f
     return 0.5 * float(distance.sum(dtype=torch.float64)) + float(penalty.value(u))
 
 
-def operators(charge: Charge, case: Case) -> Iterator[tuple[str, Callable[[Tensor], Tensor], float | Tensor]]:
+def operators(charge: AnyCharge, case: Case) -> Iterator[tuple[str, Callable[[Tensor], Tensor], float | Tensor]]:
     """What moves weights, what it is called, and its step: the projection, or the prox with one step for all, and with one for
     each coordinate where it takes that."""
     if isinstance(charge, Constraint):
@@ -142,7 +142,7 @@ def _one_taken(p: Tensor, other: Tensor, i: int) -> Tensor:
     return u.view(p.shape)
 
 
-def same_kind(charge: Charge, case: Case) -> None:
+def same_kind(charge: AnyCharge, case: Case) -> None:
     """Shape and type stay, the result is finite, and layout in memory changes nothing; a value is 0-d and >= 0."""
     w = case.w
     strided = w.movedim(0, -1).contiguous().movedim(-1, 0)
@@ -159,7 +159,7 @@ def same_kind(charge: Charge, case: Case) -> None:
         close(charge.value(strided), value, case.tolerance, "value of a transposed copy")
 
 
-def pure(charge: Charge, case: Case) -> None:
+def pure(charge: AnyCharge, case: Case) -> None:
     """Nothing is modified: not ``w``, not ``grad``, not a step that is a tensor."""
     w, grad, step = case.w.clone(), case.noise(3), case.metric()
     kept, versions = [x.clone() for x in (w, grad, step)], [x._version for x in (w, grad, step)]
@@ -314,7 +314,7 @@ def violation_of_fixed_point(penalty: Penalty, case: Case) -> None:
         holds(moved > 0 or found <= case.tolerance * 10, f"the prox stands still and the violation is {found:.3g}")
 
 
-def nonexpansive(charge: Charge, case: Case) -> None:
+def nonexpansive(charge: AnyCharge, case: Case) -> None:
     """``<p - q, w - v> >= |p - q|^2`` if convex, in any metric; monotone always; Lipschitz if weakly convex."""
     for name, operator, step in operators(charge, case):
         t = torch.as_tensor(step, dtype=case.w.dtype).expand(case.w.shape)
@@ -372,7 +372,7 @@ def homogeneous(penalty: Penalty, case: Case) -> None:
         close(scaled, c * p, case.tolerance, f"the prox is not that of a penalty of degree {degree}")
 
 
-def symmetric(charge: Charge, case: Case) -> None:
+def symmetric(charge: AnyCharge, case: Case) -> None:
     """Flipping signs and permuting an axis changes no value, and the operator goes along."""
     if not charge.traits.symmetric:
         return
@@ -404,7 +404,7 @@ def linear_in_strength(penalty: Penalty, case: Case) -> None:
     close(twice.prox(case.w, case.step), wanted, case.tolerance, "twice the strength is not twice the step")
 
 
-def sparse(charge: Charge, case: Case) -> None:
+def sparse(charge: AnyCharge, case: Case) -> None:
     """Where ``traits.sparse`` says no, no weight that is not 0 becomes exactly 0, however large the step."""
     for one in (case, replace(case, step=100.0 * case.step)) if not charge.traits.sparse else ():
         name, operator, _ = next(operators(charge, one))
@@ -412,7 +412,7 @@ def sparse(charge: Charge, case: Case) -> None:
         holds(not bool(made.any()), f"{name} makes zeros that averages would lose; declare traits with sparse=True")
 
 
-def single_precision(charge: Charge, case: Case) -> None:
+def single_precision(charge: AnyCharge, case: Case) -> None:
     """float32 agrees with float64 to 1e-5."""
     if not case.exact:
         return
@@ -423,7 +423,7 @@ def single_precision(charge: Charge, case: Case) -> None:
         close(charge.value(low), charge.value(low.double()), 1e-5, "value in float32 differs from float64")
 
 
-def not_finite(charge: Charge, case: Case) -> None:
+def not_finite(charge: AnyCharge, case: Case) -> None:
     """NaN and infinities stay what is not finite, also where a bound could clip them: where they are, in the violation, in the
     value of NaN."""
     for place, bad, w in _not_finite(case.w):
@@ -450,7 +450,7 @@ def _stays(found: Tensor, place: int, what: str, bad: float) -> None:
     )
 
 
-def gradients_are_finite(charge: Charge, case: Case) -> None:
+def gradients_are_finite(charge: AnyCharge, case: Case) -> None:
     """Autograd through value and operator is finite at 0 and on kinks; at 0 minus the gradient of value has no violation."""
     kink = next(operators(charge, case))[1](case.w)
     for at, w in (("0", torch.zeros_like(kink)), ("a kink", kink), ("the point", case.w)):
@@ -615,7 +615,7 @@ def projection_of_any_size(constraint: Constraint, w: Tensor) -> None:
 def _laws_of(kind: str) -> tuple[Any, ...]:
     """The laws above, in their order: functions of a case and of a charge of this kind, or of any, that return nothing."""
     taken = (
-        {name: said, "case": "Case", "return": "None"} for name, said in ((kind.lower(), kind), ("charge", "Charge"))
+        {name: said, "case": "Case", "return": "None"} for name, said in ((kind.lower(), kind), ("charge", "AnyCharge"))
     )
     kinds = list(taken)
     return tuple(found for found in globals().values() if getattr(found, "__annotations__", None) in kinds)
