@@ -718,14 +718,14 @@ def check_manifold(make: Callable[..., Any]) -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.Identity(), nn.Linear(6, 3)).double()
     x, state = rows().double(), torch.get_rng_state()
     clean = model.eval()(x)
-    mix = make(model.train(), ["0", "1"], concentration=1.0, inputs=True, seed=0)
+    mix = make(model.train(), ["0", "1"], concentration=1.0, seed=0)
     places, weights = set(), set()
     for _ in range(30):
         y = model(x)
         torch.testing.assert_close(y, mix.weight * clean + (1 - mix.weight) * clean[mix.permutation])
         places.add(mix.place)
         weights.add(mix.weight)
-    assert places == {"input", "0", "1"}
+    assert places == {"0", "1"}
     assert len(weights) == 30
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(model.eval()(x), clean)
@@ -739,13 +739,12 @@ def check_manifold(make: Callable[..., Any]) -> None:
 
 
 class WrongWay(ManifoldMixup):
-    def _mix(self, h: Tensor) -> Tensor:
-        found = super()._mix(h)
-        self.weight = 1 - self.weight
-        return found
+    def _done(self, *given: Any) -> None:
+        super()._done(*given)
+        self.weight = 1 - self.weight if self.model.training else 1.0
 
 
-class OnlyInputs(ManifoldMixup):
+class AlwaysOnePlace(ManifoldMixup):
     def draw(self, site: str) -> torch.Generator:
         return generator(0, site)
 
@@ -760,7 +759,7 @@ class MixesInEvaluation(ManifoldMixup):
 
 def test_manifold_mixup() -> None:
     check_manifold(ManifoldMixup)
-    for wrong in (WrongWay, OnlyInputs, MixesInEvaluation):
+    for wrong in (WrongWay, AlwaysOnePlace, MixesInEvaluation):
         with pytest.raises(AssertionError):
             check_manifold(wrong)
 
@@ -776,8 +775,6 @@ def test_manifold_mixup_refuses() -> None:
 
     with ManifoldMixup(model := Skips(), "unused"), pytest.raises(InputError, match="did not call"):
         model(rows())
-    with ManifoldMixup(model := Text(), "head", inputs=True), pytest.raises(ShapeError, match="between two of them"):
-        model(tokens())
     with ManifoldMixup(model := Text(), "rnn"), pytest.raises(InputError, match="returns a tuple"):
         model(tokens())
     with pytest.raises(InputError, match="concentration"):

@@ -214,7 +214,7 @@ def put_noise(kind: str, net: nn.Module, optimizer: Any) -> Any:
     if kind == "perturb":
         return perturb(net, [Dropout(0.2).on(nn.ReLU), DropConnect(0.3).on(nn.Linear)])
     if kind == "mixup":
-        return ManifoldMixup(net, nn.ReLU, inputs=True)
+        return ManifoldMixup(net, nn.ReLU)
     noise = GradientNoise(net, eta=0.1)
     optimizer.register_step_pre_hook(noise)
     return noise
@@ -528,61 +528,48 @@ def test_what_cannot_be_used(change: dict[str, Any], error: Any, message: str) -
 # Wrong ones: each forgets one thing.
 
 
-@pytest.mark.parametrize("forgotten", range_test.KEPT, ids=lambda keep: keep.__name__)
-def test_one_that_forgets_is_caught(forgotten: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = tuple(keep for keep in range_test.KEPT if keep is not forgotten)
-    monkeypatch.setattr(range_test, "KEPT", kept)
-    checks: dict[Any, list[Callable[[], None]]] = {
-        range_test.noise_kept: [
-            lambda: test_noise_goes_on_where_it_was("perturb", "sgd"),
-            lambda: test_noise_goes_on_where_it_was("mixup", "lookahead"),
-            lambda: test_noise_goes_on_where_it_was("gradient", "sgd"),
-            lambda: test_noise_goes_on_where_it_was("gradient", "lookahead"),
-        ],
-    }
-    for check in checks.get(forgotten, [lambda: test_everything_is_as_it_was("sgd", True)]):
-        with pytest.raises(AssertionError):
-            check()
+ALL = lambda: test_everything_is_as_it_was("sgd", True)  # noqa: E731
 
 
 @pytest.mark.parametrize(
-    ("forgotten", "check"),
+    ("forgotten", "checks"),
     [
-        ("modes_kept", lambda: test_the_mode_is_training()),
-        ("buffers_kept", lambda: test_everything_is_as_it_was("sgd", True)),
+        ("modes_kept", [lambda: test_the_mode_is_training()]),
+        ("buffers_kept", [ALL]),
+        ("parameters_kept", [ALL]),
+        ("seeded", [ALL]),
+        ("generators_kept", [ALL]),
+        (
+            "noise_kept",
+            [
+                lambda: test_noise_goes_on_where_it_was("perturb", "sgd"),
+                lambda: test_noise_goes_on_where_it_was("mixup", "lookahead"),
+                lambda: test_noise_goes_on_where_it_was("gradient", "sgd"),
+                lambda: test_noise_goes_on_where_it_was("gradient", "lookahead"),
+            ],
+        ),
+        (
+            "optimizer_kept",  # as many finders do: weights come back, and moments of the last steps stay
+            [
+                ALL,
+                lambda: test_everything_is_as_it_was("adamw", False),
+                lambda: test_the_training_that_follows_is_that_without_the_test("adamw"),
+                lambda: test_the_training_that_follows_is_that_without_the_test("lookahead"),
+            ],
+        ),
     ],
 )
-def test_one_that_forgets_a_part_of_the_model_is_caught(
-    forgotten: str, check: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+def test_one_that_forgets_is_caught(
+    forgotten: str, checks: list[Callable[[], None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(range_test, forgotten, lambda model: nullcontext())
-    with pytest.raises(AssertionError):
-        check()
-
-
-def test_one_that_forgets_the_random_state_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(range_test, "seeded", lambda *_: nullcontext())
-    with pytest.raises(AssertionError):
-        test_everything_is_as_it_was("sgd", True)
-
-
-def test_one_that_leaves_a_state_that_was_not_there_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many finders do: weights come back, and moments of the last steps stay."""
-    monkeypatch.setattr(range_test, "optimizer_kept", lambda *_: nullcontext())
-    kept = tuple(k for k in range_test.KEPT if k.__name__ != "optimizer_kept")
-    monkeypatch.setattr(range_test, "KEPT", kept)
-    for check in (
-        lambda: test_everything_is_as_it_was("adamw", False),
-        lambda: test_the_training_that_follows_is_that_without_the_test("adamw"),
-        lambda: test_the_training_that_follows_is_that_without_the_test("lookahead"),
-    ):
+    monkeypatch.setattr(range_test, forgotten, lambda *_: nullcontext())
+    for check in checks:
         with pytest.raises(AssertionError):
             check()
 
 
 def test_one_that_iterates_over_the_loader_itself_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(range_test, "_loaded", iter)
-    kept = tuple(keep for keep in range_test.KEPT if keep is not range_test.generators_kept)
-    monkeypatch.setattr(range_test, "KEPT", kept)
+    monkeypatch.setattr(range_test, "generators_kept", lambda *_: nullcontext())
     with pytest.raises(AssertionError):
         test_the_training_that_follows_is_that_without_the_test("sgd")

@@ -144,9 +144,7 @@ class L1Ball(BoundedGroups):
 
     Args:
         bound: >= 0, in the units of the weights. 0 allows only zeros; infinity is refused.
-        by: ``"all"``, the whole tensor, or groups as in `MaxNorm`.
-    Raises:
-        ShapeError: a parameter has fewer than two axes, unless by all.
+        by: ``"all"``, the whole tensor, or groups as in `MaxNorm`, with its errors.
     Source:
         Tibshirani (1996), JRSS-B 58(1), in its first form; projection: Duchi et al. (2008), ICML.
     """
@@ -192,9 +190,7 @@ class UnitNorm(GroupConstraint):
     The sphere is not convex: of a group of zeros every point of it is a nearest one, and one is fixed.
 
     Args:
-        by: groups as in `MaxNorm`.
-    Raises:
-        ShapeError: a parameter has fewer than two axes, unless by all.
+        by: groups as in `MaxNorm`, with its errors.
     Source:
         Salimans & Kingma (2016), NeurIPS, as a reparametrization.
     """

@@ -200,7 +200,6 @@ def cast_to_weights(value: float | Tensor, w: Tensor) -> float | Tensor:
 
 
 def check_broadcast(owner: object, setting: str, value: float | Tensor, name: str, w: Tensor) -> None:
-    """Refuse an array that does not broadcast to a parameter."""
     if isinstance(value, Tensor) and not broadcasts(value, w):
         raise ShapeError(
             f"{type(owner).__name__} needs a {setting} that broadcasts to the parameter; {name!r} has shape "
@@ -215,9 +214,7 @@ class Simplex(GroupConstraint):
 
     Args:
         total: >= 0, in the units of the weights. 0 allows only zeros.
-        by: groups as in `wellposed.constraints.balls.MaxNorm`.
-    Raises:
-        ShapeError: a parameter has fewer than two axes, unless by all.
+        by: groups as in `wellposed.constraints.balls.MaxNorm`, with its errors.
     Source:
         Held, Wolfe & Crowder (1974), Mathematical Programming 6; Duchi et al. (2008), ICML.
     Example:
@@ -250,9 +247,7 @@ class TopK(GroupConstraint):
     Args:
         keep: a whole number >= 0 of weights, or a fraction in (0, 1) of the group's size, rounded to the nearest whole
             number, but at least 1. 0 allows only zeros; a number beyond the group's size allows everything.
-        by: ``"all"``, the whole tensor, or groups as in `wellposed.constraints.balls.MaxNorm`.
-    Raises:
-        ShapeError: a parameter has fewer than two axes, unless by all.
+        by: ``"all"``, the whole tensor, or groups as in `wellposed.constraints.balls.MaxNorm`, with its errors.
     Source:
         Blumensath & Davies (2009), Applied and Computational Harmonic Analysis 27(3).
     Example:

@@ -24,9 +24,7 @@ class SpectralBall(OfMatrices, Constraint):
 
     Args:
         bound: >= 0. 0 allows only zeros; infinity is refused.
-        parts: >= 1, of axis 0, each a matrix of its own; see `wellposed.penalties.matrix.OfMatrices`.
-    Raises:
-        ShapeError: a parameter has fewer than two axes, or axis 0 cannot be cut so.
+        parts: >= 1, of axis 0, each a matrix of its own; see `wellposed.penalties.matrix.OfMatrices`, with its errors.
     Source:
         Lefkimmiatis, Ward & Unser (2013), IEEE Transactions on Image Processing 22(5); for layers: Sedghi, Gupta & Long
         (2019), ICLR.
@@ -59,9 +57,7 @@ class Orthogonal(OfMatrices, Constraint):
     identity for a matrix of zeros). A kernel ``(out, in, k...)`` is the matrix ``(out, in*k...)``.
 
     Args:
-        parts: >= 1, of axis 0, each a matrix of its own; see `wellposed.penalties.matrix.OfMatrices`.
-    Raises:
-        ShapeError: a parameter has fewer than two axes, or axis 0 cannot be cut so.
+        parts: >= 1, of axis 0, each a matrix of its own; see `wellposed.penalties.matrix.OfMatrices`, with its errors.
     Source:
         Fan & Hoffman (1955), Proceedings of the AMS 6(1); Higham (1986), SIAM J. Sci. Stat. Comput. 7(4).
     """

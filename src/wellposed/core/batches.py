@@ -46,11 +46,7 @@ def mapped(change: Callable[[Any], Any], batch: Any, whole: Callable[[Any], bool
 
 
 def tensors_in(batch: Any, inside: frozenset[int] = frozenset()) -> Iterator[Tensor]:
-    """The tensors of a batch in order.
-
-    Args:
-        inside: the ids of the objects that are being looked at, which may hold themselves.
-    """
+    """The tensors of a batch in order; ``inside`` are the ids of objects that are being looked at, which may hold themselves."""
     for leaf in tree_iter(batch, is_leaf=_packed):
         if isinstance(leaf, Tensor):
             yield leaf

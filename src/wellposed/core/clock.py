@@ -83,12 +83,7 @@ def enter_stage(name: str) -> None:
 
 
 class spent_on:
-    """Charge the block to an activity of the stage that runs; nothing where no clock is open.
-
-    Args:
-        activity: one of the constants above.
-        of: what it works on.
-    """
+    """Charge the block to an activity (one of the constants above) of the stage that runs; nothing where no clock is open."""
 
     __slots__ = ("activity", "before", "clock", "of")
 

@@ -117,7 +117,6 @@ def header_of(found: Iterator[tuple[int, list[str]]], path: Path) -> list[str]:
 
 
 def refuse_duplicates(names: Iterable[str], what: str) -> None:
-    """Refuse two columns of one name."""
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(

@@ -206,13 +206,9 @@ BOX = "\u25a1"
 
 
 def replace_missing_signs(figure: Any, back: bool = True) -> dict[str, str]:
-    """Put signs that the font can draw in place of those that it cannot (Chinese, emoji), which are measured all the same.
-
-    Args:
-        back: the signs come back after drawing, since in an SVG it is the reader's browser that draws them; where False, as in a
-            PNG, all of them are boxes.
-    Returns:
-        Each stand-in with the sign that it stands for.
+    """Put signs that the font can draw in place of those that it cannot (Chinese, emoji), which are measured all the same; each
+    stand-in with the sign that it stands for. Without ``back``, as for a PNG, all are boxes: in an SVG the reader's browser
+    draws the signs.
     """
     fonts = require("matplotlib.font_manager", "report")
     known = fonts.get_font(fonts.findfont(fonts.FontProperties())).get_charmap()

@@ -134,11 +134,7 @@ def first_line(error: BaseException) -> str:
 
 
 def guard_call(what: str, function: Callable[..., T]) -> Callable[..., T]:
-    """A function that a person gave, whose own errors are told as what they are: the person's, with the place.
-
-    Raises:
-        InputError: by the call, from what the function raised.
-    """
+    """A function that a person gave, whose own errors are told as what they are: the person's, with the place."""
 
     def asked(*args: Any) -> T:
         try:
@@ -174,11 +170,7 @@ def listed(names: Iterable[object], most: int = 8) -> str:
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import an optional dependency, or say in one sentence how to install it.
-
-    Raises:
-        MissingExtra: ``module`` is not installed.
-    """
+    """Import an optional dependency, or say in one sentence how to install it."""
     try:
         with spent_on(IMPORTS):
             return importlib.import_module(module)

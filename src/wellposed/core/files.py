@@ -38,7 +38,7 @@ def write_atomically(
 ) -> Path:
     """Write a whole file or none: into a neighbour, flushed to disk, and renamed over ``path``, with the folder flushed too.
 
-    The mode of a file that is replaced is kept; a new one gets what the umask leaves. Folders are made as needed.
+    The mode of a file that is replaced is kept; a new one gets what the umask leaves of ``mode``. Folders are made as needed.
 
     Args:
         path: the file. Where ``within`` is None the user named it: its links are resolved and stay, and what is no regular
@@ -46,16 +46,9 @@ def write_atomically(
         content: text is written as UTF-8.
         within: the folder of ours that ``path`` lies in. Links below it are not followed: a link in the file's place is
             replaced, a link in a folder's place is refused.
-        mode: of a new file, before the umask takes its part.
     Raises:
         InputError: a folder stands in the file's place, something else in a folder's, or, below ``within``, a link in one's.
         OSError: it cannot be written; the old file is as it was.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_atomically(f"{folder}/runs/a.txt", "whole").read_text()
-        'whole'
     """
     path = Path(path)
     if "\0" in str(path):

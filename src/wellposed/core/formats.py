@@ -61,7 +61,6 @@ def decimals_between(low: float, high: float) -> int:
 
 
 def with_sign(value: float, decimals: int) -> str:
-    """A difference with its sign."""
     written = format_decimals(value, decimals)
     return f"+{written}" if value > 0 and written.strip("0.,") else written
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import random
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
@@ -36,45 +37,31 @@ def reached(*given: object) -> list[Any]:
         >>> reached(lambda model, batch: model(net(batch))) == [net]
         True
     """
-    found: list[Any] = []
-    seen: set[int] = set()
-    todo = [(one, 0) for one in given]
-    while todo and len(seen) < SEEN:
-        one, depth = todo.pop()
-        if (
-            id(one) in seen
-            or depth > DEEP
-            or one is None
-            or isinstance(one, (str, int, float, Tensor, type, ModuleType))
-        ):
-            continue
-        seen.add(id(one))
-        if isinstance(one, (nn.Module, torch.Generator, np.random.Generator, np.random.RandomState, random.Random)):
-            found.append(one)
-        todo += [(held, depth + 1) for held in _held(one)]
-    return found
+    kinds = (nn.Module, torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+    plain = (str, int, float, Tensor, type, ModuleType, type(None))
+    return [one for one in _walked(given, lambda one: not isinstance(one, plain)) if isinstance(one, kinds)]
 
 
 def names_in(*code: object) -> set[str]:
-    """The names that functions of a person use, and those that they call: of variables, attributes and what lies outside.
-
-    Example:
-        >>> sorted(names_in(lambda policy, batch: policy.sample(batch)))
-        ['batch', 'policy', 'sample']
-    """
+    """The names that functions of a person use, and those that they call: of variables, attributes and what lies outside."""
     found: set[str] = set()
-    seen: set[int] = set()
-    todo = [(one, 0) for one in code]
-    while todo and len(seen) < SEEN:
-        one, depth = todo.pop()
-        if id(one) in seen or depth > DEEP or not isinstance(one, (FunctionType, MethodType, functools.partial)):
-            continue
-        seen.add(id(one))
+    for one in _walked(code, lambda one: isinstance(one, (FunctionType, MethodType, functools.partial))):
         if isinstance(one, FunctionType) and not one.__module__.startswith(("wellposed.", "torch.")):
             for part in _codes(one.__code__):
                 found |= {*part.co_names, *part.co_varnames, *part.co_freevars}
-        todo += [(held, depth + 1) for held in _held(one)]
     return found
+
+
+def _walked(given: Iterable[object], enters: Callable[[object], bool]) -> Iterator[object]:
+    """What is given and all that it holds, each once, nearest first: behind a long way one would be given up too early."""
+    seen: set[int] = set()
+    todo = deque((one, 0) for one in given)
+    while todo and len(seen) < SEEN:
+        one, depth = todo.popleft()
+        if id(one) not in seen and depth <= DEEP and enters(one):
+            seen.add(id(one))
+            yield one
+            todo.extend((held, depth + 1) for held in _held(one))
 
 
 def _held(one: Any) -> Iterable[Any]:
@@ -127,10 +114,8 @@ class OwnHook:
 @contextmanager
 def reach_kept(*given: object, training: bool | None = None) -> Iterator[None]:
     """All that models and code reach comes back: modes, buffers, plain attributes of modules (a state that a recurrent network
-    keeps), and generators. Inside, replicas do not talk to those of other processes.
-
-    Args:
-        training: inside, all modules that are reached are in this mode; None leaves them as they were.
+    keeps), and generators. Inside, replicas do not talk to those of other processes, and all modules are in the mode
+    ``training``.
     """
     found = reached(*given)
     models = [one for one in found if isinstance(one, nn.Module)]
@@ -138,9 +123,7 @@ def reach_kept(*given: object, training: bool | None = None) -> Iterator[None]:
         for kept in (modes_kept(*models, training=training), buffers_kept(*models), attributes_kept(*_modules(models))):
             stack.enter_context(kept)
         _leave_other_processes(models)
-        for one in found:
-            if not isinstance(one, nn.Module):
-                stack.callback(_putting_back(one))
+        stack.enter_context(generators_kept(found))
         yield
 
 
@@ -164,15 +147,18 @@ def _leave_other_processes(models: Iterable[nn.Module]) -> None:
             vars(module)["forward"] = MethodType(_BatchNorm.forward, module)
 
 
-def _putting_back(source: Any) -> Any:
-    """What gives a generator its state of now."""
-    if isinstance(source, np.random.Generator):
-        return functools.partial(setattr, source.bit_generator, "state", source.bit_generator.state)
-    if isinstance(source, torch.Generator):
-        return functools.partial(source.set_state, source.get_state())
-    if isinstance(source, np.random.RandomState):
-        return functools.partial(source.set_state, source.get_state())
-    return functools.partial(source.setstate, source.getstate())
+@contextmanager
+def generators_kept(found: Iterable[Any]) -> Iterator[None]:
+    """The states of the random generators among what was `reached` come back."""
+    with ExitStack() as stack:
+        for one in found:
+            if isinstance(one, np.random.Generator):
+                stack.callback(setattr, one.bit_generator, "state", one.bit_generator.state)
+            elif isinstance(one, random.Random):
+                stack.callback(one.setstate, one.getstate())
+            elif not isinstance(one, nn.Module):
+                stack.callback(one.set_state, one.get_state())
+        yield
 
 
 @contextmanager

@@ -21,14 +21,7 @@ StreamKey = int | str
 
 
 def stream_seed(seed: int, *keys: StreamKey) -> int:
-    """A 63-bit seed that is a hash of ``(seed, *keys)``: equal keys give equal seeds, on every machine.
-
-    Example:
-        >>> stream_seed(0, "order", 3) == stream_seed(0, "order", 3)
-        True
-        >>> stream_seed(0, "order", 3) == stream_seed(0, "order", 4)
-        False
-    """
+    """A 63-bit seed that is a hash of ``(seed, *keys)``: equal keys give equal seeds, on every machine."""
     text = "\x1f".join([repr(int(seed)), *(repr(key) for key in keys)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 

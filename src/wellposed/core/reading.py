@@ -79,12 +79,7 @@ def format_bytes(count: float) -> str:
 
 
 def check_memory(what: str, need: float, error: type[InputError]) -> None:
-    """Refuse to build what would take more memory than reading may.
-
-    Args:
-        what: ``'a.parquet' has 400,000,000 rows and 2 columns``, say.
-        need: bytes that it takes, about.
-    """
+    """Refuse to build what (``"'a.parquet' has 400,000,000 rows"``) would ``need`` more bytes than reading may take."""
     limit = _limit.get()
     if need > limit:
         enough = f"{2 ** math.ceil(math.log2(max(need / 2**30, 1)))}GiB" if math.isfinite(need) else "more"
@@ -96,10 +91,8 @@ def check_memory(what: str, need: float, error: type[InputError]) -> None:
 
 
 def open_regular(path: str | Path, error: type[InputError], called: str = "file") -> BinaryIO:
-    """A regular file, open for reading; whatever else has this name is refused without being waited for.
-
-    Args:
-        called: what is missing where there is none: "There is no file 'x'".
+    """A regular file, open for reading; whatever else has this name is refused without being waited for. ``called`` is its kind in
+    messages.
     """
     path = Path(path)
     try:
@@ -130,10 +123,8 @@ def path_is_folder(path: Path) -> bool:
 def read_bytes(
     path: str | Path, kind: FileKind, error: type[InputError], called: str = "file", packed: bool = False
 ) -> bytes:
-    """The content of a regular file that memory allows for.
-
-    Args:
-        packed: it is unpacked by gzip; its size unpacked is counted before, in little memory.
+    """The content of a regular file that memory allows for; ``packed`` says that gzip unpacks it, and its size is counted before,
+    in little memory.
     """
     path = Path(path)
     with open_regular(path, error, called) as file:

@@ -90,8 +90,6 @@ def imported(name: str, kind: str) -> Any:
     Args:
         name: ``"package.module:Class"``.
         kind: what it should be, for errors: ``"penalty"``.
-    Raises:
-        InputError: there is no such thing, its module cannot be imported, or this is not the place to import it.
     """
     module, _, path = name.partition(":")
     if module not in sys.modules:

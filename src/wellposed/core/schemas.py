@@ -30,15 +30,13 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def validate(kind: type[T], value: Any, what: str, needs: Iterable[str] = ()) -> T:
-    """A value that was read from JSON, as an object of ``kind``; no type is taken for another.
+    """A value that was read from JSON, as an object of ``kind`` (a dataclass, or ``list[dict[str, float]]``); no type is taken for
+    another.
 
     Args:
-        kind: a dataclass, or another annotation such as ``list[dict[str, float]]``.
         what: the subject of the error, such as ``"The state in 'runs/a'"``.
-        needs: keys that must be there although the dataclass has a default for them: what is always written, and whose default
-            would silently be taken for what was lost.
-    Raises:
-        FormatError: it has a key too few, or a value of another type or outside of its range.
+        needs: keys that must be there although the dataclass has a default for them, which would silently be taken for what was
+            lost.
     """
     for key in needs:
         if isinstance(value, dict) and key not in value:

@@ -50,14 +50,8 @@ WRAPPED = ("_original_module", "_forward_module", "module")
 
 @dataclass(frozen=True, eq=False)
 class Leaf:
-    """A parameter as it stands in a model.
-
-    Attributes:
-        name: qualified name; of a tied parameter the first one.
-        aliases: all its names; more than one when it is tied.
-        tensor: the parameter itself.
-        role: what it does in its module.
-        module: the module that owns it.
+    """A parameter as it stands in a model: the ``tensor`` itself, what it does (``role``) in the ``module`` that owns it, and its
+    qualified ``name``, the first of ``aliases``, of which it has several when it is tied.
     """
 
     name: str
@@ -88,15 +82,13 @@ def is_vector(tensor: Tensor) -> bool:
 
 
 def role_of(name: str, parameter: nn.Parameter, module: nn.Module) -> Role:
-    """What a parameter does: a norm's gain and shift, an embedding's table, a bias, or a weight.
+    """What a parameter does: a norm's gain and shift, an embedding's table, a bias, or a weight; ``spread``, which only a name
+    selects, where the module's class says so of how widely weights spread that are distributions.
 
-    A module may say it of all its parameters, by an attribute ``role`` of its class: how widely weights spread that are
-    distributions. No selector but a name chooses those.
-
-    A module that is no layer of torch's is judged by the shapes that it holds: one with vectors only scales and
-    shifts (a norm, a layer scale), but for a lone ``bias``, and one beside matrices of modules inside (a graph layer's); a vector
-    beside a matrix is added (a bias); ``(1, n, features)``, the same rows for
-    every example, is a table of positions or tokens (an embedding).
+    A module that is no layer of torch's is judged by the shapes that it holds: one with vectors only scales and shifts (a norm,
+    a layer scale), but for a lone ``bias``, and one beside matrices of modules inside (a graph layer's); a vector beside a
+    matrix is added (a bias); ``(1, n, features)``, the same rows for every example, is a table of positions or tokens (an
+    embedding).
     """
     if getattr(type(module), "role", None) == "spread":
         return "spread"
@@ -154,10 +146,8 @@ def refuse_scripted(caller: str, model: nn.Module) -> None:
 
 
 def leaves(model: nn.Module) -> list[Leaf]:
-    """Every parameter of the model once, in registration order; a tied parameter carries all its names.
-
-    A parameter that is tied between an embedding and a weight (a language model's head) is an embedding. A compiled or
-    parallel model is seen through: names are those of the model inside.
+    """Every parameter of the model once, in registration order; a tied one carries all its names, and is an embedding if one of
+    its places is. A compiled or parallel model is seen through.
     """
     model = unwrap_model(model)
     names: dict[int, list[str]] = {}
@@ -271,11 +261,7 @@ def named(pattern: str) -> Selector:
 
 
 def selector(value: object) -> Selector:
-    """A selector from what people write: a selector, a role's name, a glob, a module type, a predicate, or several.
-
-    Raises:
-        SelectorError: the value is none of these.
-    """
+    """A selector from what people write: a selector, a role's name, a glob, a module type, a predicate, or several."""
     if isinstance(value, Selector):
         return value
     if isinstance(value, str):
@@ -380,12 +366,8 @@ def select(model: nn.Module, value: object) -> list[Leaf]:
 
 
 def modules(model: nn.Module, where: object) -> dict[str, nn.Module]:
-    """The modules that ``where`` chooses, by name: a glob over names, a module type, a predicate, or several of these in turn.
-
-    Args:
-        where: ``"encoder.*"`` (names match whole), ``nn.ReLU``, ``lambda name, module: ...``, or a list.
-    Raises:
-        SelectorError: nothing matches, or ``where`` is none of these.
+    """The modules that ``where`` chooses, by name: a glob (names match whole), a module type, a predicate ``(name, module)``, or
+    several.
     """
     model = unwrap_model(model)
     parts = list(where) if isinstance(where, (list, tuple, set)) else [where]

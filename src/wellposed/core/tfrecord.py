@@ -38,28 +38,21 @@ def checksum(data: bytes) -> int:
 
 
 def event_file(epochs: Iterable[tuple[float, int, Mapping[str, float]]]) -> bytes:
-    """The file of ``(seconds since 1970, step, {tag: number})``, one for each epoch.
-
-    Example:
-        >>> len(event_file([(0.0, 0, {"train_loss": 0.5})]))
-        88
-    """
+    """The file of ``(seconds since 1970, step, {tag: number})``, one for each epoch."""
     records = [b"\x09" + struct.pack("<d", 0.0) + _part(3, VERSION)]
     for when, step, numbers in epochs:
         values = (
             _part(1, _part(1, tag.encode()) + b"\x15" + struct.pack("<f", value)) for tag, value in numbers.items()
         )
         records.append(b"\x09" + struct.pack("<d", when) + b"\x10" + _varint(step) + _part(5, b"".join(values)))
-    return b"".join(map(_framed, records))
-
-
-def _framed(data: bytes) -> bytes:
-    length = struct.pack("<Q", len(data))
-    return length + struct.pack("<I", checksum(length)) + data + struct.pack("<I", checksum(data))
+    framed = []
+    for data in records:
+        length = struct.pack("<Q", len(data))
+        framed += [length, struct.pack("<I", checksum(length)), data, struct.pack("<I", checksum(data))]
+    return b"".join(framed)
 
 
 def _part(field: int, data: bytes) -> bytes:
-    """A field of bytes."""
     return bytes([field << 3 | 2]) + _varint(len(data)) + data
 
 

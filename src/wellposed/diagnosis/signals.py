@@ -41,8 +41,7 @@ from wellposed.training.inspection import (
     RowsWithTargets,
     Unseen,
     inspect_network,
-    noise_toll,
-    norm_disagreement,
+    mode_gap,
     rebatch,
 )
 from wellposed.training.loop_activity import Forwards, distances, marks_of, real, samples
@@ -328,7 +327,7 @@ class _Seen:
 
     def disagreement(self, model: nn.Module, batches: list[RowsWithTargets]) -> tuple[float, float, float] | None:
         try:
-            return norm_disagreement(model, self.predict, self.loss, batches)
+            return mode_gap(model, self.predict, self.loss, batches, norms=True)
         except Unseen as unseen:
             self._miss(unseen)
             return None
@@ -338,7 +337,7 @@ class _Seen:
     ) -> Toll | None:
         """The toll; ``decay`` is the optimizer that applies it, or its strength for every parameter."""
         try:
-            noise, error, loss = noise_toll(model, self.predict, self.loss, batches)
+            noise, error, loss = mode_gap(model, self.predict, self.loss, batches, norms=False)
         except Unseen as unseen:
             self._miss(unseen)
             return None

@@ -58,17 +58,12 @@ def _as_torch(variable: Any) -> Tensor:
 class KerasWatch(TrainerWatch):
     """A callback: ``model.fit(x, y, callbacks=[wp.KerasWatch(terms=[...], train=(x, y), valid=(xv, yv))])``.
 
-    Keras hands its data to no callback, so they are given here. Penalties are added to the loss (``how="loss"``), constraints are
-    projected on after each step, and the watch looks at the end of each epoch. Its numbers are in Keras' ``logs``.
+    Keras hands its data to no callback, so they are given here: ``(x, y)``, Datasets or DataLoaders. Penalties are added to the
+    loss (``how="loss"``), constraints are projected on after each step, and the watch looks at the end of each epoch. Terms
+    select by the names of layers. Its numbers are in Keras' ``logs``.
 
-    Args:
-        terms: such as ``wp.L1(1e-4).on(wp.weights, how="loss")``; none only watches. They select by the names of layers.
-        loss, forward, target, metric, rows, seed, share: as of `watch`, where the compiled ones are not what is to be seen.
-        train, valid: ``(x, y)``, Datasets or DataLoaders.
-        stop: a rule such as ``wp.stop_when_sure()``; it ends training as Keras' ``EarlyStopping`` does.
-    Attributes:
-        watch, history, diagnosis: live; None, and without rows, before the first look.
-        optimizer: what enforces the terms; `audit` says who is charged.
+    Arguments and attributes: see `TrainerWatch`.
+
     Raises:
         CompositionError: a term is enforced by a proximal step or by decay.
         InputError: Keras does not run on torch.
@@ -80,11 +75,7 @@ class KerasWatch(TrainerWatch):
 
     @classmethod
     def base(cls) -> type:
-        """The class that Keras wants callbacks to have: its own ``Callback``.
-
-        Raises:
-            InputError: Keras does not run on torch.
-        """
+        """The class that Keras wants callbacks to have: its own ``Callback``; Keras must run on torch."""
         keras = require("keras", "keras")
         if (backend := keras.backend.backend()) != "torch":
             raise InputError(f"Keras runs on {backend} here. Set KERAS_BACKEND=torch before keras is imported.")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from wellposed.core.checks import checked
@@ -26,16 +26,7 @@ class LightningWatch(TrainerWatch):
     averages), else at the end of each epoch. Its numbers go to the logger and can be monitored, as ``wp/valid_loss``. History and
     terms are kept in checkpoints. Averages of Lightning's own callbacks keep exact zeros.
 
-    Args:
-        terms: such as ``wp.L1(1e-4).on("encoder.*")``; none only watches.
-        loss, forward, target, metric, rows, seed, share: as of `watch`, where the trainer's own are not what is to be seen.
-        train, valid: data to look at in place of the trainer's.
-        stop: a rule such as ``wp.stop_when_sure()``; it ends training as ``EarlyStopping`` does.
-    Attributes:
-        watch, history, diagnosis: live; None, and without rows, before the first look and in all processes but the first.
-        optimizer: from `regularize`; `audit` says what it does. Of several, the first.
-    Raises:
-        MissingExtra: by the call, where Lightning is not installed.
+    Arguments, attributes and errors: see `TrainerWatch`.
     """
 
     library = "Lightning"
@@ -107,7 +98,6 @@ class LightningWatch(TrainerWatch):
 
 
 def _first(loaders: Any) -> Any:
-    """The first loader of a list or a mapping."""
     several = loaders.values() if isinstance(loaders, Mapping) else loaders if isinstance(loaders, list) else [loaders]
     return next(iter(several), None)
 
@@ -119,15 +109,8 @@ def _own_step(module: Any, batch: Any) -> Tensor:
     parts = module._modules.items()
     # Metrics gather what they are given; they have no parameters, and neither has a loss.
     held["_modules"] = {
-        name: part if part is None or _has_weights(part) else copy.deepcopy(part) for name, part in parts
+        name: part if part is None or next(part.parameters(), None) is not None else copy.deepcopy(part)
+        for name, part in parts
     }
-    shadow.__dict__ = held | {"log": _nothing, "log_dict": _nothing}
+    shadow.__dict__ = held | dict.fromkeys(("log", "log_dict"), lambda *args, **keywords: None)
     return loss_in(shadow.training_step(batch, 0))
-
-
-def _has_weights(part: nn.Module) -> bool:
-    return next(part.parameters(), None) is not None
-
-
-def _nothing(*args: Any, **keywords: Any) -> None:
-    """In place of ``self.log``."""

@@ -24,16 +24,7 @@ class SkorchWatch(TrainerWatch):
     skorch makes a copy of a callback where it copies its net, as a grid search does: ``net.callbacks_`` holds the one that is used.
     ``net.save_params(f_optimizer=...)`` keeps the terms' state, which ``load_params`` brings back also before they are in place.
 
-    Args:
-        terms: such as ``wp.GroupL2(1e-3, by="unit").on("hidden")``; none only watches.
-        loss, forward, target, metric, rows, seed, share: as of `watch`, where the net's own are not what is to be seen.
-        train, valid: data to look at in place of the net's.
-        stop: a rule such as ``wp.stop_when_sure()``; it ends training as skorch's ``EarlyStopping`` does.
-    Attributes:
-        watch, history, diagnosis: live; None, and without rows, before the first look.
-        optimizer: from `regularize`; `audit` says what it does. Of several, the first.
-    Raises:
-        MissingExtra: by the call, where skorch is not installed.
+    Arguments, attributes and errors: see `TrainerWatch`.
     """
 
     library = "skorch"

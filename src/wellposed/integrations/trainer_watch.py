@@ -47,7 +47,19 @@ FEW = 8
 
 
 class TrainerWatch(ABC):
-    """Terms, watch, diagnosis and stopping rule in a trainer of somebody else; see its subclasses."""
+    """Terms, watch, diagnosis and stopping rule in a trainer of somebody else; see its subclasses.
+
+    Args:
+        terms: such as ``wp.L1(1e-4).on("encoder.*")``; none only watches.
+        loss, forward, target, metric, rows, seed, share: as of `watch`, where the trainer's own are not what is to be seen.
+        train, valid: data to look at in place of the trainer's.
+        stop: a rule such as ``wp.stop_when_sure()``; it ends training as the library's own early stopping does.
+    Attributes:
+        watch, history, diagnosis: live; None, and without rows, before the first look and in all processes but the first.
+        optimizer: from `regularize`; `audit` says what it does. Of several, the first.
+    Raises:
+        MissingExtra: by the call, where the library is not installed.
+    """
 
     library: ClassVar[str]
     """The library's name in sentences."""
@@ -84,11 +96,7 @@ class TrainerWatch(ABC):
         self._pending: Mapping[str, Any] | None = None
 
     def check_term(self, term: Term) -> None:
-        """Refuse a term that cannot be enforced here.
-
-        Raises:
-            CompositionError: it looks at outputs.
-        """
+        """Refuse a term that cannot be enforced here: one that looks at outputs."""
         if isinstance(term.charge, FunctionalPenalty):
             raise CompositionError(
                 f"{term} looks at each batch's outputs, which {self.library} does not hand on. Add "
@@ -104,11 +112,7 @@ class TrainerWatch(ABC):
     @classmethod
     @abstractmethod
     def base(cls) -> type:
-        """The library's class of callbacks.
-
-        Raises:
-            MissingExtra: the library is not installed.
-        """
+        """The library's class of callbacks, whose package may be missing."""
 
     @property
     def history(self) -> History:
@@ -161,8 +165,7 @@ class TrainerWatch(ABC):
 
         Args:
             model, optimizer, train, valid: the trainer's.
-            loss: the trainer's; None where ``own`` shows it.
-            own: ``own(model, batch)``, the loss of the trainer's step.
+            loss: the trainer's; None where ``own(model, batch)``, the loss of the trainer's step, shows it.
             forward, target: ``forward(model, batch) -> outputs`` and ``target(batch)`` where the trainer has its own.
         Raises:
             InputError: there are no validation rows, or nothing says which loss it is.
@@ -247,7 +250,9 @@ def find_loss(
         side = sides_of(train)[0]
         batch = to_device(next(iter(side.batches(torch.arange(min(FEW, side.size))))), device)
         value = float(own(model, batch))
-        told = Calls(forward or plain_call, target or _last) if forward or target else None
+        told = (
+            Calls(forward or plain_call, target or (lambda batch: split_batch(batch)[1])) if forward or target else None
+        )
         for given in _candidates(model):
             with suppress(Exception):
                 loss = Loss(given)
@@ -269,23 +274,15 @@ def _step_loss(outputs: Tensor, target: Any) -> Tensor:
     return outputs
 
 
-def _last(batch: Any) -> Any:
-    return split_batch(batch)[1]
-
-
 def _known_target(batch: Any) -> Any:
     """The target, by which a step's loss is counted for its rows; None where a batch has none."""
     with suppress(InputError):
-        return _last(batch)
+        return split_batch(batch)[1]
     return None
 
 
 def loss_in(returned: Any) -> Tensor:
-    """The loss among what a step returned: itself, or under ``loss``.
-
-    Raises:
-        InputError: there is none.
-    """
+    """The loss among what a step returned: itself, or under ``loss``."""
     found = returned.get("loss") if isinstance(returned, Mapping) else getattr(returned, "loss", returned)
     if isinstance(found, (tuple, list)):
         found = found[0]

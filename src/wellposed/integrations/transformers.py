@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from wellposed.core.checks import checked
@@ -18,21 +17,12 @@ from wellposed.integrations.trainer_watch import PREFIX, TrainerWatch, loss_in
 class TransformersWatch(TrainerWatch):
     """A callback: ``Trainer(..., callbacks=[wp.TransformersWatch(terms=[...])])``.
 
-    It puts the terms into the optimizer that the Trainer is given or creates, takes datasets, collator and loss from the Trainer
-    (labels of causal language models are shifted, as the model's own loss has them), and looks at the end of each evaluation, or
-    of each epoch where there is none. Its numbers go to the Trainer's log, under ``wp/``; there they are kept in checkpoints, from
-    which the history goes on. The optimizer's file keeps the terms.
+    It puts the terms into the optimizer that the Trainer is given or creates, takes datasets, collator and loss from the
+    Trainer (labels of causal language models are shifted, as the model's own loss has them), and looks at the end of each
+    evaluation, or of each epoch where there is none. Its numbers go to the Trainer's log, under ``wp/``; there they are kept in
+    checkpoints, from which the history goes on. The optimizer's file keeps the terms.
 
-    Args:
-        terms: such as ``wp.L2SP(0.01).on("bert.*")``; none only watches.
-        loss, forward, target, metric, rows, seed, share: as of `watch`, where the Trainer's own are not what is to be seen.
-        train, valid: data to look at in place of the Trainer's.
-        stop: a rule such as ``wp.stop_when_sure()``; it ends training as ``EarlyStoppingCallback`` does.
-    Attributes:
-        watch, history, diagnosis: live; None, and without rows, before the first look and in all processes but the first.
-        optimizer: from `regularize`; `audit` says what it does.
-    Raises:
-        MissingExtra: by the call, where transformers is not installed.
+    Arguments, attributes and errors: see `TrainerWatch`.
     """
 
     library = "transformers"
@@ -133,9 +123,4 @@ def _own_loss(trainer: Any) -> Any:
     plain = type(trainer).compute_loss is require("transformers", "transformers").Trainer.compute_loss
     if plain and trainer.compute_loss_func is None:
         return lambda model, batch: loss_in(model(**batch))
-    return lambda model, batch: loss_in(_computed(trainer, model, dict(batch)))
-
-
-def _computed(trainer: Any, model: nn.Module, batch: dict[str, Any]) -> Tensor:
-    returned: Tensor = trainer.compute_loss(model, batch)
-    return returned
+    return lambda model, batch: loss_in(trainer.compute_loss(model, dict(batch)))

@@ -30,10 +30,9 @@ def class_indices(name: str, outputs: Tensor, target: Tensor, ignored: int = IGN
 
 
 def classes_second(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Class scores ``(n, classes, ...)`` as torch has them, and labels ``(n, ...)``.
-
-    ``(n, ..., classes)`` is turned, labels ``(n, 1)`` become ``(n,)``, and ``(n * m, classes)`` of labels ``(n, m)`` is put back to
-    its examples. Where both layouts fit, it is torch's.
+    """Class scores ``(n, classes, ...)`` as torch has them, and labels ``(n, ...)``: ``(n, ..., classes)`` is turned, labels ``(n,
+    1)`` become ``(n,)``, and ``(n * m, classes)`` of labels ``(n, m)`` is put back to its examples. Where both layouts fit, it
+    is torch's.
     """
     if outputs.ndim == 2 and target.ndim > 1 and len(outputs) == target.numel() > len(target):
         outputs = outputs.view(*target.shape, -1)
@@ -59,10 +58,9 @@ class CrossEntropy(Criterion):
         """A value for each label, and the mask of those that count.
 
         Args:
-            outputs: logits ``(n, classes)``, ``(n, classes, ...)`` as in torch, or with the classes last, ``(n, ..., classes)``.
+            outputs: logits ``(n, classes)``, ``(n, classes, ...)`` as in torch, or with the classes last, ``(n, ...,
+                classes)``.
             target: class indices ``(n,)`` or ``(n, ...)``, with -100 masked; or probabilities ``(n, classes)`` that sum to 1.
-        Raises:
-            TargetError: a label has no output, or targets are neither class indices nor probabilities.
         """
         if is_distribution(outputs, target):
             need_distributions(self.name, target)
@@ -81,11 +79,9 @@ class CrossEntropy(Criterion):
             need_classes(self.name, target, classes)
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
-        """Logarithms of the training rows' class shares, for the classes ``0 .. k`` that either side has; of probabilities
-        ``(n, classes)`` the logarithms of their means.
-
-        Half a row more for each class: a class that only validation has must not make the loss infinite. None for a label so
-        large that counting up to it would take all memory.
+        """Logarithms of the training rows' class shares, for the classes ``0 .. k`` that either side has; of probabilities ``(n,
+        classes)`` those of their means. Each class gets half a row more, so that one that only validation has does not make the
+        loss infinite. None for a label so large that counting up to it would take all memory.
         """
         if train.is_floating_point() and train.ndim > 1:
             return ((train.float().sum(0) + 0.5) / (len(train) + 0.5 * train.shape[1])).log()

@@ -54,12 +54,8 @@ class Criterion(ABC):
 
     @abstractmethod
     def check(self, target: Tensor, classes: int | None = None) -> None:
-        """Refuse targets outside the domain, before anything is counted or built of them.
-
-        Args:
-            classes: number of outputs, where targets are class indices and it is known.
-        Raises:
-            TargetError: what was found, what is needed, what to do.
+        """Refuse targets outside the domain, before anything is counted or built of them; ``classes`` is the number of outputs,
+        where targets are class indices and it is known.
         """
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
@@ -93,13 +89,8 @@ def _numbers(value: Any) -> tuple[Any, ...]:
 
 
 def from_spec(kind: str, text: str, choices: dict[str, type[T]]) -> T:
-    """The loss or metric that a text such as ``"huber"`` or ``"huber:0.5"`` names.
-
-    Args:
-        kind: what it is, for messages.
-        choices: dataclasses with at most one parameter, by name.
-    Raises:
-        InputError: there is none of that name, or it takes no such number.
+    """The loss or metric, of ``choices``, that a text such as ``"huber"`` or ``"huber:0.5"`` names; ``kind`` is its word in
+    messages.
     """
     name, colon, number = text.partition(":")
     if name not in choices:

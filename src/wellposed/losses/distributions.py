@@ -38,10 +38,7 @@ ITERATIONS = 100
 
 
 class Distribution(Criterion):
-    """A loss whose outputs are a distribution of each target number.
-
-    Shapes are ``(n,)`` where there is one number a row, else ``(n, t, ...)``.
-    """
+    """A loss whose outputs are a distribution of each target number: shapes are ``(n,)``, or ``(n, t, ...)`` of several numbers."""
 
     convex = False
     needs: ClassVar[str]
@@ -54,18 +51,12 @@ class Distribution(Criterion):
 
     @abstractmethod
     def nll(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``-log p(target)`` in nats, ``(n,)``, summed over the numbers of a row.
-
-        Raises:
-            InputError: the distribution has no density.
-        """
+        """``-log p(target)`` in nats, ``(n,)``, summed over the numbers of a row; refused where there is no density."""
 
     @abstractmethod
     def crps(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``E|Y - y| - 1/2 E|Y - Y'|`` of each number, in its units; of the targets' shape.
-
-        Raises:
-            InputError: the distribution is not known as a whole.
+        """``E|Y - y| - 1/2 E|Y - Y'|`` of each number, in its units; of the targets' shape. Refused where the distribution is not
+        known as a whole.
         """
 
     @abstractmethod
@@ -74,29 +65,19 @@ class Distribution(Criterion):
 
     @abstractmethod
     def std(self, outputs: Tensor) -> Tensor:
-        """The standard deviation of a target.
-
-        Raises:
-            InputError: it is not known.
-        """
+        """The standard deviation of a target; refused where it is not known."""
 
     @abstractmethod
     def rescaled(self, outputs: Tensor, scale: float | Tensor, shift: float | Tensor) -> Tensor:
-        """The outputs that say of ``scale * y + shift`` what ``outputs`` say of ``y``.
-
-        Args:
-            scale: > 0; a number, or one for each target number ``(t,)``.
+        """The outputs that say of ``scale * y + shift`` what ``outputs`` say of ``y``; scale > 0 and shift are numbers, or one for
+        each target number ``(t,)``.
         """
 
     def outputs_for(self, targets: int) -> int:
         return self.width * targets
 
     def parameters(self, outputs: Tensor, target: Tensor | None = None) -> Tensor:
-        """``(n, width, t, ...)``, at least single precision.
-
-        Raises:
-            ValueError: the number of outputs is another one than the targets need.
-        """
+        """``(n, width, t, ...)``, at least single precision."""
         outputs = outputs[:, None] if outputs.ndim == 1 else outputs
         shape = None if target is None else target.shape[1:] if target.ndim > 1 else torch.Size([1])
         wanted = self.width * (1 if shape is None else shape[0])
@@ -118,11 +99,7 @@ class Density(Distribution):
         need_numbers(self.name, target)
 
     def check_training(self, target: Tensor) -> None:
-        """Refuse training targets of which a number is always the same: no spread is too small for it.
-
-        Raises:
-            TargetError: a number is the same in all rows.
-        """
+        """Refuse training targets of which a number is always the same: no spread is too small for it."""
         same = (target == target[:1]).flatten(1).all(0) if target.ndim > 1 else (target == target[:1]).all()
         if bool(same.any()):
             raise TargetError(
@@ -427,19 +404,12 @@ class Quantiles(Distribution):
     def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, None]:
         self.check(target)
         parameters = self.parameters(outputs, target)
-        level = self._shaped(parameters)
+        level = parameters.new_tensor(self.levels).view(-1, *[1] * (parameters.ndim - 2))
         left = target.to(parameters.dtype).reshape(parameters[:, 0].shape)[:, None] - parameters
         return over_outputs(torch.maximum(level * left, (level - 1.0) * left)), None
 
-    def _shaped(self, like: Tensor) -> Tensor:
-        return torch.tensor(self.levels, dtype=like.dtype, device=like.device).view(-1, *[1] * (like.ndim - 2))
-
     def quantile(self, outputs: Tensor, level: float) -> Tensor:
-        """On the line between the two nearest levels of the loss.
-
-        Raises:
-            InputError: the level is outside those of the loss, of which it says nothing.
-        """
+        """On the line between the two nearest levels of the loss; refused outside of them."""
         level = next((own for own in self.levels if math.isclose(own, level)), level)
         if not self.levels[0] <= level <= self.levels[-1]:
             raise InputError(

@@ -37,10 +37,8 @@ from wellposed.losses.targets import IGNORED, need_classes, need_numbers, need_s
 
 @dataclass(frozen=True)
 class _Units:
-    """What is scored: one label a row, or several (tokens, outputs); masked ones are left out.
-
-    ``scores`` is ``(units, classes)``, or ``(units,)`` logits of the second of two classes; ``share`` is each unit's weight, which
-    sum to 1; ``row`` says whose example it is.
+    """What is scored: one label a row, or several (tokens, outputs) of example ``row``, without masked ones; ``scores`` ``(units,
+    classes)``, or ``(units,)`` logits of the second of two classes; and each unit's weight ``share``, which sum to 1.
     """
 
     scores: Tensor
@@ -246,10 +244,9 @@ class ECE(Score):
 
 @dataclass(frozen=True)
 class _Counted(Score):
-    """A metric that is a function of three shares for each class: labels, predictions, and labels that were predicted.
-
-    The classes are those that a label or a prediction has. A share of nothing (no prediction of a class, say) is 0, as
-    scikit-learn's ``zero_division`` has it by default. A row's influence is the gradient by the shares times what it adds to them.
+    """A metric that is a function of three shares for each class that a label or a prediction has: labels, predictions, and labels
+    that were predicted. A share of nothing is 0, as by scikit-learn's ``zero_division``. A row's influence is the gradient by
+    the shares times what it adds to them.
     """
 
     classifies = True
@@ -430,7 +427,6 @@ class _OfNumbers(Score):
 
 
 def _numbers(metric: Score, outputs: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Outputs and targets in double precision and one shape, checked."""
     metric.require(target, weight)
     need_numbers(metric.name, target)
     return match_shapes(outputs.double(), target.double())
@@ -582,10 +578,8 @@ def in_target_units(inner: Score, scale: float, mean: float = 0.0) -> Score:
 def in_own_terms(
     inner: Score, restored: Callable[[Tensor], Tensor], outputs: Callable[[Tensor], Tensor] | None = None
 ) -> Score:
-    """The metric of targets that were encoded, taken of both sides after ``restored`` has undone the encoding.
-
-    Args:
-        outputs: undoes it in what the metric reads, where that is no prediction of the target.
+    """The metric of targets that were encoded, taken of both sides after ``restored`` has undone the encoding (``outputs`` in what
+    the metric reads, where that is no prediction of the target).
     """
     return _Restored(inner, outputs or restored, restored)
 

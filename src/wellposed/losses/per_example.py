@@ -81,12 +81,10 @@ def losses_by_name() -> dict[str, type[Criterion]]:
 
 @dataclass(frozen=True)
 class _Known:
-    """What is known of a loss of torch: its function, the loss of ours that it is, and which targets it takes.
+    """What is known of a loss of torch: its ``function`` with the same arguments, what checks its targets, and which loss of ours
+    is the ``same``.
 
     Attributes:
-        function: of torch, with the same arguments.
-        check: what refuses targets.
-        same: the loss of ours that it is.
         elementwise: it compares number with number, and would broadcast ``(n, 1)`` against ``(n,)``.
         numeric: outputs are predictions of the target itself.
         ends_in: the activation after which it is `same`: ``NLLLoss`` of a log-softmax is cross-entropy of the scores.
@@ -144,13 +142,6 @@ class _Made(TorchFunctionMode):
         return found
 
 
-def _remembers(function: Callable[[Any, Any], Any], outputs: Any, target: Any) -> bool:
-    """Whether a callable keeps tensors that it makes: its last value, or a list of them."""
-    with _Made() as made:
-        function(outputs, target)
-    return any(one() is not None for one in made.alive)
-
-
 class Loss:
     """A loss by name or by callable, that can be asked for each example's part.
 
@@ -197,7 +188,13 @@ class Loss:
             ignored = getattr(given, "ignore_index", None)
             self.ignored = int(ignored) if isinstance(ignored, int) else None
             self._units = _unreduced(given, by_example)
-            self._clean = _unreduced(without_smoothing(given), by_example)
+            clean = given
+            if (
+                isinstance(given, nn.CrossEntropyLoss) and given.label_smoothing
+            ):  # noise on targets: compared losses are clean
+                clean = copy.copy(given)
+                clean.label_smoothing = 0.0
+            self._clean = _unreduced(clean, by_example)
         else:
             raise InputError(
                 f"A loss is a name ({listed(losses_by_name(), 40)}) or a callable; {described(given)} is neither."
@@ -252,11 +249,9 @@ class Loss:
         return isinstance(self.criterion, Poisson) or bool(getattr(self.module, "log_input", False))
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
-        """The outputs, alike for every example, that cost least on the training targets; None where they are not known.
-
-        Args:
-            train: ``(n, ...)``. Class indices count one by one, whatever their axes; those that are left out do not.
-            valid: as ``train``; shows classes that training does not have.
+        """The outputs, alike for every example, that cost least on the training targets ``(n, ...)``; None where they are not
+        known. Class indices count one by one, those that are left out do not; ``valid`` shows classes that training does not
+        have.
         """
         if self.same is None:
             return None
@@ -286,8 +281,6 @@ class Loss:
         Args:
             outputs, target: of a few rows, which show how many classes have an output.
             targets: all targets; None where they are not at hand: then each batch is checked when it comes.
-        Raises:
-            ProblemError: what was found, what is needed, what to do.
         """
         if targets is None:
             return
@@ -363,8 +356,6 @@ class Loss:
         Args:
             softened: class indices were made probabilities, smoothed by this amount and perhaps mixed; None: they were not.
                 Class weights then weigh the example by its own classes, and the smoothing comes after.
-        Raises:
-            ProblemError: outputs and targets do not fit, or a loss that is a mean already shall be ``weighted``.
         """
         if softened is not None and self.weighted:
             return self._call(functools.partial(_softened, self.module, softened), outputs, target)  # type: ignore[no-any-return]
@@ -463,9 +454,12 @@ class Loss:
         by_row = [leaf.ndim > 0 and len(leaf) == rows for leaf in leaves]
         alone = [leaf.unsqueeze(1) if its else leaf for leaf, its in zip(leaves, by_row, strict=True)]
         try:
-            if self._vmaps is None and _remembers(self._clean, outputs, target):
-                self._vmaps = False  # what it keeps would be of no use after `vmap`, and end the user's own loop
-                return None
+            if self._vmaps is None:
+                with _Made() as made:
+                    self._clean(outputs, target)
+                if any(one() is not None for one in made.alive):
+                    self._vmaps = False  # what it keeps would be of no use after `vmap`, and end the user's own loop
+                    return None
             parts = vmap(
                 lambda *one: self._clean(*tree_unflatten(one, spec)),
                 tuple(0 if its else None for its in by_row),
@@ -598,20 +592,11 @@ class _Probed:
 
 
 def _checked(loose: nn.Module, known: _Known, outputs: Tensor, target: Tensor) -> Any:
-    """Values of a torch loss whose targets are looked at first."""
     name = known.same.name if known.same is not None else type(loose).__name__
     if known.check is need_classes:
         return loose(*class_indices(name, outputs, target))
     known.check(name, target)
     return loose(*match_shapes(outputs, target)) if known.elementwise else loose(outputs, target)
-
-
-def without_smoothing(given: Any) -> Any:
-    """The loss without label smoothing, which is noise on the targets: losses that are compared must be clean."""
-    if isinstance(given, nn.CrossEntropyLoss) and given.label_smoothing:
-        given = copy.copy(given)
-        given.label_smoothing = 0.0
-    return given
 
 
 def _of_classes(given: nn.CrossEntropyLoss | nn.NLLLoss, by_example: bool) -> Callable[[Any, Any], Any]:
@@ -642,13 +627,13 @@ def _of_classes(given: nn.CrossEntropyLoss | nn.NLLLoss, by_example: bool) -> Ca
 
 
 def _softened(given: Any, amount: float, outputs: Tensor, target: Tensor) -> PerExample:
-    """A torch loss with class weights ``w`` on targets ``q`` that were smoothed by ``amount``.
+    """A torch loss with class weights ``w`` on targets that were smoothed by ``amount``:
+    ``v * loss(outputs, (1 - amount) * p w / v + amount * uniform)`` with ``p`` the probabilities before smoothing, and
+    ``v = sum_c w_c p_c``, the weight of the example.
 
-    ``v * loss(outputs, (1 - amount) * p w / v + amount * uniform)`` with ``p``: the probabilities before smoothing, and
-    ``v = sum_c w_c p_c``, the weight of the example. Weighing ``q`` itself, as torch does, gives every example a share of the
-    heavy classes: of two classes with weights 1 and 50 all rows are then predicted as the second (smoothing 0.1).
-    Of a cross-entropy ``v`` also counts, so that the mean divides by the sum of weights; of ``pos_weight`` it does not, as
-    in torch.
+    Weighing smoothed targets, as torch does, gives every example a share of the heavy classes: of two with weights 1 and 50 all
+    rows are then predicted as the second (smoothing 0.1). Of a cross-entropy ``v`` also counts in the mean; of ``pos_weight``
+    not, as in torch.
     """
     if isinstance(given, nn.CrossEntropyLoss):
         need_distributions("cross_entropy", target)
@@ -700,12 +685,7 @@ def mean_loss(parts: list[PerExample], weights: list[Tensor] | None = None) -> M
 
 
 def mean_losses(total: Tensor, count: Tensor, weight: Tensor | None = None) -> list[MeanLoss]:
-    """`mean_loss` of several models on the same examples.
-
-    Args:
-        total, count: ``(models, n)``.
-        weight: ``(n,)``.
-    """
+    """`mean_loss` of several models on the same examples: ``total`` and ``count`` are ``(models, n)``, ``weight`` is ``(n,)``."""
     total, count = total.double().cpu(), count.double().cpu()
     if weight is not None:
         total, count = total * weight.double().cpu(), count * weight.double().cpu()

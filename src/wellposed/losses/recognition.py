@@ -24,14 +24,8 @@ CLOSE = 1e-4
 
 
 def recognized(loss: Loss, outputs: Any, target: Any) -> Loss:
-    """The known loss that a callable computes; the callable's own `Loss` where it is none, or keeps something of its own.
-
-    Args:
-        outputs, target: of a few rows, as the callable takes them.
-    Example:
-        >>> scores, labels = torch.randn(8, 3), torch.arange(8) % 3
-        >>> recognized(Loss(lambda f, y: nn.functional.cross_entropy(f, y)), scores, labels).name
-        'cross_entropy'
+    """The known loss that a callable computes, by ``outputs`` and ``target`` of a few rows; the callable's own `Loss` where it is
+    none, or keeps something of its own.
     """
     given = loss.given
     keeps = isinstance(given, nn.Module) and bool(

@@ -34,11 +34,7 @@ class Score(ABC):
         object.__setattr__(self, "name", to_spec(type(self).name, self))
 
     def trained_with(self, loss: Loss) -> Score:
-        """The metric of a model that is trained with this loss.
-
-        Raises:
-            InputError: it cannot be read from the outputs of such a model.
-        """
+        """The metric of a model that is trained with this loss; refused where it cannot be read from such a model's outputs."""
         return self
 
     def read(self, loss: Loss, outputs: Tensor) -> Tensor:
@@ -51,10 +47,8 @@ class Score(ABC):
 
     @abstractmethod
     def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """``(n,)``, float64: each example's part; the mean is the score.
+        """``(n,)``, float64: each example's part; the mean is the score. ``weight`` is ``(n,)``, >= 0; None: all count alike.
 
-        Args:
-            weight: ``(n,)``, >= 0; None: all count alike.
         Raises:
             InputError, ValueError: the metric is not defined on these targets, or they do not fit the outputs.
         """
@@ -81,6 +75,5 @@ class Score(ABC):
         return ""
 
     def require(self, target: Tensor, weight: Tensor | None = None) -> None:
-        """Refuse targets on which the metric has no value."""
         if reason := self.undefined(target, weight):
             raise InputError(reason)

@@ -80,11 +80,8 @@ def need_signs(name: str, target: Tensor) -> None:
 
 
 def need_classes(name: str, target: Tensor, classes: int | None = None, ignored: int = IGNORED) -> None:
-    """Refuse labels that are no class indices ``0 .. classes - 1``; the index ``ignored`` is left out.
-
-    Args:
-        target: any shape; floating labels must be whole numbers.
-        classes: how many outputs there are; None where it is not known.
+    """Refuse labels (any shape; floating ones must be whole) that are no class indices ``0 .. classes - 1``, where so many outputs
+    are known; the index ``ignored`` is left out.
     """
     if target.is_floating_point():
         need_numbers(name, target)

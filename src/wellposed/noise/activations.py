@@ -86,13 +86,20 @@ class Streams:
         return self.at(stream, f"{site}#{count}" if count else site)
 
 
+def refuse_recomputed(site: str) -> None:
+    """Refuse to draw where a forward pass is a checkpoint's, which computes again what was drawn before."""
+    if torch._C._current_graph_task_id() != -1:
+        raise InputError(
+            f"{site!r} is computed again in the backward pass (activation checkpointing), where its noise would be "
+            "another. Leave it out of the checkpoint, or out of the noise."
+        )
+
+
 class Draws:
     """Where a network that draws of itself has its noise from: all its layers share one of these, as do those of a copy.
 
-    In a loop of ours it is the run's streams; elsewhere streams of its own, on which every forward in training mode is a step.
-
-    Attributes:
-        sampling: draw in evaluation mode too.
+    In a loop of ours it is the run's streams; elsewhere streams of its own, on which every forward in training mode (and with
+    ``sampling`` in evaluation mode) is a step.
     """
 
     def __init__(self, seed: int, sampling: bool = False) -> None:
@@ -103,18 +110,13 @@ class Draws:
         self.sampling = sampling
 
     def begin(self, model: nn.Module, args: object = ()) -> None:
-        """Before each forward of the whole network."""
         if self._lent is None and (model.training or self.sampling):
             self._own.step = self.step
             self.step += 1
 
     def source(self, stream: str, site: str) -> torch.Generator:
         """The generator of this call of a site."""
-        if torch._C._current_graph_task_id() != -1:
-            raise InputError(
-                f"{site!r} is computed again in the backward pass (activation checkpointing), where its noise would be "
-                "another. Leave it out of the checkpoint."
-            )
+        refuse_recomputed(site)
         return (self._lent or self._own).next(stream, site)
 
     @contextmanager
@@ -128,10 +130,8 @@ class Draws:
 
     @contextmanager
     def apart(self, seed: int, sampling: bool) -> Iterator[None]:
-        """Inside, another seed is drawn from, and each forward is another draw; afterwards all is as it was before.
-
-        Args:
-            sampling: draw in evaluation mode too.
+        """Inside, another seed is drawn from, and each forward is another draw, with ``sampling`` in evaluation mode too;
+        afterwards all is as it was before.
         """
         kept = self._own, self._lent, self.step, self.sampling
         self._own, self._lent, self.step, self.sampling = Streams(seed), None, 0, sampling
@@ -158,11 +158,7 @@ def dropout_rates(model: nn.Module) -> list[float]:
 
 
 def set_dropout(model: nn.Module, rate: float) -> int:
-    """Set the rate of every dropout layer, and of attention's inner dropout; how many there are.
-
-    Args:
-        rate: in [0, 1). 0 switches them off.
-    """
+    """Set the rate (0 switches off) of every dropout layer, and of attention's inner dropout; how many there are."""
     layers = list(dropouts(model).values())
     for layer in layers:
         layer.p = rate
@@ -181,11 +177,9 @@ def dropped(layer: _DropoutNd, x: Tensor, source: torch.Generator) -> Tensor:
 
 @contextmanager
 def dropout_from_streams(model: nn.Module, streams: Streams) -> Iterator[None]:
-    """Let every plain and spatial dropout layer of ``model`` draw its masks from ``streams`` inside the block, and every layer
-    that draws of itself (`Draws`).
-
-    A layer that is called several times in one step gets another mask each time. Alpha dropout keeps torch's own
-    formula and draws from the global generator, which the training loop seeds at each step.
+    """Let every plain and spatial dropout layer of ``model`` draw its masks from ``streams`` inside the block, another one at each
+    call in a step, and every layer that draws of itself (`Draws`). Alpha dropout keeps torch's own formula and draws from the
+    global generator, which the training loop seeds at each step.
     """
     plain = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
     patched = [(name, module) for name, module in dropouts(model).items() if type(module) in plain]

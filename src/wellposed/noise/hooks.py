@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from wellposed.core.errors import CompositionError, InputError
 from wellposed.core.preserve import OwnHook
-from wellposed.noise.activations import Streams
+from wellposed.noise.activations import Streams, refuse_recomputed
 
 
 class Hook(OwnHook):
@@ -28,12 +28,9 @@ class Hook(OwnHook):
 class Hooked:
     """A model with hooks, the count of its training forwards, and the streams that its noise is drawn from.
 
-    Every forward of the model in training mode is a new draw; a module that is called several times in one forward
+    Every forward of the (whole) model in training mode is a new draw; a module that is called several times in one forward
     draws each time. A context manager, too: the hooks are gone after the block.
 
-    Args:
-        model: the whole model, the one that is called.
-        seed: of the draws.
     Raises:
         InputError: ``model`` is no module, or is compiled or scripted already.
         CompositionError: it carries hooks of this kind already.
@@ -85,12 +82,7 @@ class Hooked:
             self._step += 1
 
     def draw(self, site: str) -> torch.Generator:
-        """The generator of this call of a site."""
-        if torch._C._current_graph_task_id() != -1:
-            raise InputError(
-                f"{site!r} is computed again in the backward pass (activation checkpointing), where its noise would be "
-                "another. Leave it out of the checkpoint, or out of the noise."
-            )
+        refuse_recomputed(site)
         return self._streams.next("perturb", site)
 
     def remove(self) -> None:

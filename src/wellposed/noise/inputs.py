@@ -22,7 +22,6 @@ NO_NUMBERS = "Tokens are names, not numbers: there is nothing between two of the
 
 
 def needs_numbers(method: str, x: Tensor) -> None:
-    """Refuse integer inputs."""
     if not x.is_floating_point() or x.ndim == 0:
         if x.is_complex() or x.ndim == 0:
             raise ShapeError(
@@ -32,19 +31,13 @@ def needs_numbers(method: str, x: Tensor) -> None:
 
 
 def needs_images(method: str, x: Tensor) -> None:
-    """Refuse what is no batch of images ``(examples, channels, height, width)``."""
     if x.ndim != 4 or not x.is_floating_point() or 0 in x.shape[-2:]:
         raise ShapeError(f"{method} was given {x.dtype} of shape {tuple(x.shape)}. {NO_IMAGE}")
 
 
 @checked
-def cutout(
-    x: Tensor,
-    share: Annotated[float, Within(0, 1, open="high")],
-    source: torch.Generator,
-    fill: Literal["zero", "mean"] = "zero",
-) -> Tensor:
-    """Each image with a box at a random place set to a constant; the box has ``sqrt(share)`` of either side.
+def cutout(x: Tensor, share: Annotated[float, Within(0, 1, open="high")], source: torch.Generator) -> Tensor:
+    """Each image with a box at a random place set to 0; the box has ``sqrt(share)`` of either side.
 
     The box lies wholly inside the image, at every place with equal probability, so that the share is the same for each.
 
@@ -52,7 +45,6 @@ def cutout(
         x: ``(N, C, H, W)``, floating, any device. Not modified.
         share: of the area, in [0, 1). 0 returns ``x``; sides are rounded to whole pixels.
         source: where the places come from, on the CPU.
-        fill: ``zero``, or ``mean``: of the image's own channel.
     Raises:
         ShapeError: ``x`` is no batch of images.
         InputError: ``share`` is not in [0, 1), or ``source`` no generator on the CPU.
@@ -69,8 +61,7 @@ def cutout(
         side = round(share**0.5 * size)
         ranges.append(_range(size, torch.randint(size - side + 1, (examples, 1), generator=source), side))
     inside = ranges[0][:, None, :, None] & ranges[1][:, None, None, :]
-    value = x.mean((-2, -1), keepdim=True) if fill == "mean" else x.new_zeros(())
-    return torch.where(inside.to(x.device), value, x)
+    return x.masked_fill(inside.to(x.device), 0.0)
 
 
 def _range(size: int, first: Tensor, side: int | Tensor) -> Tensor:
@@ -86,7 +77,6 @@ Weight = float | Tensor
 
 
 def check_mixing(concentration: float, source: object) -> None:
-    """Refuse what is no concentration or no generator."""
     number = isinstance(concentration, (int, float)) and not isinstance(concentration, bool)
     if not number or not 0 <= concentration < float("inf"):
         raise InputError(f"Mixing needs a finite concentration >= 0; it was given {described(concentration)}.")
@@ -121,8 +111,8 @@ def mixup(
         source: where weights and permutation come from, on the CPU.
         mode: ``"batch"``, one weight for all; or ``"elem"``, one for each example.
     Returns:
-        The mixed inputs, the permutation ``(N,)`` on the CPU, and the weight, or the weights ``(N,)``; `mixed_targets` mixes the
-        targets with them.
+        The mixed inputs, the permutation ``(N,)`` on the CPU, and the weight, or the weights ``(N,)``; `mixed_targets` mixes
+        the targets with them.
     Raises:
         ShapeError: ``x`` is not floating (tokens).
         InputError: ``concentration`` is negative, ``mode`` is not known, or ``source`` is no generator on the CPU.
@@ -170,19 +160,11 @@ def cutmix(
     """Images with a box from another one; the weight is the share of the area that is kept, exactly.
 
     Either side of the box is ``sqrt(1 - b)`` of the image's, ``b ~ Beta(concentration, concentration)``, its centre is
-    anywhere, and what reaches over the border is cut off.
+    anywhere, and what reaches over the border is cut off. Arguments, results and errors are those of `mixup`, but for:
 
     Args:
-        x: ``(N, C, H, W)``, floating, any device. Not modified.
-        concentration: >= 0. 0 returns ``x``.
-        source: where boxes and permutation come from, on the CPU.
+        x: images ``(N, C, H, W)``; anything else is a `ShapeError`.
         mode: ``"batch"``, one box and one weight for all; or ``"elem"``, one for each example.
-    Returns:
-        The images, the permutation ``(N,)`` on the CPU, and the weight, or the weights ``(N,)``; `mixed_targets` mixes the targets
-        with them.
-    Raises:
-        ShapeError: ``x`` is no batch of images.
-        InputError: ``concentration`` is negative, ``mode`` is not known, or ``source`` is no generator on the CPU.
     Source:
         Yun et al. (2019), ICCV.
     """
@@ -219,20 +201,15 @@ def mixup_or_cutmix(
     switch_prob: Annotated[float, Within(0, 1)] = 0.5,
     mode: MixMode = "batch",
 ) -> tuple[Tensor, Tensor, Weight]:
-    """`cutmix` with probability ``switch_prob``, else `mixup`; drawn for each batch, or for each example.
+    """`cutmix` with probability ``switch_prob``, else `mixup`; drawn for each batch, or for each example (``mode``).
+
+    Results and errors are those of `mixup`.
 
     Args:
         x: ``(N, C, H, W)``, floating, any device (``(N, *)`` where nothing is cut). Not modified.
         mixup_concentration, cutmix_concentration: >= 0; where one is 0, the other is always used.
         source: where all is drawn, on the CPU.
         switch_prob: in [0, 1]; it matters only where both are used.
-        mode: ``"batch"`` or ``"elem"``.
-    Returns:
-        The mixed inputs, the permutation ``(N,)`` on the CPU, and the weight, or the weights ``(N,)``; `mixed_targets` mixes the
-        targets with them.
-    Raises:
-        ShapeError: ``x`` is not floating, or no batch of images where boxes are cut.
-        InputError: a concentration is negative, ``switch_prob`` not in [0, 1], or the rest as for `mixup`.
     Source:
         Wightman et al. (2021), "ResNet strikes back", arXiv 2110.00476, which draws for each batch.
     Example:
@@ -309,12 +286,8 @@ class Cutout(Noise):
 
 @dataclass(frozen=True)
 class Mixing(Noise):
-    """`mixup`, `cutmix`, or one of them drawn each time, see `mixup_or_cutmix`.
-
-    Args:
-        mixup, cutmix: concentration of the Beta distribution that two examples are mixed by; 0 is off.
-        switch_prob: in [0, 1], of cutmix where both are on.
-        mode: ``"batch"``: one weight and one of both for each batch; ``"elem"``: for each example.
+    """`mixup`, `cutmix`, or one of them drawn each time, by the concentrations ``mixup`` and ``cutmix`` (0 is off), see
+    `mixup_or_cutmix`.
     """
 
     mixup: float = 0.0

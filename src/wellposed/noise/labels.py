@@ -17,15 +17,9 @@ from wellposed.penalties.base import Searched
 
 
 def smooth_classes(target: Tensor, classes: int, amount: float, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Class indices as probabilities: ``1 - amount + amount/classes`` on the label, ``amount/classes`` elsewhere.
+    """Class indices ``(n,)`` as probabilities ``(n, classes)``: ``1 - amount + amount/classes`` on the label, ``amount/classes``
+    elsewhere; amount in [0, 1), 0 is one-hot.
 
-    Args:
-        target: ``(n,)``, integer class indices.
-        classes: >= 2.
-        amount: in [0, 1). 0 is one-hot.
-        dtype: of the probabilities.
-    Returns:
-        ``(n, classes)``, rows sum to 1.
     Source:
         Szegedy et al. (2016), CVPR.
     """

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from wellposed.core.checks import Seed, checked
 from wellposed.core.errors import InputError
 from wellposed.noise.hooks import Hooked, one_tensor
-from wellposed.noise.inputs import blend, mixing_weight, needs_numbers
+from wellposed.noise.inputs import blend, mixing_weight
 from wellposed.noise.places import places
 
 
@@ -25,7 +25,6 @@ class ManifoldMixup(Hooked):
         model: the whole model, the one that is called.
         where: the modules whose outputs may be mixed, a glob, a module type, a predicate ``(name, module)`` or a list.
         concentration: >= 0, of ``weight ~ Beta(concentration, concentration)``. 0 mixes nothing.
-        inputs: whether the model's own (first) input may be mixed too; refused for tokens.
         seed: of the draws.
     Raises:
         SelectorError: ``where`` matches nothing.
@@ -40,12 +39,10 @@ class ManifoldMixup(Hooked):
         ...     target = torch.nn.functional.cross_entropy(net(x), wp.mixed_targets(y, mix.permutation, mix.weight, classes=3))
     """
 
-    def __init__(
-        self, model: nn.Module, where: object, concentration: float = 2.0, *, inputs: bool = False, seed: Seed = 0
-    ) -> None:
+    def __init__(self, model: nn.Module, where: object, concentration: float = 2.0, *, seed: Seed = 0) -> None:
         super().__init__(model, seed)
         mixing_weight(concentration, torch.Generator().manual_seed(0))  # refuses what is no concentration
-        self.concentration, self.inputs = concentration, inputs
+        self.concentration = concentration
         self.places = places(model, where)
         self.permutation, self.weight, self.place = torch.arange(0), 1.0, ""
         self._pending: nn.Module | None = None
@@ -54,37 +51,25 @@ class ManifoldMixup(Hooked):
         self.before(model, self._choose)
         self.after(model, self._done)
 
-    def _choose(self, model: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def _choose(self, model: nn.Module, args: tuple[Any, ...]) -> None:
         self.begin(model)
         self._pending, self.weight = None, 1.0
-        if not model.training:
-            return None
-        if self.inputs:
-            if not args or not isinstance(args[0], Tensor):
-                raise InputError("ManifoldMixup(inputs=True) needs the model's first input to be a tensor; it is none.")
-            needs_numbers("ManifoldMixup(inputs=True)", args[0])
-        names = [None] * self.inputs + list(self.places)
-        name = names[int(torch.randint(len(names), (), generator=self.draw("layer")))]
-        if name is not None:
-            self._pending, self.place = self.places[name], name
-            return None
-        self.place = "input"
-        return (self._mix(args[0]), *args[1:])
+        if model.training:
+            names = list(self.places)
+            self.place = names[int(torch.randint(len(names), (), generator=self.draw("layer")))]
+            self._pending = self.places[self.place]
 
     def _mixing(self, name: str) -> Any:
         def mix(module: nn.Module, args: object, output: object) -> Tensor | None:
             if module is not self._pending or output is None:
                 return None
             self._pending = None
-            return self._mix(one_tensor(name, module, output, "ManifoldMixup"))
+            h, source = one_tensor(name, module, output, "ManifoldMixup"), self.draw("mix")
+            self.weight = mixing_weight(self.concentration, source)
+            self.permutation = torch.randperm(len(h), generator=source) if self.weight < 1 else torch.arange(len(h))
+            return blend(h, self.permutation, self.weight)
 
         return mix
-
-    def _mix(self, h: Tensor) -> Tensor:
-        source = self.draw("mix")
-        self.weight = mixing_weight(self.concentration, source)
-        self.permutation = torch.randperm(len(h), generator=source) if self.weight < 1 else torch.arange(len(h))
-        return blend(h, self.permutation, self.weight)
 
     def _done(self, model: nn.Module, args: tuple[Any, ...], output: object) -> None:
         """A layer that was chosen and never called would leave targets and inputs apart."""

@@ -30,12 +30,9 @@ PLACED: tuple[Where, ...] = ("activations", "depth", "weights")
 
 @dataclass(frozen=True, kw_only=True)
 class Key:
-    """A number in ``[noise]`` of a recipe.
+    """A number in ``[noise]`` of a recipe, which sets a ``field`` of the noise, and is ``off`` where it is left out.
 
     Attributes:
-        name: in the recipe.
-        field: of the noise, which it sets.
-        off: its value where it is left out.
         title: what histories and searches call it; empty for a setting that is no size.
         says: what it is called in the line that describes a recipe.
         type: of a setting: what the recipe takes.
@@ -114,10 +111,8 @@ class Noise(ABC):
 
     @classmethod
     def own_size(cls, model: nn.Module, softens: bool) -> float | None:
-        """How much of this noise a model has by itself, where a recipe's key can act on it; None where it cannot.
-
-        Args:
-            softens: whether the loss takes probabilities of classes, so that labels can be smoothed.
+        """How much of this noise a model has by itself, where a recipe's key can act on it; None where it cannot. ``softens`` says
+        whether the loss takes probabilities of classes, so that labels can be smoothed.
         """
         return 0.0
 
@@ -142,10 +137,8 @@ class Noise(ABC):
         return disturbed
 
     def uncompiled(self, classes: bool) -> str:
-        """Why the compiled kernel cannot draw this noise, so that torch has to; empty where it can.
-
-        Args:
-            classes: whether the kernel itself smooths and mixes class indices.
+        """Why the compiled kernel cannot draw this noise, so that torch has to; empty where it can. ``classes`` says whether the
+        kernel itself smooths and mixes class indices.
         """
         return f"labels are disturbed by {self.name}" if classes and (self.acts == "labels" or self.mixes) else ""
 
@@ -231,7 +224,6 @@ class Placed:
         return f"{self.noise} on {self.where}"
 
     def size(self, base: float, step: int) -> float:
-        """The size at a training forward."""
         if self.schedule is None:
             return base
         size = base * float(self.schedule(step))
@@ -250,7 +242,6 @@ def kinds() -> dict[str, Kind]:
 
 
 def keyed() -> list[Kind]:
-    """Our kinds that have keys in recipes, in the order of the recipe."""
     return sorted((kind for kind in kinds().values() if kind.keys), key=lambda kind: kind.order)
 
 

@@ -213,13 +213,7 @@ class WeightNoise(Noise):
 
 @dataclass
 class Site:
-    """One kind of noise at one place.
-
-    Attributes:
-        place: the module's or the parameter's name.
-        key: which stream it draws from.
-        drawn: how often it was.
-    """
+    """One kind of noise at one place (a module's or a parameter's name), the ``key`` of its stream, and how often it was drawn."""
 
     placed: Placed
     place: str
@@ -253,7 +247,7 @@ class Perturbed(Hooked):
             self.before(caller, self._shadow(found))
             self.after(caller, self._uncover(found))
         # Registered last and called first: a forward that was interrupted from outside leaves nothing behind.
-        self.before(model, self._enter)
+        self.before(model, self.begin)
 
     def _site(self, index: int, placed: Placed, place: str, base: float) -> Site:
         site = Site(placed, place, f"{index}:{placed.noise.name}:{place}", base)
@@ -272,9 +266,9 @@ class Perturbed(Hooked):
             for alias, owner, name in owners(self.model, leaf):
                 yield callers.get(owner, owner), owner, name, self._site(index, placed, alias, base)
 
-    def _enter(self, model: nn.Module, args: object) -> None:
+    def begin(self, model: nn.Module, args: object = ()) -> None:
         self._clean()
-        self.begin(model)
+        super().begin(model)
 
     def _clean(self) -> None:
         """Take what a forward has left on the model, if it could not end."""
@@ -388,7 +382,6 @@ class Perturbed(Hooked):
 
 
 def chosen_modules(model: nn.Module, placed: Placed) -> dict[str, nn.Module]:
-    """The modules that a noise is put on, in the model's order."""
     where = placed.where
     if isinstance(where, Selector):
         raise SelectorError(

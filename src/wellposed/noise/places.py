@@ -10,9 +10,8 @@ from wellposed.core.selectors import Leaf, modules
 
 
 def places(model: nn.Module, where: object) -> dict[str, nn.Module]:
-    """The modules that each part of ``where`` selects, by name; the model itself only by the name ``""``.
-
-    Of what a glob matches, modules inside another one are left out.
+    """The modules that each part of ``where`` selects, by name; the model itself only by the name ``""``. Of what a glob matches,
+    modules inside another one are left out.
     """
     parts = list(where) if isinstance(where, (list, tuple, set)) else [where]
     union: dict[str, nn.Module] = {}

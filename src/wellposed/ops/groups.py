@@ -118,10 +118,8 @@ class Tiled(Groups):
 
 @dataclass(frozen=True, eq=False)
 class Labelled(Groups):
-    """Groups by number: ``members`` are the flat positions that belong to a group, ``of`` the group of each of them.
-
-    Groups are counted from 0; ``numbers`` are those that they were given. Split tensors are ``(members,)``, compact ones
-    ``(groups,)``.
+    """Groups by number: ``members`` are the flat positions that belong to a group, ``of`` the group of each, counted from 0;
+    ``numbers`` are those that the groups were given. Split tensors are ``(members,)``, compact ones ``(groups,)``.
     """
 
     members: Tensor
@@ -200,14 +198,8 @@ def groups_by_label(labels: Tensor, w: Tensor) -> Labelled:
 
 
 def groups_of(w: Tensor, by: str | Tensor, heads: int | None = None, block: tuple[int, int] | None = None) -> Groups:
-    """Split ``w`` into groups of weights that are charged together.
-
-    Args:
-        w: at least two axes, but for group numbers.
-        by: one of `WAYS`, or integers that broadcast to ``w``, a group number for each weight, negative for none; see
-            `wellposed.penalties.group.GroupPenalty`.
-        heads: their number.
-        block: rows and columns of a tile.
+    """Split ``w`` into groups of weights that are charged together: by one of `WAYS`, or by integers that broadcast to ``w``, a
+    group number for each weight, negative for none; see `wellposed.penalties.group.GroupPenalty`.
     """
     if isinstance(by, Tensor):
         return groups_by_label(by, w)

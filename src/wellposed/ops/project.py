@@ -81,10 +81,8 @@ def into_norm_ball(w: Tensor, bound: float, axis: int | None) -> Tensor:
 
 
 def onto_unit_sphere(w: Tensor, axis: int | None) -> Tensor:
-    """Project each group onto ``{u : |u_g|_2 = 1}``: ``u_g = w_g/|w_g|``, and the first unit vector for a group of zeros.
-
-    A group of zeros is equally far from the whole sphere; any point of it would be a nearest one.
-
+    """Project each group onto ``{u : |u_g|_2 = 1}``: ``u_g = w_g/|w_g|``; of a group of zeros, equally far from all, the first
+    unit vector.
     """
 
     def nearest(rows: Tensor) -> Tensor:

@@ -69,13 +69,12 @@ def group_soft_threshold(w: Tensor, step: StepSize, strength: float, axis: int) 
 
 @precise
 def group_shrink(w: Tensor, step: StepSize, strength: StepSize, groups: Groups) -> Tensor:
-    """`group_soft_threshold` of any groups: ``g(u) = sum_g strength_g |u_g|_2``.
+    """`group_soft_threshold` of any groups: ``g(u) = sum_g strength_g |u_g|_2``. What is in no group comes back, and so does a
+    group with a number that is not finite.
 
     Args:
-        w: floating. Not modified; what is in no group comes back, and so does a group with a number that is not finite.
         step: >= 0, a number or one per coordinate.
         strength: >= 0, a number or one per group (compact, as `Groups.sum` gives it).
-        groups: of ``w``.
     """
     if not isinstance(strength, Tensor) and strength == 0:
         return w.clone()
@@ -98,9 +97,8 @@ def group_shrink(w: Tensor, step: StepSize, strength: StepSize, groups: Groups) 
 
 
 def _scaled(w: Tensor, groups: Groups) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The split tensor, the same divided by a power of two in each group, the powers, and which groups are finite.
-
-    A group that is not finite is 0 in the second.
+    """The split tensor, the same divided by a power of two in each group (0 of a group that is not finite), the powers, and which
+    groups are finite.
     """
     x = groups.split(w)
     scale, sound = groups.scales(x), groups.sound(x)

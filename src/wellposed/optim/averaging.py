@@ -42,12 +42,10 @@ class Average:
     ``kept = t/(t + 1)``.
 
     A constant decay keeps ``d^t`` of what it started from after ``t`` updates: with 0.999, 61 % of untrained weights after
-    500. A warm-up forgets them early; it ends where it reaches ``d`` (for 0.999 after 8,990 updates by ``"ratio"``). It is
-    the default, because short trainings are common and the end of a long one is the same.
+    500. A warm-up forgets them early, and ends where it reaches ``d`` (for 0.999 after 8,990 updates by ``"ratio"``).
 
     Where a term of `regularize` makes exact zeros (L1, groups, the largest k), the average is zero wherever the current
-    weight is: by itself it would never be. Everywhere else it is the plain mean. Averages are kept in the weights' own
-    precision.
+    weight is: by itself it would never be. Averages are kept in the weights' own precision.
 
     Args:
         model: what is averaged; copied once, in evaluation mode.
@@ -55,9 +53,8 @@ class Average:
         warmup: of an exponential average: ``"ratio"``, ``(1 + t)/(10 + t)``, as in TensorFlow; ``"power"``,
             ``1 - (1 + t)^(-2/3)``, as in timm's ``ModelEmaV3``; ``"none"`` (or None), constant decay, as in torch's
             ``get_ema_multi_avg_fn``, Keras and timm's ``ModelEmaV2``; or a function of ``t`` with values in [0, 1].
-        start: what an exponential average begins with. ``"update"``: the weights at the first update, as in torch and Keras.
-            ``"model"``: those that the model had when the average was made, so that the first update mixes, as in timm's
-            ``ModelEmaV2``.
+        start: what an exponential average begins with: ``"update"``, the weights at the first update, as in torch and Keras; or
+            ``"model"``, those that the model had when the average was made, as in timm's ``ModelEmaV2``.
         buffers: ``"copy"``: those of the model at the last update, right for an EMA, whose weights are near (after equal
             averaging call `redo_batch_norm`). ``"average"``: averaged like weights, as by torch's ``use_buffers=True`` and
             timm; counts and other whole numbers are copied.
@@ -67,8 +64,7 @@ class Average:
     Raises:
         InputError: no model, a decay outside (0, 1), or a choice that is not known.
     Sources:
-        Polyak & Juditsky (1992), SIAM J. Control Optim. 30; Izmailov et al. (2018), UAI; for the warm-ups:
-        TensorFlow's ``ExponentialMovingAverage``, timm's ``ModelEmaV3``.
+        Polyak & Juditsky (1992), SIAM J. Control Optim. 30; Izmailov et al. (2018), UAI.
     Example:
         >>> import torch, wellposed as wp
         >>> net, x = torch.nn.Linear(2, 1), torch.ones(4, 2)
@@ -113,11 +109,7 @@ class Average:
         return averaging_says(self.ema, self.warmup, self.start, self.buffers)
 
     def share(self, t: float) -> float:
-        """The share ``1 - kept`` that update ``t`` (0 for the first) takes of the current weights.
-
-        Raises:
-            InputError: a warm-up of one's own gives something outside [0, 1].
-        """
+        """The share ``1 - kept`` that update ``t`` (0 for the first) takes of the current weights."""
         if self.ema is None:
             return 1.0 / (t + 1.0)
         if self.start == "update" and t == 0:
@@ -185,7 +177,6 @@ def averages_of(model: nn.Module) -> list[Average]:
 
 
 def averaging_says(ema: float | None, warmup: Any, start: str, buffers: str) -> str:
-    """The settings of an average that act, as text."""
     if ema is None:
         return f"equal, buffers={buffers!r}"
     return f"ema={ema}, warmup={warmup!r}, start={start!r}, buffers={buffers!r}"
@@ -197,10 +188,8 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
 
 @torch.no_grad()
 def redo_batch_norm(model: nn.Module, forwards: Iterable[Callable[[], object]]) -> None:
-    """Recompute the running statistics of batch norms as plain averages over ``forwards`` (calls that run the model).
-
-    Only the batch norms are put into training mode: dropout stays off, and every mode comes back as it was, also after an
-    exception. Without any forward the statistics stay.
+    """Recompute the running statistics of batch norms as plain averages over ``forwards`` (calls that run the model), with them
+    alone in training mode. Modes come back, also after an exception; without any forward the statistics stay.
     """
     layers = batch_norms(model)
     if not layers:

@@ -45,10 +45,8 @@ def axis_groups(core: Penalty | None, w: Tensor) -> AxisGroups | None:
 
 
 def proximal_steps_(moves: Sequence[Move]) -> None:
-    """Move every parameter in place by its joint proximal step.
-
-    Absolute values and squares are taken in one pass over all parameters; then groups along an axis, where no square has
-    changed the metric; anything else by its own operator.
+    """Move every parameter in place by its joint proximal step: absolute values and squares in one pass over all parameters; then
+    groups along an axis, where no square has changed the metric; anything else by its own operator.
     """
     flat, grouped, others = [], [], []
     for move in moves:

@@ -72,8 +72,7 @@ class Charged:
     Attributes:
         count: steps that the parameter has taken, once known.
         radius: norms of its groups after the last proximal step, from which the next one starts.
-        multiplier: of a bound that adapts its strength, and
-        norm: that bound, once found.
+        multiplier, norm: of a bound that adapts its strength, and that bound, once found.
     """
 
     leaf: Leaf
@@ -116,9 +115,6 @@ class Charged:
         """Refuse charges that have no joint step, with the strengths that they will have and those of the first step."""
         self._planned(None)
         self.plan(0)
-
-    def forget_plan(self) -> None:
-        self._plan = None
 
     def _planned(self, step: int | None) -> StepPlan:
         """At a step, or with full strengths."""
@@ -232,11 +228,7 @@ def bind(model: nn.Module, optimizer: Optimizer, terms: Sequence[Term]) -> Bindi
 
 
 def check_groups(binding: Binding, groups: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse settings of parameter groups that would enforce a term twice, or reward it.
-
-    Args:
-        groups: with ``params``, and the settings that are or will be the optimizer's.
-    """
+    """Refuse settings of parameter groups (their own, or such as will be loaded) that would enforce a term twice, or reward it."""
     own = {id(p): float(group.get("weight_decay", 0.0) or 0.0) for group in groups for p in group["params"]}
     for one in binding.charged:
         _check_decay(one, own.get(id(one.leaf.tensor), 0.0))
@@ -263,7 +255,6 @@ def _check_kind(leaf: Leaf) -> None:
 
 
 def _check_size(leaf: Leaf, charge: Chargeable) -> None:
-    """Refuse a strength or a bound that is infinite in the parameter's type."""
     kind = leaf.tensor.dtype
     for name in ("strength", "bound"):
         value = getattr(charge, name, None)

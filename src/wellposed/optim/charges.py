@@ -78,7 +78,6 @@ class ChargedParameter:
         return [project_on_all(self.leaf.name, ws[0], self.constraints)]
 
     def prox(self, ws: Tensors, step: float) -> list[Tensor]:
-        """The joint proximal step."""
         operator, proven = joint_step(self.leaf.name, self.penalties, self.constraints)
         if not proven:
             raise CompositionError(
@@ -90,11 +89,7 @@ class ChargedParameter:
 
 @dataclass(frozen=True)
 class CoupledParameters:
-    """A coupled penalty and its parameters, each with no more than squares of its own.
-
-    Raises:
-        CompositionError: something else charges one of them too.
-    """
+    """A coupled penalty and its parameters, each with no more than squares of its own."""
 
     charge: CoupledPenalty
     members: tuple[ChargedParameter, ...]
@@ -146,10 +141,9 @@ ChargedPart = ChargedParameter | CoupledParameters
 
 @dataclass(frozen=True)
 class Charges:
-    """The sum of terms on the trained parameters of a model.
+    """The sum of terms on the trained parameters of a model, each of which is in one of ``parts``.
 
     Attributes:
-        parts: every trained parameter is in one.
         functional: penalties of outputs.
         terms: what it was made of.
         optimizer: the bare one, or None.

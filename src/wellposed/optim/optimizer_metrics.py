@@ -276,6 +276,5 @@ def needs_metric(optimizer: Optimizer) -> OptimizerMetric:
 
 
 def check_momentum(groups: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse momentum 1."""
     if any(float(group.get("momentum", 0.0)) >= 1.0 for group in groups):
         raise CompositionError("how='prox' needs momentum < 1: with 1 a gradient's total weight has no bound.")

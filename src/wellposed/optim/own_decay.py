@@ -29,12 +29,10 @@ GROWS = 1.05
 
 @dataclass(frozen=True)
 class OwnDecay:
-    """What one step takes off a weight.
+    """What one step takes off a weight: ``share`` of it in the long run, NaN where that is not one number.
 
-    Attributes:
-        kind: ``"decoupled"``: the same share of every weight; ``"coupled"``: through the gradient and its momentum;
-            ``"adaptive"``: divided by what the gradients were; ``"none"``; ``"unknown"``: the optimizer could not be tried.
-        share: of a weight, a step, in the long run; NaN where it is not one number.
+    ``kind`` is ``"decoupled"``: the same share of every weight; ``"coupled"``: through the gradient and its momentum;
+    ``"adaptive"``: divided by what the gradients were; ``"none"``; ``"unknown"``: the optimizer could not be tried.
     """
 
     kind: Literal["decoupled", "coupled", "adaptive", "none", "unknown"]

@@ -21,14 +21,9 @@ ORIGINAL = re.compile(r"(?P<layer>.*?)\.?\bparametrizations\.(?P<weight>[^.]+)\.
 def check_parametrized(leaf: Leaf, how: How) -> None:
     """Refuse proximal steps and projections of a tensor from which a parametrization computes a layer's weight.
 
-    Decay and the loss are left: there it is the objective that is charged, as a function of the tensor itself. The gain
-    of weight norm is left too: it is the norm of the weight's rows. A parametrization of a person's own is refused
-    with the others, also where it acts on each number alone: that cannot be told from outside, and a softplus, a
-    symmetric part or a sum with another tensor would turn exact zeros and bounds into something else. A mask of
-    ``torch.nn.utils.prune`` is no parametrization, and is let through: it keeps zeros, and makes no norm larger.
-
-    Raises:
-        CompositionError: naming the parameter, the weight, and the ways out.
+    Decay and the loss are left: there it is the objective that is charged. So is the gain of weight norm, the norm of the
+    weight's rows. A parametrization of a person's own is refused too: what it makes of zeros and bounds cannot be told from
+    outside. A mask of ``torch.nn.utils.prune`` is none: it keeps zeros, and makes no norm larger.
     """
     weight = computed_from(leaf)
     if how not in ("prox", "project") or weight is None:

@@ -21,16 +21,10 @@ Center = float | Tensor | None
 class JointProx:
     """``argmin_u 1/2 sum (u-w)^2/t + sum_k l2_k/2 |u-c_k|^2 + l1 |u|_1 + [low <= u <= high] + core(u)`` in one step.
 
-    The squares come first: completing them turns ``(w, t)`` into ``((w + t sum l2 c)/(1 + t sum l2), t/(1 + t sum l2))``,
-    whatever follows. The absolute values are next, since ``sign(u) = sign(soft(w, t*l1))`` and the stationarity of the
-    rest is that of the thresholded point in the same metric; then the interval, which clips a convex function of one
-    number; the core (a group norm, or one penalty of another kind) is solved last, in that metric.
-
-    Attributes:
-        squares: strengths and centers; None is 0.
-        l1: the strength of the absolute values, a number or one for each coordinate.
-        interval: what every weight stays in.
-        core: what is solved last.
+    The squares (with centers ``c_k``; None is 0) come first: completing them turns ``(w, t)`` into
+    ``((w + t sum l2 c)/(1 + t sum l2), t/(1 + t sum l2))``, whatever follows. The absolute values are next, since
+    ``sign(u) = sign(soft(w, t*l1))`` and the stationarity of the rest is that of the thresholded point in the same metric; then
+    the interval, which clips a convex function of one number; the core (a group norm, or one penalty of another kind) is last.
     """
 
     squares: tuple[tuple[float, Center], ...] = ()
@@ -109,7 +103,6 @@ def joint(
 
 
 def no_joint_step(name: str, charges: Sequence[object]) -> CompositionError:
-    """The refusal of charges that have no proven joint step."""
     return CompositionError(
         f"{' and '.join(str(charge) for charge in charges)} have no proven joint proximal step on {name!r}. "
         'Charge different parameters, or enforce all but one with how="loss".'

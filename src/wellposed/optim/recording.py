@@ -14,13 +14,11 @@ from wellposed.core.preserve import OwnHook
 
 
 class Recorder:
-    """Forward hooks that keep the outputs of modules in training mode, with their graph, until it is differentiated.
+    """Forward hooks that keep the outputs of modules in training mode, with their graph, until it is differentiated: ``kept`` by
+    the module's name, then by a running number of its uses, each with its version, which changes in place.
 
-    Kept until `clear` are outputs of a pass in training mode that is never differentiated and not under
-    ``torch.no_grad()``, and those of a compiled model: what watches them would break its graph.
-
-    Attributes:
-        kept: by the name of the module, then by a running number of its uses; each with its version, which changes in place.
+    Until `clear` are kept outputs of a pass in training mode that is never differentiated and not under ``torch.no_grad()``,
+    and those of a compiled model: what watches them would break its graph.
     """
 
     def __init__(self, modules: Iterable[tuple[str, nn.Module]]) -> None:
@@ -74,7 +72,6 @@ class Keep(OwnHook):
         self.recorder, self.name = recorder, name
 
     def __call__(self, module: nn.Module, given: object, output: object) -> None:
-        """Keep the output of a pass that trains."""
         if not module.training or not torch.is_grad_enabled():
             return
         # Where the autograd engine runs, a forward pass is a checkpoint's, which computes again what was kept.

@@ -152,9 +152,8 @@ class Regularized(Wrapper):
 
     def _add_penalty(self) -> None:
         """Add the gradient of the terms by loss to those at hand."""
-        held: list[Tensor] = [w for one, bound in self._charges() for w in (one.leaf.tensor, *bound.charge.beside)]
-        held += [w for several in self.binding.coupled for w in several.tensors]
-        held = [w for w in {id(w): w for w in held}.values() if w.grad is not None and w.requires_grad]
+        every = (w for bound, ws in self._charges() for w in (*ws, *bound.charge.beside))
+        held = [w for w in {id(w): w for w in every}.values() if w.grad is not None and w.requires_grad]
         with torch.enable_grad():
             cost = self.weights_penalty()
             found = torch.autograd.grad(cost, held, allow_unused=True) if cost.requires_grad else ()
@@ -186,9 +185,19 @@ class Regularized(Wrapper):
             for parameter, gradient in hidden:
                 parameter.grad = gradient
 
-    def _charges(self) -> Iterator[tuple[Charged, BoundTerm]]:
+    def _charges(self) -> Iterator[tuple[BoundTerm, list[Tensor]]]:
+        """Every charge on trained parameters, with these."""
         groups = self._groups()
-        return ((one, bound) for one in self.binding.charged for bound in one.counted(groups))
+        for one in self.binding.charged:
+            yield from ((bound, [one.leaf.tensor]) for bound in one.counted(groups))
+        yield from ((coupled.bound, coupled.tensors) for coupled in self.binding.coupled)
+
+    def _value(self, bound: BoundTerm, ws: list[Tensor]) -> Tensor | None:
+        """What a penalty of weights charges now; None of a constraint."""
+        charge = bound.now(self.steps)
+        if isinstance(charge, CoupledPenalty):
+            return charge.value(ws)
+        return charge.value(unshard(ws[0])) if isinstance(charge, Penalty) else None
 
     def _moving(self) -> Moving:
         """Those that have a gradient in this step, with their parameter groups."""
@@ -268,9 +277,8 @@ class Regularized(Wrapper):
         one.multiplier = self._bound_of(one, plan.multiplier).update(multiplier, one.leaf.tensor, step)
 
     def _step_of(self, one: Charged, group: Group) -> MetricOrStep:
-        """The effective step of a parameter, with the ramp of adaptive optimizers.
-
-        By the parameter's own steps: one that joins late has no second moment yet.
+        """The effective step of a parameter, with the ramp of adaptive optimizers by the parameter's own steps: one that joins
+        late has no second moment yet.
         """
         assert self._metric is not None
         state = self.optimizer.state.get(one.leaf.tensor, {}) | self._before.get(id(one.leaf.tensor), {})
@@ -337,16 +345,10 @@ class Regularized(Wrapper):
         self._asked = True
         device = self.binding.charged[0].leaf.tensor.device if self.binding.charged else None
         total = torch.zeros((), device=device)
-        for one, bound in self._charges():
-            charge = bound.now(self.steps) if bound.how == "loss" else None
-            if isinstance(charge, Penalty) and charge.strength:
-                with noting(charge, one.leaf.tensor):
-                    total = total + charge.value(unshard(one.leaf.tensor))
-        for coupled in self.binding.coupled:
-            charge = coupled.now(self.steps) if coupled.bound.how == "loss" else None
-            if isinstance(charge, CoupledPenalty) and charge.strength:
-                with noting(charge, *coupled.tensors):
-                    total = total + charge.value(coupled.tensors)
+        for bound, ws in self._charges():
+            if bound.how == "loss" and getattr(bound.now(self.steps), "strength", 0.0):
+                with noting(bound.charge, *ws):
+                    total = total + self._value(bound, ws)
         return total
 
     def outputs_penalty(
@@ -381,14 +383,10 @@ class Regularized(Wrapper):
         found: dict[str, float] = {}
         charged = list(self._charges())
         for term in self.terms:
-            charges = [(b.now(self.steps), one.leaf.tensor) for one, b in charged if b.term is term]
-            several = [c for c in self.binding.coupled if c.bound.term is term]
-            alike = sum(name == str(term) or name.startswith(f"{term} (") for name in found)
-            key = f"{term} ({alike + 1})" if alike else str(term)
-            if isinstance(term.charge, Penalty):
-                found[key] = sum(float(c.value(unshard(w))) for c, w in charges if isinstance(c, Penalty))
-            elif isinstance(term.charge, CoupledPenalty):
-                found[key] = sum(float(c.now(self.steps).value(c.tensors)) for c in several)
+            if isinstance(term.charge, (Penalty, CoupledPenalty)):
+                alike = sum(name == str(term) or name.startswith(f"{term} (") for name in found)
+                values = [self._value(bound, ws) for bound, ws in charged if bound.term is term]
+                found[f"{term} ({alike + 1})" if alike else str(term)] = sum(float(v) for v in values if v is not None)
         return found
 
     def remove(self) -> None:
@@ -477,7 +475,7 @@ class Regularized(Wrapper):
                 if key in referring:
                     bound, _ = referring[key]
                     bound.charge = changed(bound.charge, reference=reference.to(device))
-            one.forget_plan()
+            one._plan = None
         for coupled in self.binding.coupled:
             coupled.counted.clear()
 
@@ -532,7 +530,6 @@ def regularize(optimizer: Optimizer, model: nn.Module, terms: Iterable[Term] | T
 
 
 def checked_terms(terms: Iterable[Term] | Term) -> tuple[Term, ...]:
-    """Terms as a tuple."""
     given: Any = [terms] if isinstance(terms, Term) else terms
     if isinstance(given, (str, Mapping, nn.Module, Chargeable)) or not isinstance(given, Iterable):
         raise Term.refused("regularize", given)

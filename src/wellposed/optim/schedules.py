@@ -41,9 +41,9 @@ class Course(ABC):
 
     @property
     def counted(self) -> bool:
-        """Whether ``t`` is compared with a setting (epochs, unless something else is said); otherwise the course spans all of
-        training, and moves at each step."""
-        return True
+        """Whether ``t`` is compared with a setting (epochs, unless something else is said); where that is None, the course spans
+        all of training, and moves at each step."""
+        return all(getattr(self, name, 1) is not None for name in ("step_size", "total_iters"))
 
     @abstractmethod
     def rate(self, base: float, t: int, total: float) -> float:
@@ -146,10 +146,6 @@ class Step(Course):
     step_size: Count | None = None
     gamma: Positive = 0.1
 
-    @property
-    def counted(self) -> bool:
-        return self.step_size is not None
-
     def rate(self, base: float, t: int, total: float) -> float:
         falls = (t >= total / 2) + (t >= total * 3 / 4) if self.step_size is None else t // self.step_size
         return base * _power(self.gamma, falls)
@@ -206,10 +202,6 @@ class Linear(Course):
     end_factor: Size = 0.0
     total_iters: Count | None = None
 
-    @property
-    def counted(self) -> bool:
-        return self.total_iters is not None
-
     def rate(self, base: float, t: int, total: float) -> float:
         done = min(1.0, t / (self.total_iters or total))
         return base * (self.start_factor + (self.end_factor - self.start_factor) * done)
@@ -227,10 +219,6 @@ class Polynomial(Course):
 
     power: Positive = 1.0
     total_iters: Count | None = None
-
-    @property
-    def counted(self) -> bool:
-        return self.total_iters is not None
 
     def rate(self, base: float, t: int, total: float) -> float:
         return float(base * (1.0 - min(1.0, t / (self.total_iters or total))) ** self.power)
@@ -287,11 +275,8 @@ class Plateau(Course):
 
 
 class PlateauClock:
-    """How often a `Plateau` has reduced the rate; told of each epoch by `update`.
-
-    Args:
-        settings: of the plateau.
-        higher: whether more of what is monitored is better.
+    """How often a `Plateau` has reduced the rate; told of each epoch's value, of which more is better where ``higher``, by
+    `update`.
     """
 
     def __init__(self, settings: Plateau, higher: bool = False) -> None:
@@ -379,9 +364,9 @@ SHAPES: dict[str, Course] = {
 def rate_at(course: Course, base: float, step: int, total: int, warmup: float = 0.0, unit: int = 1) -> float:
     """The learning rate of a step.
 
-    During a warm-up the rate is ``(step + 1)/(warm + 1)`` times the course's, with ``warm = round(warmup * total)`` steps. A
-    course that spans all of training begins after it; counts (milestones, periods) are of all steps, so that a fall at
-    epoch 30 comes at epoch 30.
+    During a warm-up of ``round(warmup * total)`` steps the rate is ``(step + 1)/(warm + 1)`` times the course's. A course that
+    spans all of training begins after it; counts (milestones, periods) are of all steps, so that a fall at epoch 30 comes at
+    epoch 30.
 
     Args:
         base: the optimizer's own rate.

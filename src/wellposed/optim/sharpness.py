@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from wellposed.core.checks import checked
-from wellposed.core.errors import CompositionError, InputError
+from wellposed.core.errors import InputError
 from wellposed.core.preserve import buffers_kept
 from wellposed.core.selectors import leaves
-from wellposed.optim.wrapper import unwrap_optimizer
 from wellposed.penalties.base import at_least_zero
 
 ETA = 0.01
@@ -92,25 +90,6 @@ class SAM:
                 "The weights were changed inside `with sam.ascended():`, and went back to where they were before it. "
                 "Call optimizer.step() after the block."
             )
-
-    def step(self, optimizer: Optimizer, closure: Callable[[], Any]) -> Any:
-        """Take both passes and the optimizer's step; ``closure`` clears the gradients, calls ``backward`` and returns the loss.
-
-        Returns:
-            The loss at ``w``, from the first of two calls of ``closure``.
-        Raises:
-            CompositionError: the optimizer itself calls the closure.
-        """
-        if isinstance(unwrap_optimizer(optimizer), torch.optim.LBFGS):
-            raise CompositionError(
-                "LBFGS asks for the loss at points of its own; SAM needs an optimizer that does not."
-            )
-        with torch.enable_grad():
-            loss = closure()
-            with self.ascended():
-                closure()
-        optimizer.step()
-        return loss
 
     def _moving(self) -> list[nn.Parameter]:
         """The parameters that have a gradient, without frozen ones on which an old one is left."""

@@ -60,7 +60,6 @@ def measure_of(charge: Chargeable | None) -> Measure:
 
 
 def sum_penalties(name: str, penalties: Sequence[Penalty]) -> JointProx:
-    """The sum of penalties as squares, absolute values, and one core."""
     try:
         return joint(name, penalties)
     except CompositionError:
@@ -77,14 +76,12 @@ def smooth_gradient(w: Tensor, grad: Tensor, total: JointProx) -> Tensor:
 
 
 def distance(w: Tensor, grad: Tensor, total: JointProx, interval: WeightInterval | None = None) -> Tensor:
-    """Distance of ``-grad`` to the subdifferential of squares, absolute values and core, 0-d.
+    """Distance of ``-grad`` to the subdifferential of squares, absolute values and core, 0-d; ``interval`` (with no core) is what
+    every weight stays in.
 
-    Each number takes off its gradient what the slopes of its absolute value (and of an interval, whose normal cone is open
-    towards where it ends) can; the core takes of the rest what it can. Beside group norms that is the nearest point: in a
-    living group they have one slope, 0 where ``w_i = 0``; in a group of zeros the set is a box plus a ball.
-
-    Args:
-        interval: what every weight stays in, and ``w`` is in; with no core.
+    Each number takes off its gradient what the slopes of its absolute value (and the normal cone of the interval) can; the core
+    takes of the rest what it can. Beside group norms that is the nearest point: in a living group they have one slope, 0 where
+    ``w_i = 0``; in a group of zeros the set is a box plus a ball.
     """
     h = smooth_gradient(w, grad, total)
     least, most = _slopes(w, total.l1, interval or (-math.inf, math.inf))
@@ -104,7 +101,6 @@ def _slopes(w: Tensor, l1: float | Tensor, interval: WeightInterval) -> tuple[Te
 
 
 def project_on_all(name: str, w: Tensor, constraints: Sequence[Constraint]) -> Tensor:
-    """The nearest weights in all sets."""
     for constraint in order_constraints(name, constraints):
         w = constraint.project(w)
     return w

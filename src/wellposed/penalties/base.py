@@ -45,8 +45,7 @@ class Traits:
         symmetric: signs and the order along an axis change nothing.
         diagonal: the prox is exact with a step for each coordinate. Where False it is Euclidean: it takes one number.
         linear: twice the strength is twice the charge.
-        sparse: its proximal step, or its projection, can make a weight that is not 0 exactly 0. Averages and lookahead keep
-            such zeros; where no term makes any, a 0 is a number like others.
+        sparse: its step can make a weight exactly 0 that is not; averages and lookahead keep such zeros.
     """
 
     convex: bool = True
@@ -163,11 +162,7 @@ class Chargeable(ABC):
         return self
 
     def times(self, factor: float) -> Self:
-        """The same with ``factor`` times the strength, or the bound; what a schedule needs.
-
-        Raises:
-            InputError: it has neither.
-        """
+        """The same with ``factor`` times the strength, or the bound; refused where it has neither."""
         for name in ("strength", "bound"):
             if name in getattr(self, "__dataclass_fields__", {}):
                 return changed(self, **{name: getattr(self, name) * factor})
@@ -201,7 +196,6 @@ def _held(charge: object) -> list[Any]:
 
 
 def equal_settings(a: object, b: object) -> bool:
-    """Whether two values are equal, tensors by what they hold."""
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return isinstance(a, Tensor) and isinstance(b, Tensor) and a.device == b.device and torch.equal(a, b)
     return a == b
@@ -246,9 +240,8 @@ class Penalty(Chargeable):
 
     @abstractmethod
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        """The proximal step ``argmin_u 1/2 sum_i (u_i - w_i)^2/step_i + g(u)``; ``step`` is a number or one per coordinate.
-
-        Where ``traits.diagonal`` is False, ``step`` is a number (a 0-d tensor).
+        """The proximal step ``argmin_u 1/2 sum_i (u_i - w_i)^2/step_i + g(u)``; ``step`` is a number or one per coordinate, and a
+        number (a 0-d tensor) where ``traits.diagonal`` is False.
         """
 
     def prox_sparing(self, w: Tensor, step: Tensor, spared: Tensor) -> Tensor:
@@ -322,8 +315,7 @@ class Context:
         outputs: of the model, as they are (logits), ``(batch, ...)``; carry gradient.
         inputs: the floating input with ``requires_grad``, if a penalty differentiates with respect to it.
         reference: outputs to stay close to: a teacher's, or of a second pass under other noise.
-        activations: outputs of the modules that the term selects, by name; of a module that is used several times
-            ``name``, ``name#1``, ``name#2``, ... in this order.
+        activations: outputs of the modules that the term selects, by name; of several uses of one ``name``, ``name#1``, ...
         step, seed: what draws are a function of.
     """
 
@@ -335,11 +327,7 @@ class Context:
     seed: int = 0
 
     def needs(self, penalty: FunctionalPenalty) -> None:
-        """Refuse to charge a batch that lacks what the penalty looks at.
-
-        Raises:
-            InputError: naming the penalty, what is missing, and how to give it.
-        """
+        """Refuse to charge a batch that lacks what the penalty looks at, saying how to give it."""
         ways = {
             "outputs": "Call optimizer.penalty(outputs) with the model's outputs.",
             "inputs": "Call x.requires_grad_() before the forward pass and optimizer.penalty(outputs, inputs=x) after it.",
@@ -405,7 +393,7 @@ class Constraint(Chargeable):
     def follows(self, weighted: bool, thresholds: bool, cores: Sequence[Penalty]) -> bool:
         """Whether projecting after a proximal step is the joint step; after squares alone it always is, and is not asked.
 
-        Declare only what is proven (docs/derivations/composition.md): by default nothing is.
+        Declare only what is proven (docs/derivations/composition.md); by default nothing is.
 
         Args:
             thresholds: absolute values are charged; ``weighted`` says that they have a strength for each coordinate.
@@ -474,7 +462,6 @@ def changed(charge: C, **settings: Any) -> C:
 
 
 def setting_text(value: object) -> str:
-    """A setting as text; tensors by their shape."""
     if isinstance(value, Tensor) and value.ndim:
         return f"<{'x'.join(map(str, value.shape))}>"
     return repr(value.item() if isinstance(value, Tensor) else value)
@@ -490,8 +477,7 @@ def tensor_of(given: object) -> Tensor | None:
     Whole numbers are int64, booleans stay what they are, and other numbers are float64.
 
     Raises:
-        TypeError, ValueError, RuntimeError: it holds what is no number, numbers and booleans together, tensors with a gradient,
-            or rows of different lengths.
+        TypeError, ValueError, RuntimeError: it holds what is no number, several kinds, or rows of different lengths.
     """
     if not arrayed(given):
         return None
@@ -506,10 +492,7 @@ def tensor_of(given: object) -> Tensor | None:
 
 
 def array(owner: object, name: str, masks: bool = False) -> Any:
-    """A setting that is a number for all, or numbers for each: those of arrays, lists and tuples become a tensor.
-
-    Numbers become Python's own. A tensor is kept as it is; others are held in float64, and are used in the type of the
-    weights.
+    """A setting that is a number for all, or numbers for each: those of arrays, lists and tuples become a tensor, in float64.
 
     Args:
         masks: whether booleans are taken, for 0 and 1.
@@ -554,7 +537,6 @@ def at_least_zero(owner: object, **values: float) -> None:
 
 
 def needs_axes(owner: object, name: str, w: Tensor, axes: int) -> None:
-    """Refuse tensors with too few axes, naming the parameter and the remedy."""
     if w.ndim < axes:
         raise ShapeError(
             f"{type(owner).__name__} needs >= {axes} axes; {name!r} has shape {tuple(w.shape)}. "

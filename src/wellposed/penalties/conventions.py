@@ -30,9 +30,8 @@ from wellposed.core.errors import InputError, did_you_mean
 
 
 def decay_per_strength(scaling: str, lr: float, first: float, largest: float) -> float:
-    """What decay takes off each weight in one step, as a share, per strength: ``1 - strength*this`` is left.
-
-    ``lr`` for torch, ``lr/first`` for composer, 1 for independent, ``lr^2/largest`` for timm.
+    """The share that decay takes off each weight in one step, per strength: ``lr`` for torch, ``lr/first`` for composer, 1 for
+    independent, ``lr^2/largest`` for timm.
     """
     if scaling == "composer":
         check_above_zero("The decay of Composer", first=first)
@@ -102,22 +101,12 @@ def squared_error_factor(owner: str, noise_std: float | None) -> float:
     return 2.0 * noise_std**2
 
 
-def _is_number(value: object) -> bool:
-    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
-
-
-def check_at_least_zero(owner: str, **values: float) -> None:
-    """Refuse what is negative, infinite or no number, naming it."""
+def check_above_zero(owner: str, or_zero: bool = False, **values: float) -> None:
+    """Refuse what is not above 0 (``or_zero``), infinite or no number, naming it."""
     for name, value in values.items():
-        if not _is_number(value) or value < 0:
-            raise InputError(f"{owner} needs a finite {name} >= 0; it was given {value!r}.")
-
-
-def check_above_zero(owner: str, **values: float) -> None:
-    """Refuse what is not above 0, infinite or no number, naming it."""
-    for name, value in values.items():
-        if not _is_number(value) or value <= 0:
-            raise InputError(f"{owner} needs a finite {name} > 0; it was given {value!r}.")
+        number = not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+        if not number or value < 0 or (value == 0 and not or_zero):
+            raise InputError(f"{owner} needs a finite {name} {'>=' if or_zero else '>'} 0; it was given {value!r}.")
 
 
 def checked_examples(owner: str, m: object) -> int:

@@ -222,11 +222,7 @@ class WeightDistribution:
         return self.prior.energy(self, mean, log_scale) - self.family.entropy(log_scale)
 
     def slope(self, mean: Tensor) -> Tensor:
-        """The derivative of `divergence` by the mean.
-
-        Raises:
-            InputError: it has no closed form.
-        """
+        """The derivative of `divergence` by the mean."""
         found = self.prior.slope(self, mean, self.scale_like(mean))
         if found is None:
             raise InputError(
@@ -249,13 +245,11 @@ class WeightDistribution:
 
 @dataclass(frozen=True)
 class DroppedInputs(WeightDistribution):
-    """The weights of a layer whose K inputs are dropped at rate p: ``w_ij z_j/(1-p)`` with ``z_j`` in {0, 1}.
+    """The weights of a layer whose K (``inputs``) inputs are dropped at rate p: ``w_ij z_j/(1-p)`` with ``z_j`` in {0, 1}.
 
-    ``log_scale`` is the logit of p. The divergence is known but for a constant, which is chosen so that it is 0 for weights 0 at
-    p = 1/2: ``sum_ij w_ij^2/(2 (1-p) std^2) + K (log 2 - H(p))``, with the entropy ``H(p)`` of a Bernoulli variable.
+    ``log_scale`` is the logit of p. The divergence, up to a constant by which it is 0 for weights 0 at p = 1/2, is
+    ``sum_ij w_ij^2/(2 (1-p) std^2) + K (log 2 - H(p))``, with the entropy ``H(p)`` of a Bernoulli variable.
 
-    Attributes:
-        inputs: K.
     Source:
         Gal, Hron & Kendall (2017), NeurIPS, eq. 3; there weights are not divided by 1-p.
     """
@@ -311,10 +305,8 @@ class Posterior(nn.Module):
 
 
 class DropoutPosterior(Posterior):
-    """Beside the weight of a layer: the logit of the rate at which its inputs are dropped, under the weight's own name.
-
-    Attributes:
-        inputs: how many features, or channels, enter the layer.
+    """Beside the weight of a layer: the logit of the rate at which its inputs are dropped, under the weight's own name; ``inputs``
+    counts the features, or channels, that enter the layer.
     """
 
     inputs: int = 1
@@ -345,12 +337,12 @@ def _with_derivative(function: Callable[[Tensor], Tensor], at: Tensor) -> tuple[
 class KL(Penalty):
     """``strength * KL(q || p) / rows``: what the weights of a `wellposed.bayesian` network cost, in nats for each training row.
 
-    Added to the mean negative log-likelihood of a row it makes the negative evidence lower bound, divided by ``rows``. In closed
-    form for Gaussian and Laplace pairs, from draws elsewhere. Squared error is ``2 s^2`` times such a likelihood, of targets with
-    noise of standard deviation s: there ``strength = 2 s^2`` is the bound.
+    Added to the mean negative log-likelihood of a row it makes the negative evidence lower bound, divided by ``rows``. In
+    closed form for Gaussian and Laplace pairs, from draws elsewhere. Squared error is ``2 s^2`` times such a likelihood, of
+    targets with noise of standard deviation s: there ``strength = 2 s^2`` is the bound.
 
     Args:
-        rows: m >= 1, training rows: the likelihood is a sum over them, and the mean loss is that sum divided by m.
+        rows: m >= 1, training rows.
         strength: >= 0, the factor beta of the divergence. 1 is the bound itself; less is a cold posterior, and a schedule
             from 0 to 1 (``wp.ramp``) a warm-up. 0 charges nothing.
         free: >= 0, nats for each weight that are not charged for: of a parameter with n weights ``max(n*free, KL)`` is charged.
@@ -438,10 +430,8 @@ class KL(Penalty):
         return Summands(core=self) if curvature is None else Summands(squares=((self.factor * curvature, None),))
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        """In the means, at the scales as they are: the root ``u`` of ``u + step*slope(u) = w``, between 0 and ``w``.
-
-        Raises:
-            InputError: the divergence has no closed form, or some of it is free.
+        """In the means, at the scales as they are: the root ``u`` of ``u + step*slope(u) = w``, between 0 and ``w``; refused where
+        the divergence has no closed form, or some of it is free.
         """
         q, x = self._known(), at_least_float32(w)
         if self.free:
@@ -527,11 +517,7 @@ class KLToStandardNormal(OfActivations):
         return super().value(replace(context, activations=codes))
 
     def places(self, names: Sequence[str]) -> list[tuple[str, ...]]:
-        """The modules of each code, of all that a term selects.
-
-        Raises:
-            InputError: ``apart``, and they are not two.
-        """
+        """The modules of each code, of all that a term selects; refused where ``apart`` and they are not two."""
         if self.apart and len(names) != 2:
             raise InputError(
                 "KLToStandardNormal(apart=True) takes two modules, the mean's and then the log-variance's; it was given "
@@ -560,9 +546,8 @@ class KLToStandardNormal(OfActivations):
         return 0.5 * (mean.square() + torch.expm1(log_variance) - log_variance)
 
     def told(self, activation: Tensor) -> Tensor:
-        """The nats that each dimension says of its row, at most: ``1/2 (log(var_i mean_i + mean_i exp(v_i)) - mean_i v_i)``.
-
-        It is the divergence from the Gaussian with the moments of all rows, a bound of the mutual information of code and row.
+        """The nats that each dimension says of its row, at most: ``1/2 (log(var_i mean_i + mean_i exp(v_i)) - mean_i v_i)``, the
+        divergence from the Gaussian with the moments of all rows.
         """
         mean, log_variance = (part.flatten(1).double() for part in activation.chunk(2, dim=self.axis))
         return 0.5 * ((mean.var(0, correction=0) + log_variance.exp().mean(0)).log() - log_variance.mean(0))

@@ -34,9 +34,8 @@ Scaling = Literal["torch", "composer", "independent", "timm"]
 
 
 class Separable(Penalty):
-    """``g(w) = sum_i l1_i |w_i| + l2/2 * |w|_2^2``: what L1, weighted L1, L2 and the elastic net have in common.
-
-    ``l1`` is a number or a tensor that broadcasts to ``w``; ``l2`` is a number.
+    """``g(w) = sum_i l1_i |w_i| + l2/2 * |w|_2^2``: what L1, weighted L1, L2 and the elastic net have in common; ``l1`` is a
+    number or a tensor that broadcasts to ``w``, ``l2`` a number.
     """
 
     convention: str = ""
@@ -129,7 +128,7 @@ class L1(Separable):
     @classmethod
     def lasso(cls, alpha: float) -> Self:
         """scikit-learn's ``Lasso(alpha)``, under squared error (a mean without 1/2): strength ``2*alpha``."""
-        conventions.check_at_least_zero("The lasso", alpha=alpha)
+        conventions.check_above_zero("The lasso", or_zero=True, alpha=alpha)
         return cls(2.0 * alpha, convention=conventions.call_text("lasso", alpha=alpha))
 
 
@@ -239,11 +238,7 @@ class L2(Separable):
         return super().default_how if self.scaling == "torch" else "decay"
 
     def on(self, where: object = None, how: How | None = None, schedule: Schedule | None = None) -> Term:
-        """As for every penalty; a scaling of decay can only be enforced by decay.
-
-        Raises:
-            InputError: this penalty cannot be enforced so.
-        """
+        """As for every penalty; a scaling of decay can only be enforced by decay."""
         term = super().on(where, how, schedule)
         if self.scaling != "torch" and term.how != "decay":
             raise InputError(
@@ -257,28 +252,26 @@ class L2(Separable):
         return self.strength
 
     def decay_factor(self, lr: float, first: float, largest: float) -> float:
-        """What one step of decay multiplies the weights by, at the learning rate ``lr``; see `decoupled`.
+        """What one step of decay multiplies the weights by; see `decoupled`.
 
         Args:
             lr: of this step.
             first: > 0, the learning rate that the optimizer was built with (``"composer"``).
             largest: > 0, the largest learning rate of the schedule (``"timm"``).
-        Raises:
-            InputError: the learning rate to divide by is not positive.
         """
         return 1.0 - self.strength * conventions.decay_per_strength(self.scaling, lr, first, largest)
 
     @classmethod
     def textbook(cls, lam: float, m: int) -> Self:
         """``lam/(2m) * sum_j |W_j|^2`` over ``m`` training examples: strength ``lam/m``."""
-        conventions.check_at_least_zero("L2.textbook", lam=lam)
+        conventions.check_above_zero("L2.textbook", or_zero=True, lam=lam)
         strength = lam / conventions.checked_examples("L2.textbook", m)
         return cls(strength, convention=conventions.call_text("textbook", lam=lam, m=m))
 
     @classmethod
     def keras(cls, lam: float) -> Self:
         """``lam * |w|^2``, as of Keras's ``L2``, without 1/2: strength ``2*lam``."""
-        conventions.check_at_least_zero("L2.keras", lam=lam)
+        conventions.check_above_zero("L2.keras", or_zero=True, lam=lam)
         return cls(2.0 * lam, convention=conventions.call_text("keras", lam=lam))
 
     @classmethod
@@ -298,7 +291,7 @@ class L2(Separable):
     @classmethod
     def ridge(cls, alpha: float, m: int) -> Self:
         """scikit-learn's ``Ridge(alpha)`` on ``m`` training examples, under squared error: strength ``2*alpha/m``."""
-        conventions.check_at_least_zero("L2.ridge", alpha=alpha)
+        conventions.check_above_zero("L2.ridge", or_zero=True, alpha=alpha)
         strength = 2.0 * alpha / conventions.checked_examples("L2.ridge", m)
         return cls(strength, convention=conventions.call_text("ridge", alpha=alpha, m=m))
 
@@ -320,7 +313,7 @@ class L2(Separable):
         Source:
             Loshchilov & Hutter (2019), ICLR; Defazio (2025), arXiv:2506.02285, for the corrected one.
         """
-        conventions.check_at_least_zero("L2.decoupled", amount=amount)
+        conventions.check_above_zero("L2.decoupled", or_zero=True, amount=amount)
         if scaling in ("composer", "independent") and amount > 1:
             raise InputError(
                 f"With scaling={scaling!r} the amount is the share of the weights that a step takes away, at most 1; "
@@ -339,10 +332,7 @@ class WeightedL2(OwnRates):
 
     Args:
         strength: >= 0, per mean loss. 0 charges nothing.
-        weights: the rates ``c``, finite and >= 0, as of `WeightedL1`.
-    Raises:
-        InputError: a rate is negative or not finite.
-        ShapeError: the rates do not broadcast to a parameter.
+        weights: the rates ``c``, finite and >= 0, as of `WeightedL1`, with its errors.
     Source:
         MacKay (1994), ASHRAE Transactions 100(2).
     Example:
@@ -399,6 +389,6 @@ class ElasticNet(Separable):
     @classmethod
     def sklearn(cls, alpha: float, l1_ratio: float = 0.5) -> Self:
         """scikit-learn's ``ElasticNet(alpha, l1_ratio)``, under squared error: strength ``2*alpha``, mix ``l1_ratio``."""
-        conventions.check_at_least_zero("The lasso", alpha=alpha)
+        conventions.check_above_zero("The lasso", or_zero=True, alpha=alpha)
         convention = conventions.call_text("sklearn", alpha=alpha, l1_ratio=l1_ratio)
         return cls(2.0 * alpha, mix=l1_ratio, convention=convention)

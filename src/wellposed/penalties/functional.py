@@ -79,12 +79,21 @@ class _OfClasses(FunctionalPenalty):
         if self.axis == 0:
             raise InputError(f"{type(self).__name__} needs the axis of the classes, which is not 0; it was given 0.")
 
+    def value(self, context: Context) -> Tensor:
+        given = _given(self, context)
+        charge = self.mean(*given)
+        return self.strength * charge if self.strength else charge.new_zeros(())
+
+    @abstractmethod
+    def mean(self, *given: Tensor) -> Tensor:
+        """The charge at strength 1 of the tensors that it `needs`: a mean over examples, 0-d."""
+
 
 class OfActivations(FunctionalPenalty):
     """A charge of the outputs of single modules: a mean over examples, a sum over coordinates, modules and their uses.
 
-    A module that is used several times in a forward pass (one ReLU between all layers) is charged for each; so are several
-    passes before one `penalty` (two noisy ones, real and made examples): each is a mean over its own examples.
+    A module that is used several times in a forward pass is charged for each use; so are several passes before one `penalty`,
+    each of which is a mean over its own examples.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("activations",)
@@ -99,11 +108,6 @@ class OfActivations(FunctionalPenalty):
         return self.of(activation).sum() / activation.shape[0]
 
     def value(self, context: Context) -> Tensor:
-        """The charge of this batch, 0-d, carries gradient.
-
-        Raises:
-            InputError: no module has been recorded, or one gave something else than a tensor.
-        """
         context.needs(self)
         charges = []
         for name, a in context.activations.items():
@@ -150,10 +154,8 @@ class ActivationL1(OfActivations):
 @checked
 @dataclass(frozen=True)
 class ActivationL2(OfActivations):
-    """``strength/2 * mean_i sum_j a_ij^2`` over the outputs ``a`` of the selected modules: small activations.
-
-    Activations are ``(batch, ...)``; the sum runs over every axis but the first, positions included, over modules, and over
-    all uses of one.
+    """``strength/2 * mean_i sum_j a_ij^2`` over the outputs ``a`` of the selected modules, summed as by `ActivationL1`: small
+    activations.
 
     Args:
         strength: >= 0, per mean loss. 0 charges nothing.
@@ -200,12 +202,9 @@ class Confidence(_OfClasses):
     def of_classes(self) -> bool:
         return True
 
-    def value(self, context: Context) -> Tensor:
-        (outputs,) = _given(self, context)
-        log_p = _log_probabilities(self, outputs, self.axis, self.binary)
-        if not self.strength:
-            return log_p.new_zeros(())
-        return self.strength * _divergence(log_p, -math.log(log_p.shape[-1]))
+    def mean(self, *given: Tensor) -> Tensor:
+        log_p = _log_probabilities(self, given[0], self.axis, self.binary)
+        return _divergence(log_p, -math.log(log_p.shape[-1]))
 
 
 @checked
@@ -225,12 +224,8 @@ class LogitL2(_OfClasses):
     strength: float
     axis: int = 1
 
-    def value(self, context: Context) -> Tensor:
-        (outputs,) = _given(self, context)
-        outputs = _along(self, outputs, self.axis)
-        if not self.strength:
-            return outputs.new_zeros(())
-        return 0.5 * self.strength * outputs.square().sum(-1).mean()
+    def mean(self, *given: Tensor) -> Tensor:
+        return 0.5 * _along(self, given[0], self.axis).square().sum(-1).mean()
 
 
 @checked
@@ -275,31 +270,22 @@ class Consistency(_OfClasses):
     def of_classes(self) -> bool:
         return self.of != "values"
 
-    def value(self, context: Context) -> Tensor:
-        """The charge of this batch, 0-d; its gradient flows to the outputs.
-
-        Raises:
-            InputError: the outputs or the reference are missing.
-            ShapeError: they differ in shape.
-        """
-        outputs, reference = _given(self, context)
+    def mean(self, *given: Tensor) -> Tensor:
+        outputs, reference = given
         if outputs.shape != reference.shape:
             raise ShapeError(
                 f"Consistency compares outputs of one shape; outputs have {tuple(outputs.shape)} and the reference has "
                 f"{tuple(reference.shape)}. Run both models on the same batch."
             )
         reference = reference if self.both else reference.detach()
-        if not self.strength:
-            return _wide(outputs).new_zeros(())
         if self.of == "values":
             gap = _along(self, outputs, self.axis) - _along(self, reference, self.axis)
-            return self.strength * gap.square().sum(-1).mean()
+            return gap.square().sum(-1).mean()
         log_p, log_r = (
             _log_probabilities(self, x, self.axis, self.binary, self.temperature) for x in (outputs, reference)
         )
         there = _divergence(log_r, log_p)
-        distance = 0.5 * (there + _divergence(log_p, log_r)) if self.both else there
-        return self.strength * (self.temperature**2 * distance)
+        return self.temperature**2 * (0.5 * (there + _divergence(log_p, log_r)) if self.both else there)
 
 
 @checked
@@ -338,11 +324,7 @@ class Jacobian(FunctionalPenalty):
     traits: ClassVar[Traits] = OF_A_NETWORK
 
     def value(self, context: Context) -> Tensor:
-        """The charge of this batch, 0-d; its gradient flows to the weights.
-
-        Raises:
-            InputError: a piece is missing, the inputs do not require gradients, or the outputs do not depend on them.
-        """
+        """The charge of this batch, 0-d; its gradient flows to the weights."""
         outputs, inputs = _given(self, context)
         if outputs.shape[0] != inputs.shape[0]:
             raise ShapeError(

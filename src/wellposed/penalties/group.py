@@ -60,6 +60,9 @@ class GroupPenalty(ByValue, Penalty):
     ``weights`` stand in place of ``sqrt(size_g)``: a finite number >= 0 for all groups, or one for each (a tensor, an array
     or a list): of units, inputs and heads in their order, of blocks row by row, of group numbers that at place ``k`` for the
     group ``k``. A group of weight 0 is free. They are constants: no gradient flows to them.
+
+    Raises:
+        ShapeError: a parameter has fewer than two axes, or cannot be grouped so.
     """
 
     strength: float
@@ -93,9 +96,8 @@ class GroupPenalty(ByValue, Penalty):
         return AXES[self.by]
 
     def at(self, leaf: Leaf) -> Self:
-        """Here with the number of heads of a ``nn.MultiheadAttention``, and its unpacked projections by rows.
-
-        Units and inputs of a transposed convolution are those of its own layout.
+        """With the number of heads of a ``nn.MultiheadAttention``, its unpacked projections by rows, and units and inputs of a
+        transposed convolution by its own layout.
         """
         if isinstance(self.by, str) and self.by in AXES:
             return changed(self, by=laid_out(self, self.by, leaf))
@@ -164,7 +166,6 @@ def group_numbers(owner: object, given: object) -> object:
 
 
 def check_grouping(owner: object, by: object, heads: object, block: object) -> None:
-    """Refuse groupings that there are none of."""
     kind = type(owner).__name__
     if isinstance(by, Tensor):
         whole = not (by.is_floating_point() or by.is_complex() or by.dtype == torch.bool)
@@ -276,10 +277,8 @@ class SparseGroup(GroupPenalty):
     Args:
         strength: >= 0, per mean loss. 0 charges nothing.
         mix: in [0, 1]; 1 is L1, 0 is GroupL2.
-        by, heads, block, weights: who is in a group, and how much it is charged; see `GroupPenalty`. What is in no group is
-            charged by its absolute value only.
-    Raises:
-        ShapeError: a parameter cannot be grouped so.
+        by, heads, block, weights: who is in a group, and how much it is charged; see `GroupPenalty`, with its errors. What is
+            in no group is charged by its absolute value only.
     Source:
         Simon, Friedman, Hastie & Tibshirani (2013), Journal of Computational and Graphical Statistics 22(2).
     """
@@ -326,18 +325,14 @@ class GroupMCP(GroupPenalty):
     """``sum_g h(|w_g|_2)``, ``h(r) = s*r - r^2/(2*gamma)`` up to ``r = gamma*s``, ``gamma*s^2/2`` beyond; zeros without bias.
 
     ``s = strength*sqrt(size_g)`` (or times the group's weight): small groups become exactly zero as with GroupL2, large ones
-    are left alone. Not convex.
-    The prox is the global minimizer for every step, also above ``gamma``, and with a step for each coordinate. That there
-    is at most one minimum besides 0 and ``w`` is proven (docs/derivations/groups.md); between two that are equally good to
-    rounding either may come back.
+    are left alone. Not convex. The prox is the global minimizer for every step, also above ``gamma`` and with a step for each
+    coordinate (docs/derivations/groups.md); of two that are equally good to rounding either may come back.
 
     Args:
         strength: >= 0, per mean loss. 0 charges nothing.
         gamma: > 0, in units of a step: groups of a norm above ``gamma*s`` are free. Infinity is GroupL2; towards 0 groups
             are kept or dropped as by their count.
-        by, heads, block, weights: who is in a group, and how much it is charged; see `GroupPenalty`.
-    Raises:
-        ShapeError: a parameter cannot be grouped so.
+        by, heads, block, weights: who is in a group, and how much it is charged; see `GroupPenalty`, with its errors.
     Source:
         Zhang (2010), Annals of Statistics 38(2); of groups: Huang, Breheny & Ma (2012), Statistical Science 27(4).
     """

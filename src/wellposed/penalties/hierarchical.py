@@ -77,9 +77,8 @@ class Hierarchical(CoupledPenalty):
         return self.strength * math.sqrt(skip.shape[0] * math.prod(skip.shape[2:])) if self.group else self.strength
 
     def value(self, ws: Sequence[Tensor]) -> Tensor:
-        """``strength * sum_j |theta_j|_2``, 0-d; its gradient at 0 is 0. NaN where a weight is not finite.
-
-        The constraint is the prox's to keep.
+        """``strength * sum_j |theta_j|_2``, 0-d; its gradient at 0 is 0. NaN where a weight is not finite. The constraint is the
+        prox's to keep.
         """
         total = self.scaled(ws[0]) * lengths(at_least_float32(_inputs(ws[0])), 1).sum()
         sound = torch.isfinite(ws[1]).all()

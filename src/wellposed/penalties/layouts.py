@@ -15,11 +15,8 @@ NUMBERED = ("axis 0", "axis 1")
 def laid_out(owner: object, by: str, leaf: Leaf) -> str:
     """``by`` as it is at one parameter: units of a transposed kernel ``(in, out/groups, k...)`` are ``"axis 1"``.
 
-    Of all other layers and groupings it comes back as it is.
-
-    Raises:
-        ShapeError: the kernel of a grouped convolution has no axis of its own for these groups: axis 1 counts the inputs
-            (transposed: the outputs) inside of each of the convolution's groups, and an index of it is one of each.
+    Refused is the kernel of a grouped convolution that has no axis of its own for these groups: axis 1 counts the inputs
+    (transposed: the outputs) inside of each of the convolution's groups, and an index of it is one of each.
     """
     layer = leaf.module
     if by in NUMBERED or by not in AXES or not isinstance(layer, _ConvNd) or leaf.tensor.ndim < 3:

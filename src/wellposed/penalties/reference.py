@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError, described, did_you_mean, listed
 from wellposed.core.selectors import Leaf
-from wellposed.ops.norms import at_least_float32, length, signs, unless_diverged
+from wellposed.ops.norms import at_least_float32, length
 from wellposed.ops.prox import shrink_towards, soft_threshold_towards
 from wellposed.ops.shards import unshard
 from wellposed.penalties.base import Penalty, Summands, Traits, array, changed, setting_text, tensor_of
-from wellposed.penalties.elementwise import broadcasts
+from wellposed.penalties.elementwise import L1, broadcasts
 
 Reference = float | Tensor | Mapping[str, Tensor] | None
 
@@ -58,13 +58,8 @@ class Towards(Penalty):
             raise self._misshapen(name, w, self.reference)
 
     def at(self, leaf: Leaf) -> Self:
-        """This penalty at one parameter, with a copy of its reference, in the parameter's type and on its device.
-
-        The copy is taken here: a ``state_dict`` shares memory with a model that trains on.
-
-        Raises:
-            InputError: a mapping has none of the parameter's names, or the reference is not finite.
-            ShapeError: a mapping has a tensor of another shape, or a tensor does not broadcast.
+        """This penalty at one parameter, with a copy of its reference, in the parameter's type and on its device: a ``state_dict``
+        shares memory with a model that trains on.
         """
         found: object = unshard(leaf.tensor) if self.reference is None else self.reference
         if isinstance(found, Mapping):
@@ -108,11 +103,7 @@ class Towards(Penalty):
         )
 
     def origin(self, w: Tensor) -> float | Tensor:
-        """The reference as it can be subtracted from ``w``: a number, or a tensor of its type on its device.
-
-        Raises:
-            InputError: it is known only when the penalty is bound to a model.
-        """
+        """The reference as it can be subtracted from ``w``: a number, or a tensor of its type on its device."""
         if isinstance(self.reference, Tensor):
             return self.reference.detach().to(w)
         if isinstance(self.reference, (int, float)):
@@ -174,10 +165,7 @@ class L1SP(Towards):
 
     Args:
         strength: >= 0, per mean loss. 0 charges nothing.
-        reference: ``w0``, as of `L2SP`.
-    Raises:
-        InputError: the reference has no tensor of a parameter's name, or an unbound one is evaluated.
-        ShapeError: a tensor of the reference does not fit the parameter.
+        reference: ``w0``, as of `L2SP`, with its errors.
     Source:
         Li, Grandvalet & Davoine (2018), ICML.
     Example:
@@ -199,7 +187,7 @@ class L1SP(Towards):
     def value(self, w: Tensor) -> Tensor:
         """``strength * |w - w0|_1``, 0-d; its gradient at the reference is 0."""
         x = at_least_float32(w)
-        return (self.strength * (x - self.origin(x)).abs().sum()).to(w.dtype)
+        return L1(self.strength).value(x - self.origin(x)).to(w.dtype)
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
         """``w0 + soft_threshold(w - w0, step*strength)``; what is near enough becomes exactly ``w0``."""
@@ -207,7 +195,4 @@ class L1SP(Towards):
 
     def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
         """``|grad + strength*sign(w - w0)|`` off the reference, ``max(|grad| - strength, 0)`` at it; Euclidean."""
-        away = w - self.origin(w)
-        off = (grad + self.strength * signs(away)).abs()
-        at = (grad.abs() - self.strength).clamp_min(0.0)
-        return unless_diverged(length(torch.where(away == 0, at, off)), w)
+        return L1(self.strength).violation(w - self.origin(w), grad)

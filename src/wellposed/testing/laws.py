@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -81,6 +81,7 @@ class Case:
         return f"shape {tuple(self.w.shape)}, size {float(self.w.abs().max()):.3g}, step {self.step:g}, {self.w.dtype}"
 
 
+AnyCharge = Penalty | Constraint
 PenaltyLaw = Callable[[Penalty, Case], None]
 ConstraintLaw = Callable[[Constraint, Case], None]
 
@@ -108,9 +109,16 @@ def objective(penalty: Penalty, u: Tensor, w: Tensor, step: float | Tensor) -> f
     return 0.5 * float(distance.sum(dtype=torch.float64)) + float(penalty.value(u))
 
 
-def metrics_for(penalty: Penalty, case: Case) -> tuple[float | Tensor, ...]:
-    """One step for all, and one for each coordinate where the prox takes that."""
-    return (case.step, case.metric()) if penalty.traits.diagonal else (case.step,)
+def operators(charge: AnyCharge, case: Case) -> Iterator[tuple[str, Callable[[Tensor], Tensor], float | Tensor]]:
+    """What moves weights, what it is called, and its step: the projection, or the prox with one step for all, and with one for
+    each coordinate where it takes that."""
+    if isinstance(charge, Constraint):
+        yield "the projection", charge.project, 1.0
+        return
+    yield "the prox", functools.partial(charge.prox, step=case.step), case.step
+    if charge.traits.diagonal:
+        step = case.metric()
+        yield "the prox, with a step per coordinate,", lambda w: charge.prox(w, step.to(w)), step
 
 
 def rival_points(p: Tensor, case: Case) -> Iterator[tuple[str, Tensor]]:
@@ -134,29 +142,34 @@ def _one_taken(p: Tensor, other: Tensor, i: int) -> Tensor:
     return u.view(p.shape)
 
 
-def same_kind(penalty: Penalty, case: Case) -> None:
-    """Value is 0-d; prox and value keep the type, and prox the shape, of ``w``; layout in memory changes nothing."""
+def same_kind(charge: AnyCharge, case: Case) -> None:
+    """Shape and type stay, the result is finite, and layout in memory changes nothing; a value is 0-d and >= 0."""
     w = case.w
-    p, value = penalty.prox(w, case.step), penalty.value(w)
-    holds(p.shape == w.shape, f"prox gives shape {tuple(p.shape)}")
-    holds(p.dtype == w.dtype, f"prox gives {p.dtype}")
-    holds(value.ndim == 0, f"value has shape {tuple(value.shape)}; it is 0-d")
-    holds(value.dtype == w.dtype, f"value gives {value.dtype}")
-    holds(float(value) >= 0 and math.isfinite(float(value)), f"value is {float(value)}")
     strided = w.movedim(0, -1).contiguous().movedim(-1, 0)
-    close(penalty.prox(strided, case.step), p, case.tolerance, "prox of a transposed copy")
-    close(penalty.value(strided), value, case.tolerance, "value of a transposed copy")
+    for name, operator, _ in operators(charge, case):
+        p = operator(w)
+        holds(p.shape == w.shape and p.dtype == w.dtype, f"{name} gives {tuple(p.shape)}, {p.dtype}")
+        holds(bool(torch.isfinite(p).all()), f"{name} is not finite")
+        close(operator(strided), p, case.tolerance, f"{name} of a transposed copy")
+    if isinstance(charge, Penalty):
+        value = charge.value(w)
+        holds(value.ndim == 0, f"value has shape {tuple(value.shape)}; it is 0-d")
+        holds(value.dtype == w.dtype, f"value gives {value.dtype}")
+        holds(float(value) >= 0 and math.isfinite(float(value)), f"value is {float(value)}")
+        close(charge.value(strided), value, case.tolerance, "value of a transposed copy")
 
 
-def pure(penalty: Penalty, case: Case) -> None:
+def pure(charge: AnyCharge, case: Case) -> None:
     """Nothing is modified: not ``w``, not ``grad``, not a step that is a tensor."""
     w, grad, step = case.w.clone(), case.noise(3), case.metric()
     kept, versions = [x.clone() for x in (w, grad, step)], [x._version for x in (w, grad, step)]
-    penalty.value(w)
-    penalty.prox(w, case.step)
-    if penalty.traits.diagonal:
-        penalty.prox(w, step)
-    penalty.violation(w, grad, case.step)
+    if isinstance(charge, Constraint):
+        charge.project(w)
+    else:
+        charge.value(w)
+        for given in (case.step, step) if charge.traits.diagonal else (case.step,):
+            charge.prox(w, given)
+    charge.violation(w, grad, case.step)
     for name, tensor, before, version in zip(("w", "grad", "step"), (w, grad, step), kept, versions, strict=True):
         holds(torch.equal(tensor, before) and tensor._version == version, f"{name} is modified in place")
 
@@ -177,11 +190,7 @@ def standing_still(penalty: Penalty, case: Case) -> None:
 
 def minimizes(penalty: Penalty, case: Case) -> None:
     """No rival has a lower objective than the prox."""
-    p = penalty.prox(case.w, case.step)
-    best = objective(penalty, p, case.w, case.step)
-    for name, u in rival_points(p, case):
-        h = objective(penalty, u, case.w, case.step)
-        holds(h >= best - case.tolerance * max(1.0, abs(best)), f"{name} is better than the prox by {best - h:.3g}")
+    _unrivalled(penalty, case, case.step)
 
 
 def minimizes_in_metric(penalty: Penalty, case: Case) -> None:
@@ -191,15 +200,18 @@ def minimizes_in_metric(penalty: Penalty, case: Case) -> None:
     full = case.metric()
     equal, number = penalty.prox(case.w, torch.full_like(full, case.step)), penalty.prox(case.w, case.step)
     close(equal, number, case.tolerance, "a tensor of equal steps must act as the number")
-    partial = full.masked_fill(torch.arange(full.numel()).view(full.shape) % 4 == 1, 0.0)
-    for step in (full, partial):
-        p = penalty.prox(case.w, step)
-        best = objective(penalty, p, case.w, step)
-        for name, u in rival_points(p, case):
-            u = torch.where(step > 0, u, case.w)
-            h = objective(penalty, u, case.w, step)
-            allowed = case.tolerance * max(1.0, abs(best))
-            holds(h >= best - allowed, f"with a step per coordinate {name} is better than the prox by {best - h:.3g}")
+    for step in (full, full.masked_fill(torch.arange(full.numel()).view(full.shape) % 4 == 1, 0.0)):
+        _unrivalled(penalty, case, step, "with a step per coordinate ")
+
+
+def _unrivalled(penalty: Penalty, case: Case, step: float | Tensor, told: str = "") -> None:
+    p = penalty.prox(case.w, step)
+    best = objective(penalty, p, case.w, step)
+    for name, rival in rival_points(p, case):
+        u = torch.where(step > 0, rival, case.w) if isinstance(step, Tensor) else rival
+        h = objective(penalty, u, case.w, step)
+        allowed = case.tolerance * max(1.0, abs(best))
+        holds(h >= best - allowed, f"{told}{name} is better than the prox by {best - h:.3g}")
 
 
 def moreau_gradient(penalty: Penalty, case: Case) -> None:
@@ -302,21 +314,25 @@ def violation_of_fixed_point(penalty: Penalty, case: Case) -> None:
         holds(moved > 0 or found <= case.tolerance * 10, f"the prox stands still and the violation is {found:.3g}")
 
 
-def nonexpansive(penalty: Penalty, case: Case) -> None:
+def nonexpansive(charge: AnyCharge, case: Case) -> None:
     """``<p - q, w - v> >= |p - q|^2`` if convex, in any metric; monotone always; Lipschitz if weakly convex."""
-    for step in metrics_for(penalty, case):
+    for name, operator, step in operators(charge, case):
         t = torch.as_tensor(step, dtype=case.w.dtype).expand(case.w.shape)
-        p, q = penalty.prox(case.w, step), penalty.prox(case.other, step)
+        p, q = operator(case.w), operator(case.other)
         inner = float(((p - q) * (case.w - case.other) / t).sum(dtype=torch.float64))
         square = float(((p - q).square() / t).sum(dtype=torch.float64))
         allowed = case.tolerance * max(1.0, abs(inner), square)
-        holds(inner >= -allowed, f"the prox is not monotone: {inner:.3g} < 0")
-        if penalty.traits.convex:
-            holds(inner >= square - allowed, f"the prox is not firmly non-expansive: {inner:.6g} < {square:.6g}")
-        elif case.step * penalty.traits.weak_convexity < 1 and not isinstance(step, Tensor):
-            most = float((case.w - case.other).norm()) / (1.0 - case.step * penalty.traits.weak_convexity)
+        holds(inner >= -allowed, f"{name} is not monotone: {inner:.3g} < 0")
+        if charge.traits.convex:
+            holds(inner >= square - allowed, f"{name} is not firmly non-expansive: {inner:.6g} < {square:.6g}")
+        elif (
+            isinstance(charge, Penalty)
+            and case.step * charge.traits.weak_convexity < 1
+            and not isinstance(step, Tensor)
+        ):
+            most = float((case.w - case.other).norm()) / (1.0 - case.step * charge.traits.weak_convexity)
             found = float((p - q).norm())
-            holds(found <= most * (1 + case.tolerance), f"the prox moves apart: {found:.6g} > {most:.6g}")
+            holds(found <= most * (1 + case.tolerance), f"{name} moves apart: {found:.6g} > {most:.6g}")
 
 
 def gradient_flows(penalty: Penalty, case: Case) -> None:
@@ -356,25 +372,21 @@ def homogeneous(penalty: Penalty, case: Case) -> None:
         close(scaled, c * p, case.tolerance, f"the prox is not that of a penalty of degree {degree}")
 
 
-def orders(case: Case) -> Iterator[tuple[int, Tensor]]:
-    """Each axis of ``w`` with another order of it."""
-    for axis, size in enumerate(case.w.shape):
-        yield axis, torch.randperm(size, generator=torch.Generator().manual_seed(case.seed + axis))
-
-
-def symmetric(penalty: Penalty, case: Case) -> None:
-    """Flipping signs and permuting an axis changes no value, and the prox goes along."""
-    if not penalty.traits.symmetric:
+def symmetric(charge: AnyCharge, case: Case) -> None:
+    """Flipping signs and permuting an axis changes no value, and the operator goes along."""
+    if not charge.traits.symmetric:
         return
-    value, p = penalty.value(case.w), penalty.prox(case.w, case.step)
     signs = case.noise(10).sign()
-    close(penalty.value(signs * case.w), value, case.tolerance, "value changes with signs")
-    close(penalty.prox(signs * case.w, case.step), signs * p, case.tolerance, "the prox does not follow signs")
-    for axis, order in orders(case):
-        moved, wanted = case.w.index_select(axis, order), p.index_select(axis, order)
-        close(penalty.value(moved), value, case.tolerance, f"value changes with the order along axis {axis}")
-        found = penalty.prox(moved, case.step)
-        close(found, wanted, case.tolerance, f"the prox does not follow order along axis {axis}")
+    moves: dict[str, Callable[[Tensor], Tensor]] = {"signs": lambda x: signs * x}
+    for axis, size in enumerate(case.w.shape):
+        order = torch.randperm(size, generator=torch.Generator().manual_seed(case.seed + axis))
+        moves[f"the order along axis {axis}"] = functools.partial(torch.index_select, dim=axis, index=order)
+    name, operator, _ = next(operators(charge, case))
+    p = operator(case.w)
+    for what, move in moves.items():
+        if isinstance(charge, Penalty):
+            close(charge.value(move(case.w)), charge.value(case.w), case.tolerance, f"value changes with {what}")
+        close(operator(move(case.w)), move(p), case.tolerance, f"{name} does not follow {what}")
 
 
 def linear_in_strength(penalty: Penalty, case: Case) -> None:
@@ -383,8 +395,8 @@ def linear_in_strength(penalty: Penalty, case: Case) -> None:
         return
     twice, none = changed(penalty, strength=2 * penalty.strength), changed(penalty, strength=0.0)
     close(none.value(case.w), 0.0, 0.0, "strength 0 charges something")
-    for step in metrics_for(penalty, case):
-        close(none.prox(case.w, step), case.w, 0.0, "strength 0 moves w")
+    for _, operator, _ in operators(none, case):
+        close(operator(case.w), case.w, 0.0, "strength 0 moves w")
     if not penalty.traits.linear:
         return
     close(twice.value(case.w), 2 * penalty.value(case.w), case.tolerance, "value is not linear in strength")
@@ -392,37 +404,34 @@ def linear_in_strength(penalty: Penalty, case: Case) -> None:
     close(twice.prox(case.w, case.step), wanted, case.tolerance, "twice the strength is not twice the step")
 
 
-def sparse(penalty: Penalty, case: Case) -> None:
+def sparse(charge: AnyCharge, case: Case) -> None:
     """Where ``traits.sparse`` says no, no weight that is not 0 becomes exactly 0, however large the step."""
-    if penalty.traits.sparse:
-        return
-    for step in (case.step, 100.0 * case.step):
-        made = (penalty.prox(case.w, step) == 0) & (case.w != 0)
-        holds(not bool(made.any()), "the prox makes zeros that averages would lose; declare traits with sparse=True")
+    for one in (case, replace(case, step=100.0 * case.step)) if not charge.traits.sparse else ():
+        name, operator, _ = next(operators(charge, one))
+        made = (operator(case.w) == 0) & (case.w != 0)
+        holds(not bool(made.any()), f"{name} makes zeros that averages would lose; declare traits with sparse=True")
 
 
-def single_precision(penalty: Penalty, case: Case) -> None:
+def single_precision(charge: AnyCharge, case: Case) -> None:
     """float32 agrees with float64 to 1e-5."""
     if not case.exact:
         return
     low = case.w.float()
-    for step in metrics_for(penalty, case):
-        lower = step.float() if isinstance(step, Tensor) else step
-        upper = lower.double() if isinstance(lower, Tensor) else lower
-        found, wanted = penalty.prox(low, lower), penalty.prox(low.double(), upper)
-        close(found, wanted, 1e-5, "the prox in float32 differs from float64")
-    close(penalty.value(low), penalty.value(low.double()), 1e-5, "value in float32 differs from float64")
+    for name, operator, _ in operators(charge, case):
+        close(operator(low), operator(low.double()), 1e-5, f"{name} in float32 differs from float64")
+    if isinstance(charge, Penalty):
+        close(charge.value(low), charge.value(low.double()), 1e-5, "value in float32 differs from float64")
 
 
-def not_finite(penalty: Penalty, case: Case) -> None:
-    """NaN and infinities stay what is not finite: in the prox where they are, in the violation, in the value of NaN."""
+def not_finite(charge: AnyCharge, case: Case) -> None:
+    """NaN and infinities stay what is not finite, also where a bound could clip them: where they are, in the violation, in the
+    value of NaN."""
     for place, bad, w in _not_finite(case.w):
-        for step in metrics_for(penalty, case):
-            told = "a step per coordinate" if isinstance(step, Tensor) else f"step {step:g}"
-            _stays(penalty.prox(w, step), place, f"the prox, with {told},", bad)
-        if math.isnan(bad):
-            _stays(penalty.value(w).reshape(1), 0, "value", bad)
-        _stays(penalty.violation(w, case.noise(3), case.step).reshape(1), 0, "the violation", bad)
+        for name, operator, _ in operators(charge, case):
+            _stays(operator(w), place, name, bad)
+        if math.isnan(bad) and isinstance(charge, Penalty):
+            _stays(charge.value(w).reshape(1), 0, "value", bad)
+        _stays(charge.violation(w, case.noise(3), case.step).reshape(1), 0, "the violation", bad)
 
 
 def _not_finite(w: Tensor) -> Iterator[tuple[int, float, Tensor]]:
@@ -441,17 +450,21 @@ def _stays(found: Tensor, place: int, what: str, bad: float) -> None:
     )
 
 
-def gradients_are_finite(penalty: Penalty, case: Case) -> None:
-    """Autograd through value and prox is finite at 0 and on kinks; at 0 minus the gradient of value has no violation."""
-    kink = penalty.prox(case.w, case.step)
-    for name, w in (("0", torch.zeros_like(kink)), ("a kink", kink), ("the point", case.w)):
-        grad = _gradient(penalty.value, w, f"value at {name}")
-        smooth = penalty.traits.convex or math.isfinite(penalty.traits.weak_convexity)
-        if name == "0" and smooth and "loss" in penalty.hows:
-            found = float(penalty.violation(w, -grad, case.step))
-            holds(found <= case.tolerance * 10, f"the gradient of value at 0 is {found:.3g} away from its subgradients")
-        for step in metrics_for(penalty, case):
-            _differentiates(functools.partial(penalty.prox, step=step), w, case, f"the prox at {name}")
+def gradients_are_finite(charge: AnyCharge, case: Case) -> None:
+    """Autograd through value and operator is finite at 0 and on kinks; at 0 minus the gradient of value has no violation."""
+    kink = next(operators(charge, case))[1](case.w)
+    for at, w in (("0", torch.zeros_like(kink)), ("a kink", kink), ("the point", case.w)):
+        if isinstance(charge, Penalty):
+            grad = _gradient(charge.value, w, f"value at {at}")
+            smooth = charge.traits.convex or math.isfinite(charge.traits.weak_convexity)
+            if at == "0" and smooth and "loss" in charge.hows:
+                found = float(charge.violation(w, -grad, case.step))
+                holds(
+                    found <= case.tolerance * 10,
+                    f"the gradient of value at 0 is {found:.3g} away from its subgradients",
+                )
+        for name, operator, _ in operators(charge, case):
+            _differentiates(operator, w, case, f"{name} at {at}")
 
 
 def _gradient(function: Callable[[Tensor], Tensor], w: Tensor, what: str, along: Tensor | None = None) -> Tensor:
@@ -535,18 +548,6 @@ def of_nothing(charge: Chargeable, shape: tuple[int, ...]) -> None:
     holds(all(float(x) == 0 and x.ndim == 0 for x in numbers), f"a tensor of shape {shape} is charged")
 
 
-def projection_kind(constraint: Constraint, case: Case) -> None:
-    """Shape and type stay, ``w`` is not modified, layout in memory changes nothing, and the result is finite."""
-    w = case.w.clone()
-    version = w._version
-    p = constraint.project(w)
-    holds(torch.equal(w, case.w) and w._version == version, "w is modified in place")
-    holds(p.shape == w.shape and p.dtype == w.dtype, f"projection gives {tuple(p.shape)}, {p.dtype}")
-    holds(bool(torch.isfinite(p).all()), "the projection is not finite")
-    strided = w.movedim(0, -1).contiguous().movedim(-1, 0)
-    close(constraint.project(strided), p, case.tolerance, "projection of a transposed copy")
-
-
 def idempotent(constraint: Constraint, case: Case) -> None:
     """Projecting twice changes nothing, bit for bit: what is feasible is untouched."""
     p = constraint.project(case.w)
@@ -601,57 +602,6 @@ def follows_thresholds(constraint: Constraint, case: Case) -> None:
         holds(less <= allowed, f"absolute values, then the set, is not the joint step, by {less:.3g}")
 
 
-def projection_nonexpansive(constraint: Constraint, case: Case) -> None:
-    """``|p - q| <= |w - v|``, and firmly so: projections on convex sets bring points together."""
-    if not constraint.traits.convex:
-        return
-    p, q = constraint.project(case.w), constraint.project(case.other)
-    inner = float(((p - q) * (case.w - case.other)).sum(dtype=torch.float64))
-    square = float((p - q).square().sum(dtype=torch.float64))
-    allowed = case.tolerance * max(1.0, abs(inner), square)
-    holds(inner >= square - allowed, f"the projection is not firmly non-expansive: {inner:.6g} < {square:.6g}")
-
-
-def projection_symmetric(constraint: Constraint, case: Case) -> None:
-    """Signs and the order along an axis go through the projection."""
-    if not constraint.traits.symmetric:
-        return
-    p, signs = constraint.project(case.w), case.noise(10).sign()
-    close(constraint.project(signs * case.w), signs * p, case.tolerance, "the projection does not follow signs")
-    for axis, order in orders(case):
-        found = constraint.project(case.w.index_select(axis, order))
-        message = f"the projection does not follow the order along axis {axis}"
-        close(found, p.index_select(axis, order), case.tolerance, message)
-
-
-def projection_sparse(constraint: Constraint, case: Case) -> None:
-    """Where ``traits.sparse`` says no, no weight that is not 0 becomes exactly 0."""
-    if not constraint.traits.sparse:
-        made = (constraint.project(case.w) == 0) & (case.w != 0)
-        holds(not bool(made.any()), "the projection makes zeros that averages would lose; declare sparse=True")
-
-
-def projection_in_single_precision(constraint: Constraint, case: Case) -> None:
-    """float32 agrees with float64 to 1e-5."""
-    if case.exact:
-        low = case.w.float()
-        found, wanted = constraint.project(low), constraint.project(low.double())
-        close(found, wanted, 1e-5, "the projection in float32 differs from float64")
-
-
-def projection_not_finite(constraint: Constraint, case: Case) -> None:
-    """NaN and infinities stay what is not finite, also where a bound could clip them."""
-    for place, bad, w in _not_finite(case.w):
-        _stays(constraint.project(w), place, "the projection", bad)
-        _stays(constraint.violation(w, case.noise(3), case.step).reshape(1), 0, "the violation", bad)
-
-
-def projection_gradients(constraint: Constraint, case: Case) -> None:
-    """Autograd through the projection is finite, at 0, on the boundary and elsewhere."""
-    for name, w in (("0", torch.zeros_like(case.w)), ("a feasible point", constraint.project(case.w)), ("w", case.w)):
-        _differentiates(constraint.project, w, case, f"the projection at {name}")
-
-
 def projection_of_any_size(constraint: Constraint, w: Tensor) -> None:
     """In every type the projection of large and small numbers agrees with float64, and projecting twice changes nothing."""
     for dtype, sizes in ((torch.float64, (1e-150, 1e150)), *MAGNITUDES):
@@ -662,14 +612,17 @@ def projection_of_any_size(constraint: Constraint, w: Tensor) -> None:
             _agree(p, constraint.project(low.double()), 0.0, f"the projection at {size:g}")
 
 
-def _laws_of(charge: str) -> tuple[Any, ...]:
-    """The laws above, in their order: functions of a charge and a case that return nothing."""
-    taken = {charge: charge.title(), "case": "Case", "return": "None"}
-    return tuple(found for found in globals().values() if getattr(found, "__annotations__", None) == taken)
+def _laws_of(kind: str) -> tuple[Any, ...]:
+    """The laws above, in their order: functions of a case and of a charge of this kind, or of any, that return nothing."""
+    taken = (
+        {name: said, "case": "Case", "return": "None"} for name, said in ((kind.lower(), kind), ("charge", "AnyCharge"))
+    )
+    kinds = list(taken)
+    return tuple(found for found in globals().values() if getattr(found, "__annotations__", None) in kinds)
 
 
-PENALTY_LAWS: tuple[PenaltyLaw, ...] = _laws_of("penalty")
-CONSTRAINT_LAWS: tuple[ConstraintLaw, ...] = _laws_of("constraint")
+PENALTY_LAWS: tuple[PenaltyLaw, ...] = _laws_of("Penalty")
+CONSTRAINT_LAWS: tuple[ConstraintLaw, ...] = _laws_of("Constraint")
 
 
 def cases(

@@ -31,8 +31,6 @@ def check_optimizer(make: Callable[[list[nn.Parameter]], Optimizer], steps: int 
             class declares ``effective_step``, a `wellposed.OptimizerMetric`.
         steps: of training; the learning rate is constant for two thirds of them.
         seed: of the data.
-    Raises:
-        LawBroken: no effective step is declared, or it is not the weight that a gradient finally receives.
     Example:
         >>> import torch
         >>> check_optimizer(lambda parameters: torch.optim.SGD(parameters, lr=0.01, momentum=0.9))

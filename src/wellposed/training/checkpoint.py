@@ -38,20 +38,13 @@ WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 
 def save_run(run: Run, folder: str | Path, within: str | Path | None = None) -> Path:
-    """Write the weights, how the model is built, and how rows are encoded.
-
-    A model of the user's own factory is saved by its weights; `load` then needs the problem.
+    """Write the weights, how the model is built, and how rows are encoded. Of a user's own factory only the weights are written;
+    `load` then needs the problem.
 
     Args:
         within: the folder of a study, below which no link is followed; by default ``folder`` itself.
     """
     return Saved.of(run).write_to(folder, within)
-
-
-def rows_without_target(inputs: Any) -> Arrays:
-    """Arrays of which only the inputs matter: a tensor, or a tuple or mapping of them."""
-    inputs = tensors(inputs)
-    return Arrays(inputs, torch.zeros(examples_in(inputs)))
 
 
 @dataclass(frozen=True)
@@ -103,10 +96,10 @@ class Saved:
         return folder
 
     def outputs(self, inputs: Any) -> Tensor:
-        """The model's outputs for a frame (encoded as in training) or for arrays."""
         if self.encoder is not None:
             inputs = torch.from_numpy(self.encoder.transform(inputs))
-        rows = rows_without_target(inputs)
+        inputs = tensors(inputs)
+        rows = Arrays(inputs, torch.zeros(examples_in(inputs)))  # of which only the inputs matter
         with evaluating(self.model):
             try:
                 return torch.cat([self.forward(self.model, x) for x, _ in batches_of(rows)])
@@ -121,13 +114,8 @@ class Saved:
 
         Where the loss knows the target's distribution, the prediction is its mean, and ``low`` and ``high`` are the ends of the
         central interval that holds the target with probability 0.9 (``low_<target>``, ``high_<target>``); where the loss is of
-        quantiles it is the median, and there is a column ``quantile_<level>`` for each.
-
-        Warns where a column of new rows is not as it was in training: `TableEncoder.doubts`.
-
-        Raises:
-            DataError: there is no row, columns are missing or mostly no longer what they were, or the model does not take the rows.
-        FormatError: the model and its classes are not of one number, or its outputs are not finite.
+        quantiles it is the median, and there is a column ``quantile_<level>`` for each. A warning says where a column of new
+        rows is not as it was in training.
         """
         if hasattr(inputs, "__len__") and len(inputs) == 0:
             raise DataError("There is no row to predict.")
@@ -161,7 +149,6 @@ class Saved:
         return {"prediction": labels, **{f"p_{name}": chances[:, i] for i, name in enumerate(names)}}
 
     def _levels(self) -> dict[str, float]:
-        """The quantiles that are predicted beside the target itself."""
         if isinstance(self.loss.criterion, Quantiles):
             return {f"quantile_{level:g}": level for level in self.loss.criterion.levels}
         return {} if self.loss.distribution is None else {"low": 0.05, "high": 0.95}
@@ -251,9 +238,8 @@ def _built(
 
 @contextmanager
 def _no_larger(weights: dict[str, Tensor], folder: Path) -> Iterator[None]:
-    """Inside the block, this thread builds no model with more parameters than there are weights.
-
-    A file of a hundred bytes can ask for a ``depth`` of a million, or for a ``width`` that no machine holds.
+    """Inside the block, this thread builds no model with more parameters than there are weights: a file of a hundred bytes can ask
+    for a ``depth`` of a million.
     """
     thread, tensors, numbers = threading.get_ident(), len(weights), sum(w.numel() for w in weights.values())
 

@@ -44,14 +44,8 @@ CLOSE = 1e-3
 
 @dataclass(frozen=True)
 class TrainingState:
-    """The state from which a training goes on.
-
-    Attributes:
-        weights: the network's ``state_dict``.
-        optimizer: the ``state_dict`` of its `Regularized`, or of a bare optimizer.
-        kind: the class of the bare optimizer.
-        epoch: how many epochs there were.
-        rate: the learning rate to go on with, as a share of the recipe's.
+    """The state from which a training goes on: ``state_dict`` of the network, and of its `Regularized` or its bare optimizer of
+    class ``kind``, after ``epoch`` epochs. ``rate`` is the learning rate to go on with, as a share of the recipe's.
     """
 
     weights: dict[str, Tensor]
@@ -79,8 +73,7 @@ class Continuation:
     Attributes:
         recipe: of what was trained so far.
         make: ``make(recipe)`` gives the maker of its optimizer; None: the recipe's own.
-        sampler: the row numbers of an epoch, by the global generators, where a loop draws them in a way of its own; None:
-            all rows, shuffled.
+        sampler: the row numbers of an epoch, by the global generators; None: all rows, shuffled.
     """
 
     problem: Problem
@@ -136,9 +129,6 @@ def shuffled(start: Continuation) -> Continuation:
 def begun_anew(start: Continuation) -> Continuation:
     """The same with weights as torch's layers draw them, and an optimizer that remembers nothing: from some states, such as units
     that are silent on every row, no step leads back.
-
-    Raises:
-        InputError: a parameter belongs to no layer that draws its own.
     """
     with seeded(start.seed, "anew"):
         model = start.problem.build(start.recipe.model, start.seed)
@@ -156,11 +146,7 @@ def begun_anew(start: Continuation) -> Continuation:
 
 
 def standardized(start: Continuation) -> Continuation:
-    """The same begun anew, on inputs that are standardized by up to 1,024 training rows: each column, or a whole image.
-
-    Raises:
-        InputError: the inputs are no tensor of floating-point numbers, or it cannot be begun anew.
-    """
+    """The same begun anew, on inputs that are standardized by up to 1,024 training rows: each column, or a whole image."""
     source, plain = start.problem.prepared.train_clean, start.problem.forward
     inputs = source.batch(torch.arange(min(len(source), BATCH)))[0]
     x = inputs[0] if isinstance(inputs, (tuple, list)) else inputs
@@ -179,11 +165,7 @@ def standardized(start: Continuation) -> Continuation:
 
 
 def rescored(start: Continuation) -> Continuation:
-    """The same without the activation that the network ends in, so that the loss gets the scores that it takes.
-
-    Raises:
-        InputError: no module is found that the network ends in, or the loss would be of logarithms and no longer comparable.
-    """
+    """The same without the activation that the network ends in, so that the loss gets the scores that it takes."""
     loss = start.problem.loss.name
     if loss == "NLLLoss":
         raise InputError("Minus a probability and minus its logarithm cannot be compared: this change is not tried.")
@@ -228,14 +210,7 @@ def _with(start: Continuation, **parts: Any) -> Continuation:
 
 
 def continue_from(source: Any, at: int | None = None) -> Continuation:
-    """The start to go on from.
-
-    Args:
-        source: a Run, or the Watch of a loop of one's own, at the state in which it is.
-        at: how many epochs of a run; None for all.
-    Raises:
-        InputError: it is neither, the run has not so many epochs, or its recipe does not lead to it.
-    """
+    """The start to go on from: a Run after ``at`` epochs (None for all), or the Watch of a loop of one's own, where it is now."""
     if isinstance(source, Run):
         return _of_run(source, len(source.history) if at is None else at)
     if isinstance(source, Watch):
@@ -368,11 +343,7 @@ def _maker(model: nn.Module, bare: torch.optim.Optimizer, base: Recipe) -> Calla
 
 
 def watched_problem(watch: Watch) -> Problem:
-    """The problem that a watched loop solves: copies of its network as it is now, its loss, its data.
-
-    Raises:
-        InputError: its rows cannot be drawn in batches of another order.
-    """
+    """The problem that a watched loop solves: copies of its network as it is now, its loss, its data."""
     model = watch.model
 
     def make() -> nn.Module:

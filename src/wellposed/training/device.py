@@ -13,11 +13,7 @@ from wellposed.core.shared import warnings_apart
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """``auto`` is CUDA, MPS or the CPU, in this order, the first that computes.
-
-    Raises:
-        InputError: torch does not know the device, or it was asked for by name and does not compute.
-    """
+    """``auto`` is CUDA, MPS or the CPU, in this order, the first that computes."""
     if device == "auto":
         wanted = "cuda" if _cuda_works() else "mps" if torch.backends.mps.is_available() else "cpu"
     else:

@@ -11,12 +11,7 @@ from wellposed.training.problem import Problem
 
 
 class Patience:
-    """Told of each epoch's value by `update`; ``over`` says that training is to stop.
-
-    Args:
-        settings: of stopping.
-        higher: whether more of what is monitored is better.
-    """
+    """Told of each epoch's value by `update`, of which more is better where ``higher``; ``over`` says that training is to stop."""
 
     def __init__(self, settings: StoppingSpec, higher: bool = False) -> None:
         self.settings, self.sign = settings, -1.0 if higher else 1.0
@@ -53,11 +48,7 @@ def monitor_is_score(problem: Problem, monitor: Monitor) -> bool:
 
 
 def check_monitors(problem: Problem, recipe: Recipe, measured: bool = True) -> None:
-    """Refuse to wait for a metric that there is not, or that is not ``measured``.
-
-    Raises:
-        ProblemError: the problem has no metric, or too many outputs to keep for one.
-    """
+    """Refuse to wait for a metric that there is not, or that is not ``measured``."""
     for section, monitor in monitored_values(recipe).items():
         if monitor.endswith("_metric") and not (problem.metric and measured):
             why = "the outputs are too many, or of a kind, that the metric is not measured" if problem.metric else (

@@ -41,11 +41,8 @@ def call(model: nn.Module, inputs: Any) -> Any:
 
 @contextmanager
 def evaluating(model: nn.Module, *code: object) -> Iterator[None]:
-    """Evaluation mode, own random state, and no gradients but where a `Loss` needs derivatives; all that is reached comes back
-    as it was (`reach_kept`).
-
-    Args:
-        code: what is called beside the model, and may reach other networks: ``forward=``, a loss.
+    """Evaluation mode, own random state, and no gradients but where a `Loss` needs derivatives; all that the model, and ``code``
+    that is called beside it, reach comes back as it was (`reach_kept`).
     """
     derived = any(isinstance(one, Loss) and one.derived for one in code)
     with random_states_kept(), reach_kept(model, *code, training=False), torch.set_grad_enabled(derived):
@@ -104,7 +101,6 @@ def evaluate(
 
 
 def batches_of(source: Source, index: Tensor | None = None, size: int = BATCH) -> Iterator[tuple[Any, Any]]:
-    """The rows of a source in order, in batches."""
     index = torch.arange(len(source)) if index is None else index
     for start in range(0, len(index), size):
         yield source.batch(index[start : start + size])
@@ -126,12 +122,9 @@ class Probe:
     def __len__(self) -> int:
         return len(self.index)
 
-    def batches(self) -> Iterable[tuple[Any, Any]]:
-        """The probe's rows as batches of inputs and targets."""
-        return self._fetched() if self._held is None else self._held
-
-    def _fetched(self) -> Iterator[tuple[Any, Any]]:
-        for part in torch.split(self.index, BATCH):
+    def batches(self) -> Iterator[tuple[Any, Any]]:
+        yield from self._held or ()
+        for part in torch.split(self.index, BATCH) if self._held is None else ():
             with seeded(0, "probe", int(part[0])):
                 batch = self.source.batch(part)
             yield batch
@@ -146,12 +139,7 @@ def signed_rows(rows: Tensor, higher_is_better: bool) -> np.ndarray:
 def evaluations(
     outputs: Tensor, target: Tensor, loss: Loss, metric: Score | None, weights: list[Tensor] | None = None
 ) -> list[Evaluation]:
-    """`evaluate` of several models on the same rows, from their outputs.
-
-    Args:
-        outputs: ``(models, rows, ...)``.
-        target: ``(rows, ...)``.
-    """
+    """`evaluate` of several models on the same rows, from their outputs ``(models, rows, ...)`` and the target ``(rows, ...)``."""
     with torch.no_grad():
         losses = mean_losses(*loss.of_many(outputs, target), None if weights is None else torch.cat(weights))
         weight, known = None if weights is None else torch.cat(weights).cpu(), loss.marked(target).cpu()

@@ -44,9 +44,8 @@ class Unseen(WellposedError):
 
 @dataclass(frozen=True)
 class Layer:
-    """A trainable weight: its name, size, gradient; ``gradient`` is NaN where the loss does not depend on it.
-
-    ``outward`` is the gradient times the weight: how fast the loss rises if the weight is made larger as a whole.
+    """A trainable weight: its name, size, gradient (NaN where the loss does not depend on it), and ``outward``, the gradient times
+    the weight: how fast the loss rises if the weight is made larger as a whole.
     """
 
     name: str
@@ -85,16 +84,15 @@ class Columns:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was seen in one pass. ``layers`` are in the order in which data reach them.
+    """What was seen in one pass over ``rows`` rows, of which ``loss`` is the mean. ``layers`` are in the order in which data reach
+    them.
 
     Attributes:
-        silent: modules whose outputs do not vary though their inputs do, with whether a ReLU is the cause.
+        silent: modules whose outputs do not vary though their inputs do.
         made_by: the operation that made the outputs, where it is an activation (``softmax``, ``sigmoid``, ``relu``...).
         outputs: of all rows, or None where they are no tensor.
         entering: what enters the first layer; None behind an embedding.
         values: the fewest values that a batch norm took its statistics from; None without one.
-        loss: the mean over the rows.
-        rows: how many.
     """
 
     layers: tuple[Layer, ...]
@@ -192,7 +190,6 @@ class _Functions(TorchFunctionMode):
 
 
 def _floor(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The least value that a rectifier lets through."""
     if name.startswith("relu"):
         return 0
     at, key = (2, "value") if name.startswith("threshold") else (1, "min_val" if name.startswith("hardtanh") else "min")
@@ -219,7 +216,6 @@ class _Eyes:
     _entered: bool = False
 
     def begin(self) -> None:
-        """Before each batch."""
         self._relu, self._place, self._entered, self._channels, self.last = 0, "input", False, -1, None
 
     def relu(self, x: Tensor) -> None:
@@ -297,13 +293,9 @@ def _hooked(eyes: _Eyes) -> Iterator[None]:
 def inspect_network(
     model: nn.Module, predict: Predict, loss: Loss, batches: Iterable[RowsWithTargets], rows: int | None = None
 ) -> Inspection:
-    """One forward and backward pass in training mode.
+    """One forward and backward pass in training mode, over at most 512 rows (or ``rows``) of ``(batch, target)``, in batches of
+    the size that training has.
 
-    Args:
-        model: seen through, where it is compiled or parallel.
-        predict: ``predict(model, batch) -> outputs``.
-        batches: ``(batch, target)``, of the size that training has; at most 512 rows are used.
-        rows: at most so many.
     Raises:
         Unseen: the model's own code raised, or the loss does not take its outputs.
     """
@@ -331,7 +323,10 @@ def inspect_network(
             eyes.last = None
             if trained and mean.requires_grad:
                 grads = torch.autograd.grad(mean, [leaf.tensor for leaf in trained], allow_unused=True)
-                sums = [_added(s, g, size) for s, g in zip(sums, grads, strict=True)]
+                for i, grad in enumerate(grads):
+                    if grad is not None:
+                        grad = (grad.to_dense() if grad.is_sparse else grad).float() * size
+                        sums[i] = grad if (before := sums[i]) is None else before + grad
             total, seen = total + size * float(mean.detach()), seen + size
             if seen >= (rows or MOST_ROWS) or seen * count_numbers(batch) // max(size, 1) >= MOST_NUMBERS:
                 break
@@ -355,12 +350,6 @@ def inspect_network(
 def _forward(
     model: nn.Module, predict: Predict, loss: Loss, batch: Any, target: Any, eyes: _Eyes
 ) -> tuple[Any, Tensor]:
-    """Outputs and the mean loss of a batch.
-
-    Raises:
-        Unseen: with what the model's own code, or the loss, raised.
-        TargetError: the loss does not take the targets, whatever the model.
-    """
     try:
         with _Functions(eyes):
             out = predict(model, batch)
@@ -410,13 +399,6 @@ def _silent(eyes: _Eyes, name: str) -> bool:
     return before > STILL >= after and after <= TAKEN * before
 
 
-def _added(total: Tensor | None, grad: Tensor | None, rows: int) -> Tensor | None:
-    if grad is None:
-        return total
-    grad = (grad.to_dense() if grad.is_sparse else grad).float() * rows
-    return grad if total is None else total + grad
-
-
 def _maker(out: Tensor, last: tuple[str, Tensor] | None) -> str | None:
     """The activation that made the outputs, if they are its own memory."""
     if last is None or last[1].numel() != out.numel():
@@ -446,38 +428,15 @@ def rebatch(batches: Iterable[RowsWithTargets], size: int, rows: int = MOST_ROWS
             return
 
 
-def norm_disagreement(
-    model: nn.Module, predict: Predict, loss: Loss, batches: Sequence[RowsWithTargets]
-) -> tuple[float, float, float]:
-    """How much the loss of the same rows differs with batch norms in training mode, all else in evaluation mode.
-
-    Returns:
-        The mean paired difference, its standard error over batches, and the loss in evaluation mode.
-    Raises:
-        Unseen: as `inspect_network`.
-    """
-    return _of_mode(model, predict, loss, batches, norms=True)
-
-
-def noise_toll(
-    model: nn.Module, predict: Predict, loss: Loss, batches: Sequence[RowsWithTargets]
-) -> tuple[float, float, float]:
-    """How much the loss of the same rows is raised by what the model draws in training mode: dropout and other noise.
-
-    Batch norms stay in evaluation mode, so that only noise differs.
-
-    Returns:
-        The mean paired difference, its standard error over batches, and the loss in evaluation mode.
-    Raises:
-        Unseen: as `inspect_network`.
-    """
-    return _of_mode(model, predict, loss, batches, norms=False)
-
-
-def _of_mode(
+def mode_gap(
     model: nn.Module, predict: Predict, loss: Loss, batches: Sequence[RowsWithTargets], norms: bool
 ) -> tuple[float, float, float]:
-    """The loss with batch norms (or with all but them) in training mode, less that in evaluation mode."""
+    """How much the loss of the same rows differs in training mode from that in evaluation mode: with batch norms alone in training
+    mode (``norms``), or with all but them, so that only dropout and other noise differ.
+
+    Returns:
+        The mean paired difference, its standard error over batches, and the loss in evaluation mode.
+    """
     inner = unwrap_model(model)
     kept = [(batch, target) for batch, target in batches if _rows(target) >= 2]
     losses = []

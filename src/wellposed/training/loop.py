@@ -161,9 +161,8 @@ class Training:
         make: MakeOptimizer | None = None,
         shared: Shared | None = None,
     ) -> Training:
-        """Build everything that a run needs, and check that it fits together.
-
-        ``shared`` has what runs on equal rows have in common; it is made where there is none.
+        """Build everything that a run needs, and check that it fits together; ``shared`` is what runs on equal rows have in
+        common.
         """
         shared = shared or Shared.of(problem, Sample(rows), probe_rows, device)
         data = shared.data
@@ -226,12 +225,10 @@ class Training:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in an epoch."""
         return count_steps(self.rows_per_epoch, self.recipe)
 
     @property
     def rows_per_epoch(self) -> int:
-        """Training rows that an epoch sees."""
         return rows_per_epoch(len(self.data.train), self.recipe.batch_size, self.model)
 
     @property
@@ -407,17 +404,14 @@ class Training:
 
     @property
     def passes(self) -> int:
-        """Forward passes for each batch."""
         return 2 if "reference" in self.needs else 1
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Mixed precision where the recipe asks for it."""
         if self.recipe.precision == "float32":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=getattr(torch, self.recipe.precision))
 
     def set_rate(self) -> None:
-        """The learning rate of this step."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(group["initial_lr"], self.optimizer.steps)
 
@@ -469,12 +463,10 @@ class Training:
             self.stop(Stopped.DIVERGED)
 
     def enter(self, row: dict[str, float]) -> None:
-        """Add an epoch to the history."""
         self.history.append(row)
         emit("epoch", row=row, of=self.recipe.epochs)
 
     def measure(self, model: nn.Module, probe: Probe) -> Any:
-        """Evaluate a model on a probe."""
         return evaluate(
             model, probe.batches(), self.problem.loss, self.problem.metric,
             device=self.device, forward=self.problem.forward, weights=probe.weights,
@@ -486,7 +478,6 @@ class Training:
         self.history.facts["chosen"] = epoch
 
     def patience(self) -> Stopped | None:
-        """The word for having waited long enough."""
         return Stopped.PATIENCE if self.waiting.over else None
 
     def stop(self, why: Stopped) -> None:
@@ -494,7 +485,6 @@ class Training:
         self.stopped = self.stopped or why
 
     def finish(self, stopped: str) -> Run:
-        """The run with its best weights, in evaluation mode, on the CPU."""
         if self.perturbed is not None:
             self.perturbed.remove()
         inner = find_wrapper(self.optimizer, Regularized)
@@ -528,9 +518,8 @@ class Shared:
         device: torch.device,
         others: Iterable[Shared] = (),
     ) -> Shared:
-        """The rows that are trained on and those that are evaluated, and what a constant prediction reaches.
-
-        Of ``others`` that evaluate as many rows the validation rows are taken, which are the same.
+        """The rows that are trained on and those that are evaluated, and what a constant prediction reaches. Of ``others`` that
+        evaluate as many rows the validation rows are taken, which are the same.
         """
         data = with_sample(problem.prepared, sample)
         facts = {name: number for name, number in vars(sample).items() if name != "rows" and number is not None}
@@ -546,16 +535,14 @@ class Shared:
 
 
 def rows_per_epoch(rows: int, batch_size: int, model: nn.Module) -> int:
-    """All training rows, but for one that would be a batch alone where batches are normalized: it has no variance.
-
-    It comes back in another epoch.
+    """All training rows, but for one that would be a batch alone where batches are normalized, and has no variance; it comes back
+    later.
     """
     alone = batch_size > 1 and rows > batch_size and rows % batch_size == 1
     return rows - 1 if alone and any(isinstance(m, _BatchNorm) for m in model.modules()) else rows
 
 
 def count_steps(rows: int, recipe: Recipe) -> int:
-    """Optimizer steps for so many rows."""
     return math.ceil(rows / (recipe.batch_size * recipe.accumulate))
 
 
@@ -586,14 +573,12 @@ class ApartGradients:
                 self._kept[parameter] = gradient if kept is None else kept + gradient
 
     def give(self) -> None:
-        """Add them to the gradients of the parameters."""
         for parameter, gradient in self._kept.items():
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
 
 @torch.no_grad()
 def scale_gradients(model: nn.Module, scale: float) -> None:
-    """Multiply every gradient in place."""
     for parameter in model.parameters():
         if parameter.grad is not None:
             parameter.grad.mul_(scale)
@@ -602,10 +587,8 @@ def scale_gradients(model: nn.Module, scale: float) -> None:
 def equal_probes(
     train: Source, valid: Source, most: int | None, device: torch.device, known: Sequence[Probe] = ()
 ) -> tuple[Probe, Probe]:
-    """Fixed rows of both sides, equally many, so that their losses and errors compare.
-
-    All validation rows are taken unless there are fewer training rows, or ``most`` is less. They are the same for every seed.
-    One of the ``known`` probes of validation rows is taken where it has the size.
+    """Fixed rows of both sides, equally many, so that their losses and errors compare: all validation rows, unless there are fewer
+    training rows, or ``most`` is less. They are the same for every seed; a fitting one of the ``known`` probes is taken.
     """
     size = min(len(train), len(valid), most or len(valid))
 
@@ -628,12 +611,6 @@ def regularizers(recipe: Recipe) -> dict[str, float]:
 
 
 def check_noise(problem: Problem, recipe: Recipe) -> None:
-    """Refuse noise that the problem cannot take.
-
-    Raises:
-        ProblemError: label smoothing without classes, noise on inputs that are no floating numbers or no images, or
-            targets that cannot be mixed.
-    """
     inputs, target = problem.prepared.train_clean.batch(torch.arange(1))
     floating = isinstance(inputs, Tensor) and inputs.is_floating_point()
     softens = mixes = False
@@ -654,43 +631,27 @@ def check_noise(problem: Problem, recipe: Recipe) -> None:
                 f"Noise {names[-1]!r} needs images (rows, channels, height, width); one input has shape "
                 f"{tuple(inputs.shape[1:])}. Leave [noise] {names[-1]} out."
             )
-    if mixes and not mixable(problem, target):
+    # Targets can be averaged that are numbers, 0 and 1, or one class index for each row.
+    loss, indices = problem.loss, isinstance(target, Tensor) and not target.is_floating_point()
+    single = loss.name == "binary_cross_entropy" or (loss.name == "cross_entropy" and indices and target.ndim == 1)
+    if mixes and not (isinstance(target, Tensor) and (not indices or single)):
         raise ProblemError(
             "Mixed examples need targets that can be mixed: numbers, probabilities, or one class index for each row under "
             "cross_entropy. Leave mixup and cutmix out of the recipe."
         )
-    if (mixes or softens) and has_masked_targets(problem):
+    known = problem.prepared.train_clean.targets() if mixes or softens else None
+    classes = loss.name == "cross_entropy" and known is not None and not known.is_floating_point() and known.ndim == 1
+    if classes and bool((known == loss.ignored_index).any()):
         raise ProblemError(
             "Rows that the loss ignores (class -100, or its ignore_index) have no probabilities that could be mixed or "
             "smoothed. Leave those rows, or mixup, cutmix and label_smoothing, out."
         )
 
 
-def has_masked_targets(problem: Problem) -> bool:
-    """Whether a class index of the training rows says that its row does not count."""
-    targets = problem.prepared.train_clean.targets()
-    if problem.loss.name != "cross_entropy" or targets is None or targets.is_floating_point() or targets.ndim != 1:
-        return False
-    return bool((targets == problem.loss.ignored_index).any())
-
-
-def mixable(problem: Problem, target: Any) -> bool:
-    """Whether targets of this kind can be averaged: numbers, 0 and 1, or one class index for each row."""
-    if not isinstance(target, Tensor):
-        return False
-    single = problem.loss.name == "cross_entropy" and target.ndim == 1
-    return target.is_floating_point() or problem.loss.name == "binary_cross_entropy" or single
-
-
 def check_charges(
     problem: Problem, model: nn.Module, charges: Sequence[FunctionalPenalty], device: torch.device
 ) -> None:
-    """Refuse penalties of outputs that this problem's outputs have no meaning for.
-
-    Raises:
-        ProblemError: predicted probabilities where the loss is of numbers, another axis than that of the classes, or
-            derivatives with respect to inputs that are no floating tensor.
-    """
+    """Refuse penalties of outputs that this problem's outputs have no meaning for."""
     if not charges:
         return
     inputs, target = problem.prepared.train_clean.batch(torch.arange(1))
@@ -716,11 +677,7 @@ def check_charges(
 
 
 def check_axis(loss: str, outputs: Any, target: Any, charge: FunctionalPenalty) -> None:
-    """Refuse a penalty of classes that looks for them where the loss does not.
-
-    Raises:
-        ProblemError: another axis, or one distribution over what are several labels at once.
-    """
+    """Refuse a penalty of classes that looks for them where the loss does not."""
     if not isinstance(outputs, Tensor) or outputs.ndim < 2:
         return
     binary, along = getattr(charge, "binary", False), getattr(charge, "axis", 1)
@@ -748,22 +705,12 @@ UNFIT: dict[type[torch.optim.Optimizer], str] = {
 
 
 def check_optimizer_in_loop(optimizer: torch.optim.Optimizer) -> None:
-    """Refuse an optimizer that the loop cannot use.
-
-    Raises:
-        RecipeError: it is one of `UNFIT`.
-    """
     for cls, reason in UNFIT.items():
         if isinstance(optimizer, cls):
             raise RecipeError(f"{cls.__name__} does not work in fit: {reason}. Use adamw, adam or sgd.")
 
 
 def relabelled(problem: Problem, noise: Noise, outputs: Tensor, target: Tensor, source: torch.Generator) -> Tensor:
-    """Targets with noise on labels.
-
-    Raises:
-        ProblemError: class indices that are not one a row.
-    """
     dtype, indices = at_least_single(outputs).dtype, not target.is_floating_point()
     if problem.loss.name == "binary_cross_entropy":
         return noise.labels(target, None, dtype, source)

@@ -48,9 +48,8 @@ class Notes:
         forwards: of the finished epochs.
         gradients: of each finished epoch, the norm of each parameter's gradient as the loop left it; empty where it
             left none, or zeros alone.
-        unlearned: marks (`row_marks`) of rows that went through without gradients in training mode. Rows of validation are
-            evaluated there; others have batch norms estimated anew, or are a step's own (a generator's images, labels of a
-            teacher).
+        unlearned: marks (`row_marks`) of rows that went through without gradients in training mode: of validation, of batch
+            norms that are estimated anew, or a step's own (a generator's images, labels of a teacher).
         seconds: that noting took, forward by forward.
     """
 
@@ -64,11 +63,9 @@ class Notes:
 
     @classmethod
     def of(cls, model: nn.Module) -> Notes:
-        """Begin to look at a model."""
         return cls(_first=samples(model))
 
     def saw(self, training: bool, gradients: bool, inputs: Sequence[Any]) -> None:
-        """A forward pass of the loop, of which ``inputs`` are the arguments."""
         if training and not gradients and len(self.unlearned) < MOST_KNOWN:
             self.unlearned.update(row_marks(inputs))
         rows = next((len(value) for value in inputs if isinstance(value, Tensor) and value.ndim), 0)
@@ -83,7 +80,6 @@ class Notes:
             self._now.evaluated += 1
 
     def end_epoch(self, model: nn.Module) -> None:
-        """Take down what the epoch did, and begin the next."""
         self.forwards.append(self._now)
         self._now = Forwards()
         self.gradients.append(gradients_left(model))
@@ -98,7 +94,6 @@ class Notes:
             self._looking = before
 
     def state_dict(self) -> dict[str, Any]:
-        """All that was seen, for a checkpoint."""
         return {
             "forwards": [asdict(one) for one in (*self.forwards, self._now)],
             "gradients": list(self.gradients),
@@ -107,7 +102,6 @@ class Notes:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
         *self.forwards, self._now = [Forwards(**one) for one in state["forwards"]]
         self.gradients, self._first = list(state["gradients"]), dict(state["first"])
         self.unlearned = set(state["unlearned"])

@@ -21,11 +21,8 @@ MOST_NUMBERS = 2**24
 
 @dataclass(frozen=True)
 class ConstantPrediction:
-    """The best constant prediction: outputs alike for every row, learned from training targets.
-
-    Attributes:
-        outputs: ``(classes,)`` for class indices, with an entry for each class; else ``(...)`` of one example.
-        classes: whether the targets are class indices: a token or pixel then has the same outputs as any other.
+    """The best constant prediction, learned from training targets: outputs ``(classes,)`` for class indices (``classes``), the
+    same for every token or pixel; else ``(...)`` of one example.
     """
 
     loss: Loss
@@ -34,10 +31,8 @@ class ConstantPrediction:
 
     @classmethod
     def learned(cls, loss: Loss, train: Tensor | None, valid: Tensor | None) -> ConstantPrediction | None:
-        """From all training targets at hand; None where the loss has no known constant, or there are no targets.
-
-        Args:
-            valid: validation targets: a class that only they have needs an output too.
+        """From all training targets at hand; None where the loss has no known constant, or there are no targets. A class that only
+        the validation targets have needs an output too.
         """
         if train is None or valid is None or not train.numel() or not valid.numel():
             return None
@@ -110,7 +105,6 @@ def gain_over(constant: Evaluation | None, now: Evaluation, side: str) -> dict[s
 
 
 def term_facts(values: dict[str, float]) -> dict[str, float]:
-    """What each term charges now, and all of them together."""
     return {"penalty": math.fsum(values.values()), **{f"term:{name}": value for name, value in values.items()}}
 
 

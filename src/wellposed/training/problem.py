@@ -118,13 +118,6 @@ class Problem:
             return in_own_terms(found, target.restored) if target.bent or found.in_units else found
         return in_target_units(found, target.scale, target.mean)
 
-    @property
-    def _needed(self) -> dict[str, Any]:
-        """Settings that the factory has no default for: the middle value of the space."""
-        parameters = _parameters(self.model).values()
-        bare = [p.name for p in parameters if p.default is p.empty and p.name in self.space]
-        return {name: self.space[name][len(self.space[name]) // 2] for name in bare}
-
     def _check_space(self) -> None:
         parameters = _parameters(self.model)
         takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -141,11 +134,7 @@ class Problem:
                 )
 
     def build(self, settings: Mapping[str, Any], seed: int) -> nn.Module:
-        """A new model; its initialization is a function of the seed alone.
-
-        Raises:
-            ProblemError: the factory does not take a setting, raises, or returns no module.
-        """
+        """A new model; its initialization is a function of the seed alone."""
         parameters = _parameters(self.model)
         if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             for key in settings:
@@ -155,7 +144,8 @@ class Problem:
                         f"[model] has {key!r}, which the model's factory does not take.{did_you_mean(key, known)} "
                         f"It takes: {listed(known) or 'nothing'}."
                     )
-        settings = {**self._needed, **settings}
+        bare = [p.name for p in parameters.values() if p.default is p.empty and p.name in self.space]
+        settings = {name: self.space[name][len(self.space[name]) // 2] for name in bare} | dict(settings)
         arguments = (self.prepared,) if next(iter(parameters), None) == "data" else ()
         with seeded(seed, "init"):
             try:

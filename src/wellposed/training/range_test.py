@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-import random
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -20,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from wellposed.core.batches import mapped
 from wellposed.core.checks import Positive, Seed, Within, checked
 from wellposed.core.errors import DataError, InputError, guard_call
-from wellposed.core.preserve import buffers_kept, modes_kept
+from wellposed.core.preserve import buffers_kept, generators_kept, modes_kept, reached
 from wellposed.core.random import seeded
 from wellposed.data.arrays import split_batch, to_device
 from wellposed.losses.per_example import Loss
@@ -102,16 +100,15 @@ def lr_range_test(
         model: any ``nn.Module``; trained in training mode if it is not in it already.
         optimizer: any but LBFGS; a regularized one too, whose terms in the loss are added. Groups keep the ratios of their
             rates; the largest is the one that is swept.
-        loss: a name, a torch loss, or a callable ``loss(outputs, target)``, as for `watch`.
+        loss, forward, target: as for `watch`.
         data: a DataLoader, or batches that can be gone through again and again: ``(inputs, target)`` or mappings. A
-            loader's workers are not used: its sampler and its Dataset are asked here.
+            loader's workers are not used.
         low, high: 0 < low < high, the first and the last rate.
         steps: >= 5.
         smooth: in [0, 1), the width of the smoothing as a share of the steps. 0 does not smooth.
-        forward, target: ``forward(model, batch)`` and ``target(batch)``, as for `watch`.
         seed: of the order of the batches and of dropout.
     Returns:
-        A `RangeTest`. Look at it: the suggestion is a place to start a search from, not its end.
+        A `RangeTest`, whose suggestion is a place to start a search from, not its end.
     Raises:
         InputError, DataError: something given cannot be used.
     Source:
@@ -141,23 +138,32 @@ def lr_range_test(
     losses: list[float] = []
     stopped = "high"
     width = smooth * steps
-    with ExitStack() as stack:
-        stack.enter_context(modes_kept(model))
-        stack.enter_context(buffers_kept(model))
-        for keep in KEPT:
-            stack.enter_context(keep(model, optimizer, data))
-        stack.enter_context(seeded(seed, "range_test"))
-        stack.enter_context(torch.enable_grad())
+    with (
+        modes_kept(model),
+        buffers_kept(model),
+        parameters_kept(model, optimizer),
+        optimizer_kept(optimizer),
+        generators_kept(reached(data, model)),
+        noise_kept(model, optimizer),
+        seeded(seed, "range_test"),
+        torch.enable_grad(),
+    ):
         if not model.training:
             model.train()
         ratios = _ratios(optimizer)
         device = device_of(model)
         for rate, batch in zip(rates, endless(data), strict=False):
-            _set_rates(optimizer, [rate * ratio for ratio in ratios])
+            for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate * ratio)
+                else:
+                    group["lr"] = rate * ratio
             optimizer.zero_grad()
             value = cost(to_device(batch, device))
             number = float(value.detach())
-            if not math.isfinite(number) or _exceeds([*losses, number], width):
+            smoothed = _trailing([*losses, number], width)
+            exceeds = len(smoothed) >= 2 and min(smoothed) > 0 and smoothed[-1] > DIVERGED * min(smoothed)
+            if not math.isfinite(number) or exceeds:  # the smoothed loss has left its minimum for good
                 stopped = "diverged"
                 break
             losses.append(number)
@@ -185,7 +191,6 @@ def _check(model: nn.Module, optimizer: Optimizer, data: Any, low: float, high: 
 
 
 def _terms(optimizer: Optimizer, outputs: Any) -> Tensor | float:
-    """The terms that `regularize` enforces in the loss."""
     regularized = find_wrapper(optimizer, Regularized)
     if regularized is None or not any(term.how == "loss" for term in regularized.terms):
         return 0.0
@@ -193,11 +198,7 @@ def _terms(optimizer: Optimizer, outputs: Any) -> Tensor | float:
 
 
 def endless(data: Any) -> Iterator[Any]:
-    """Batches, again and again; of a loader without touching the loader itself.
-
-    Raises:
-        DataError: there are none.
-    """
+    """Batches, again and again; of a loader without touching the loader itself."""
     while True:
         count = 0
         for batch in _loaded(data) if isinstance(data, DataLoader) else data:
@@ -222,21 +223,6 @@ def _ratios(optimizer: Optimizer) -> list[float]:
     rates = [float(group["lr"]) for group in optimizer.param_groups]
     largest = max(rates)
     return [rate / largest for rate in rates] if largest > 0 else [1.0] * len(rates)
-
-
-def _set_rates(optimizer: Optimizer, rates: list[float]) -> None:
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
-
-
-def _exceeds(losses: list[float], width: float) -> bool:
-    """Whether the smoothed loss has left its minimum for good."""
-    smoothed = _trailing(losses, width)
-    least = min(smoothed)
-    return len(losses) >= 2 and least > 0 and smoothed[-1] > DIVERGED * least
 
 
 def _trailing(losses: list[float], width: float) -> list[float]:
@@ -283,13 +269,8 @@ def _result(rates: list[float], losses: list[float], width: float, stopped: str)
     return RangeTest(tuple(seen), tuple(losses), tuple(map(float, smoothed)), suggestion, stopped, noise)
 
 
-# What is put back. Each is a context manager over (model, optimizer, data).
-
-Restorer = Callable[[nn.Module, Optimizer, Any], AbstractContextManager[None]]
-
-
 @contextmanager
-def parameters_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> Iterator[None]:
+def parameters_kept(model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
     """Parameters, bit for bit, which of them are trained, and their gradients, the tensors themselves."""
     found = {id(p): p for p in model.parameters()}
     found |= {id(p): p for group in optimizer.param_groups for p in group["params"]}  # a loss may have weights
@@ -306,6 +287,47 @@ def parameters_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> Iterat
                 parameter.grad = gradient
 
 
+@contextmanager
+def optimizer_kept(optimizer: Optimizer) -> Iterator[None]:
+    """Groups, state (none where there was none) and counters: of the optimizer, and of each wrapper around it.
+
+    Not by the optimizer's own ``load_state_dict``, which puts new groups in place of those that others hold, and casts
+    the state to the weights' precision.
+    """
+    *wrappers, own = _chain(optimizer)
+    counters = [
+        copy.deepcopy(
+            {name: value for name, value in one.state_dict().items() if name not in ("state", "param_groups")}
+        )
+        for one in wrappers
+    ]
+    groups, state = own.param_groups, own.state
+    kept = [(held, dict(held), _copied(held)) for held in (*groups, *state.values())]
+    entries = dict(state)
+    attributes = [(one, _plain_attributes(one)) for one in (*wrappers, own)]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for wrapper, counts in reversed(list(zip(wrappers, counters, strict=True))):
+                wrapper.load_state_dict({**wrapper.state_dict(), **counts})
+            own.param_groups, own.state = groups, state
+            state.clear()
+            state.update(entries)
+            for held, olds, values in kept:
+                held.clear()
+                held.update({name: _put_back(olds[name], value) for name, value in values.items()})
+        for one, before in attributes:
+            for name in _plain_attributes(one).keys() - before.keys():  # a scheduler marks that a step was taken
+                delattr(one, name)
+            vars(one).update(before)
+
+
+def _chain(optimizer: Optimizer) -> list[Optimizer]:
+    """An optimizer and those that it wraps, from outside in."""
+    return [optimizer, *_chain(optimizer.optimizer)] if isinstance(optimizer, Wrapper) else [optimizer]
+
+
 def _copied(value: Any) -> Any:
     """A copy down to tensors, of what an optimizer keeps; parameters stay themselves."""
 
@@ -320,47 +342,8 @@ def _copied(value: Any) -> Any:
 def _put_back(old: Any, values: Any) -> Any:
     """The tensor ``old`` itself, holding ``values`` again."""
     if isinstance(old, Tensor) and isinstance(values, Tensor) and not isinstance(old, nn.Parameter):
-        old.copy_(values)
-        return old
+        return old.copy_(values)
     return values
-
-
-@contextmanager
-def optimizer_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> Iterator[None]:
-    """Groups, state (none where there was none) and counters: of the optimizer, and of each wrapper around it.
-
-    Not by the optimizer's own ``load_state_dict``, which puts new groups in place of those that others hold, and casts
-    the state to the weights' precision.
-    """
-    wrappers: list[tuple[Wrapper, dict[str, Any]]] = []
-    own = optimizer
-    while isinstance(own, Wrapper):
-        counters = {name: value for name, value in own.state_dict().items() if name not in ("state", "param_groups")}
-        wrappers.append((own, copy.deepcopy(counters)))
-        own = own.optimizer
-    groups, state = own.param_groups, own.state
-    kept_groups = [(group, dict(group), _copied(group)) for group in groups]
-    kept_state = {key: (item, dict(item), _copied(item)) for key, item in state.items()}
-    attributes = [(one, _plain_attributes(one)) for one in (*(wrapper for wrapper, _ in wrappers), own)]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for wrapper, counters in reversed(wrappers):
-                wrapper.load_state_dict({**wrapper.state_dict(), **counters})
-            own.param_groups, own.state = groups, state
-            state.clear()
-            for group, olds, values in kept_groups:
-                group.clear()
-                group.update({name: _put_back(olds[name], value) for name, value in values.items()})
-            for key, (item, olds, values) in kept_state.items():
-                item.clear()
-                item.update({name: _put_back(olds[name], value) for name, value in values.items()})
-                state[key] = item
-        for one, kept in attributes:
-            for name in _plain_attributes(one).keys() - kept.keys():  # a scheduler marks that a step was taken
-                delattr(one, name)
-            vars(one).update(kept)
 
 
 def _plain_attributes(one: object) -> dict[str, Any]:
@@ -368,75 +351,11 @@ def _plain_attributes(one: object) -> dict[str, Any]:
     return {name: value for name, value in vars(one).items() if isinstance(value, (int, float, str, type(None)))}
 
 
-def _generators(start: Iterable[object]) -> list[Any]:
-    """The random generators that objects hold, directly or through what they are made of."""
-    found: list[Any] = []
-    seen: set[int] = set()
-    waiting = deque((item, DEPTH) for item in start)
-    while waiting:
-        item, left = waiting.popleft()  # nearest first: what is reached by a long way first would not be looked into
-        if id(item) in seen or isinstance(item, (Tensor, np.ndarray, str, bytes, int, float, type)):
-            continue
-        seen.add(id(item))
-        if isinstance(item, (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)):
-            found.append(item)
-        elif left:
-            waiting.extend((value, left - 1) for value in _inside(item))
-    return found
-
-
-DEPTH = 6
-LARGEST = 100
-"""Longer lists hold data, not what draws them."""
-
-
-def _inside(item: object) -> list[Any]:
-    if isinstance(item, Mapping):
-        return list(item.values()) if len(item) <= LARGEST else []
-    if isinstance(item, (list, tuple, set)):
-        return list(item) if len(item) <= LARGEST else []
-    return list(vars(item).values()) if hasattr(item, "__dict__") else []
-
-
-def _state_of(source: Any) -> Any:
-    if isinstance(source, torch.Generator):
-        return source.get_state()
-    if isinstance(source, np.random.Generator):
-        return copy.deepcopy(source.bit_generator.state)
-    return source.getstate() if isinstance(source, random.Random) else source.get_state()
-
-
-def _set_state(source: Any, state: Any) -> None:
-    if isinstance(source, np.random.Generator):
-        source.bit_generator.state = state
-    elif isinstance(source, random.Random):
-        source.setstate(state)
-    else:
-        source.set_state(state)
-
-
 @contextmanager
-def generators_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> Iterator[None]:
-    """Random generators that the loader, its sampler, its Dataset and the model's modules own."""
-    parts = [getattr(data, name, None) for name in ("generator", "sampler", "batch_sampler", "dataset", "collate_fn")]
-    kept = [(source, _state_of(source)) for source in _generators([*parts, data, *model.modules()])]
-    try:
-        yield
-    finally:
-        for source, state in kept:
-            _set_state(source, state)
-
-
-@contextmanager
-def noise_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> Iterator[None]:
+def noise_kept(model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
     """Where the draws are of `perturb`, `ManifoldMixup` and each `GradientNoise` that the optimizer, or a wrapper of it, calls."""
-    parts: list[Any] = [
-        part for noise in hooked(model) for part in (noise, noise._streams, *getattr(noise, "sites", ()))
-    ]
-    chain = [optimizer]
-    while isinstance(chain[-1], Wrapper):
-        chain.append(chain[-1].optimizer)
-    hooks = [hook for one in chain for hook in getattr(one, "_optimizer_step_pre_hooks", {}).values()]
+    parts: list[Any] = [p for noise in hooked(model) for p in (noise, noise._streams, *getattr(noise, "sites", ()))]
+    hooks = [hook for one in _chain(optimizer) for hook in getattr(one, "_optimizer_step_pre_hooks", {}).values()]
     hooks += [getattr(hook, "__self__", None) for hook in hooks]
     parts += [hook for hook in hooks if isinstance(hook, GradientNoise)]
     kept = [
@@ -448,7 +367,3 @@ def noise_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> Iterator[No
     finally:
         for part, values in kept:
             vars(part).update(values)
-
-
-KEPT: tuple[Restorer, ...] = (parameters_kept, optimizer_kept, generators_kept, noise_kept)
-"""All that is put back, beside modes and buffers, and the global random states, which `seeded` keeps."""

@@ -45,12 +45,10 @@ class TableMLP:
     separable: ClassVar[dict[str, Any]] = {"norm": False}
 
     def __call__(self, data: Prepared, width: int = 128, depth: int = 2, norm: bool = True) -> MLP:
-        """A perceptron with as many inputs and outputs as the data need."""
         return MLP(**self.settings(data, width=width, depth=depth, norm=norm))
 
     @staticmethod
     def settings(data: Prepared, **chosen: Any) -> dict[str, Any]:
-        """All arguments of the model's class."""
         return {"inputs": data.features, "outputs": data.outputs, **chosen}
 
 
@@ -60,7 +58,6 @@ class ImageConvNet:
     name = "convnet"
 
     def __call__(self, data: Prepared, width: int = 16, depth: int = 3, hidden: int = 128) -> ConvNet:
-        """A network with as many channels and outputs as the data need."""
         net = ConvNet(**self.settings(data, width=width, depth=depth, hidden=hidden))
         images, _ = data.train_clean.batch(torch.arange(min(len(data.train_clean), STATISTICS_ROWS)))
         mean, std = pixel_statistics(images)
@@ -70,7 +67,6 @@ class ImageConvNet:
 
     @staticmethod
     def settings(data: Prepared, **chosen: Any) -> dict[str, Any]:
-        """All arguments of the model's class."""
         return {"channels": data.shape[0], "outputs": data.outputs, **chosen}
 
 
@@ -83,12 +79,7 @@ RARE_SHARE = 0.4
 
 
 def rare_classes(target: Any) -> list[str]:
-    """The names of classes so rare that a constant prediction, which never says them, has a high accuracy.
-
-    Example:
-        >>> rare_classes(["fine"] * 95 + ["broken"] * 5)
-        ['broken']
-    """
+    """The names of classes so rare that a constant prediction, which never says them, has a high accuracy."""
     codes, names = category_codes(require("pandas", "tables").Series(target))
     counts = np.bincount(codes[codes >= 0], minlength=len(names))
     return [names[i] for i in np.flatnonzero(counts < RARE_SHARE * counts.sum() / len(names))]
@@ -140,8 +131,6 @@ def table_problem(
         valid: the share of the other rows on which is chosen.
         class_weight: ``"balanced"`` weighs each training row by ``rows / (classes * rows of its class)``.
         pieces: give the network features of each number beside itself, by `PIECES`; without them each number is one input.
-    Raises:
-        InputError: the metric is not known or not for this task, or class weights are not.
     """
     classifying = table.task == "classification"
     check_metric(metric, classifying)
@@ -181,11 +170,7 @@ def balanced_weights(source: Source) -> torch.Tensor:
 
 
 def labelled_rows(frame: Any, table: TableData, weight: str | None = None) -> tuple[Any, ...]:
-    """Features and target (and weight) of confirmation rows that come in a table of their own; rows without target are left out.
-
-    Raises:
-        DataError: a column is missing, or no row has a target.
-    """
+    """Features and target (and weight) of confirmation rows that come in a table of their own; rows without target are left out."""
     found = as_frame(frame)
     targets = [str(table.target.name)] if table.target.ndim == 1 else [str(name) for name in table.target.columns]
     for name in [*targets, *filter(None, [weight])]:
@@ -200,11 +185,6 @@ def labelled_rows(frame: Any, table: TableData, weight: str | None = None) -> tu
 
 
 def check_metric(name: str | None, classifying: bool) -> None:
-    """Refuse a metric of the other task.
-
-    Raises:
-        InputError: the metric is not known, or not for this task.
-    """
     if name is None:
         return
     if named_metric(name).classifies != classifying:
@@ -216,11 +196,7 @@ def check_metric(name: str | None, classifying: bool) -> None:
 
 
 def image_problem(path: str | Path, *, metric: str | None = None) -> Problem:
-    """A small convolutional network for an ``.npz`` of images.
-
-    Raises:
-        DataError: the file cannot be used.
-    """
+    """A small convolutional network for an ``.npz`` of images."""
     arrays = read_npz(path)
     check_metric(metric, classifying=True)
     classes = np.unique(arrays["y_train"])
@@ -249,12 +225,8 @@ class LabelledProblem(Problem):
 
 
 def file_problem(reference: str) -> Problem:
-    """Import ``FILE.py:NAME``, a `Problem` or a function without arguments that returns one.
-
-    This runs the file, so it is only ever done for a reference that the user typed.
-
-    Raises:
-        ProblemError: the file or the name is missing, the file raises, or the name is no problem.
+    """Import ``FILE.py:NAME``, a `Problem` or a function without arguments that returns one. This runs the file, so it is only
+    ever done for a reference that the user typed.
     """
     file, _, name = reference.rpartition(":")
     path = Path(file)
@@ -294,11 +266,7 @@ def file_problem(reference: str) -> Problem:
 
 
 def new_images(path: str | Path) -> torch.Tensor:
-    """Images to predict: ``X_test`` of an ``.npz``, or its ``X`` or ``X_train``. Labels are not needed.
-
-    Raises:
-        DataError: the file cannot be used.
-    """
+    """Images to predict: ``X_test`` of an ``.npz``, or its ``X`` or ``X_train``. Labels are not needed."""
     path = Path(path)
     images, names = arrays_in(path, ("X_test", "X", "X_train"))
     if not images:

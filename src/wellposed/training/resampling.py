@@ -35,7 +35,6 @@ class Sample:
 
 
 def with_sample(prepared: Prepared, sample: Sample) -> Prepared:
-    """The data with these training rows; validation and test stay whole."""
     if not sample.own:
         return prepared if sample.rows is None else prepared.limited(sample.rows, seed=0)
     return prepared.of_rows(sample_index(prepared, sample))
@@ -64,7 +63,11 @@ def nested_order(prepared: Prepared, draw: int) -> Tensor:
     rng = numpy_generator(0, "draw", draw)
     order = rng.permutation(len(prepared.train))
     target = prepared.train.targets()
-    if target is None or target.numel() != len(order) or not is_classes(target):
+    if (
+        target is None
+        or target.numel() != len(order)
+        or (target.is_floating_point() and not ((target == 0) | (target == 1)).all())
+    ):
         return torch.from_numpy(order)
     classes = target.flatten().numpy()[order]
     place = np.empty(len(order))
@@ -72,8 +75,3 @@ def nested_order(prepared: Prepared, draw: int) -> Tensor:
         mine = np.flatnonzero(classes == found)
         place[mine] = (np.arange(len(mine)) + rng.random()) / len(mine)
     return torch.from_numpy(order[np.argsort(place, kind="stable")])
-
-
-def is_classes(target: Tensor) -> bool:
-    """Whether targets are whole numbers, or nothing but 0 and 1."""
-    return not target.is_floating_point() or bool(((target == 0) | (target == 1)).all())

@@ -80,10 +80,8 @@ class Side:
         raise NotImplementedError
 
     def targets(self, ignored: int) -> Tensor | None:
-        """All targets where they lie in memory: they are looked at without a pass over the rows.
-
-        Args:
-            ignored: the label that fills up the targets of shorter batches.
+        """All targets where they lie in memory, without a pass; ``ignored`` is the label that fills up the targets of shorter
+        batches.
         """
         return None
 
@@ -217,8 +215,6 @@ def sides_of(given: Any, double: bool = False, name: str = "valid", rows: int | 
         double: whether the network reckons in doubles, so that arrays of them stay what they are.
         name: of the argument, for a line to type.
         rows: that are wanted of a stream.
-    Raises:
-        DataError: it cannot be read again and again, or its rows cannot be told.
     """
     given = _inside(given)
     if isinstance(given, DataLoader):
@@ -282,11 +278,7 @@ def _of_stream(given: Any, name: str, rows: int | None) -> list[Side]:
 
 
 def _taken(given: Iterable[Any], name: str, size: Callable[[Any], int], rows: int | None) -> list[Any]:
-    """The first of what can be gone through again and again.
-
-    Raises:
-        DataError: it goes on where it was left, so that watching would take rows from the loop.
-    """
+    """The first of what can be gone through again and again."""
     found: list[Any] = []
     first: list[Any] = []
     try:
@@ -334,8 +326,6 @@ def drawn_rows(loader: DataLoader[Any], name: str, epoch: int = 0) -> Tensor:
     Args:
         name: of the argument, for a line to type.
         epoch: for a sampler that has ``set_epoch``.
-    Raises:
-        DataError: it cannot be copied, or does not draw numbers.
     """
     own = _own_sampler(loader)
     if own is not loader.batch_sampler:
@@ -344,7 +334,6 @@ def drawn_rows(loader: DataLoader[Any], name: str, epoch: int = 0) -> Tensor:
 
 
 def _first_drawn(loader: DataLoader[Any], name: str, most: int = MOST_STREAMED) -> list[Tensor]:
-    """The rows of the first batches of an epoch."""
     with seeded(0, "watch"):
         return _drawn(loader, loader.batch_sampler, _row_numbers, name, most)
 
@@ -424,10 +413,7 @@ def _is_batches(side: Any) -> bool:
 
 
 def some_rows(size: int, rows: int, source: torch.Generator) -> Tensor:
-    """``rows`` different numbers below ``size``, sorted, in memory that many millions of rows do not swell.
-
-    A Dataset of windows over a text has as many rows as the text has words.
-    """
+    """``rows`` different numbers below ``size``, sorted, in memory that millions of rows (windows over a text) do not swell."""
     if size <= FEW_TO_SHUFFLE:
         return torch.randperm(size, generator=source)[:rows].sort().values
     found = torch.empty(0, dtype=torch.long)

@@ -76,26 +76,24 @@ class Watch:
         model: any ``nn.Module``; a compiled one too.
         loss: a name, a torch loss, or a callable ``loss(outputs, target)``: values for each example, ``(values, mask)``
             for tokens, or a mean.
-        train, valid: DataLoaders, Datasets (a list of examples is one), ``(X, y)``, or lists of batches. Batches are
-            tuples or mappings, or whatever ``forward`` takes. Of a stream that begins anew each time (a loader over an
-            IterableDataset) the first rows are kept.
+        train, valid: DataLoaders, Datasets (a list of examples is one), ``(X, y)``, or lists of batches: tuples, mappings, or
+            whatever ``forward`` takes. Of a stream that begins anew each time the first rows are kept.
         optimizer: shows the learning rate and, from `regularize`, what each term charges.
         metric: a metric's name, with its number where it takes one (``"top_k_accuracy:5"``); by default accuracy for class
             labels and R2 for squared error.
         forward: ``forward(model, batch) -> outputs``, where the model is not called as ``model(inputs)``.
-        target: ``target(batch)``, where the target is not the last of a tuple or ``labels``/``target``/``y``. With ``forward``, a
-            batch without any is its own target: inputs are rebuilt, or the model returns its loss.
+        target: ``target(batch)``, where the target is not the last of a tuple or ``labels``/``target``/``y``. With ``forward``,
+            a batch without any is its own target.
         rows: of each probe; by default 10 % of the training rows, at least 128 and at most 4096.
         seed: which rows are drawn.
-        share: in (0, 1]: watching may take this share of the wall-clock, beyond its first two seconds; making it and noting
-            the loop's forwards count. Where a call of `epoch` would take more, the probes are made smaller at the first call,
-            and later calls are passed over; 1 looks at every call, whatever it takes.
+        share: in (0, 1]: watching, all of it, may take this share of the wall-clock beyond its first two seconds. Where a call
+            of `epoch` would take more, the probes are made smaller at the first call, and later calls are passed over; 1 looks
+            at every call.
     Attributes:
         history: a row for each call of `epoch`.
         first: what was seen in a pass at the first weights, for a diagnosis; None where ``unseen`` says why.
         notes: what the loop did: its forwards by mode, the gradients it left, which weights moved.
-        close: call it to stop noting the model's forwards, for example before ``torch.jit.script(model)``; the history
-            stays. It is called when the watch is gone.
+        close: call it to stop noting the model's forwards, for example before ``torch.jit.script(model)``.
     Raises:
         InputError, DataError: something given cannot be watched.
     Example:
@@ -222,7 +220,6 @@ class Watch:
             self.probes = {name: cache_batches(self._fetching(name)) for name in self._sides}
 
     def _fetching(self, name: str, few: int | None = None) -> Batches:
-        """What gives the batches of a probe, or of the first few rows of it."""
         side, index = self._sides[name], self._picked[name]
         return lambda: side.batches(index if few is None else side.few(index, few))
 
@@ -237,7 +234,6 @@ class Watch:
             self.history.facts |= {"constant_loss": best.loss.mean, "chance_metric": best.metric}
 
     def _shrink(self, to: float) -> None:
-        """Look at this share of the rows from now on."""
         self._probe(max(min(FEWEST_KEPT, self.rows), int(to * self.rows)))
         self.history.facts["valid_rows"] = self.rows
         self._learn_constant([self._targets(side) for side in self.probes])
@@ -263,7 +259,9 @@ class Watch:
         with evaluation_weights(self.optimizer):
             train, valid = map(self._measure, self.probes)
             seen = {**like_for_like(train, valid, self._best_rows), **weight_facts(self.model)}
-        row = {"epoch": self._calls_seen - 1, **seen, "grad_norm": self._grad_norm()}
+        left = any(p.grad is not None for p in self.model.parameters())  # by the loop
+        norm = gradient_norm(self.model) if left else math.nan
+        row = {"epoch": self._calls_seen - 1, **seen, "grad_norm": norm}
         for side, now, constant in zip(("train", "valid"), (train, valid), self._constant, strict=True):
             row |= gain_over(constant, now, side)
         if valid.loss.mean < self._best_loss:
@@ -405,15 +403,8 @@ class Watch:
         return found
 
     def _check(self, targets: Sequence[Tensor | None], whole: Sequence[Tensor | None]) -> None:
-        """Targets of both sides against loss, outputs and metric, before anything is counted of them.
-
-        Args:
-            targets: of the probes.
-            whole: of all rows, where they lie in memory; of others the loop's own loss sees what no probe has.
-
-        Raises:
-            TargetError: a target that the loss does not take, or a label without an output.
-            InputError: the metric is not defined on the validation rows.
+        """Targets of both sides (of the probes, and ``whole`` where all rows lie in memory) against loss, outputs and metric,
+        before anything is counted of them; of others the loop's own loss sees what no probe has.
         """
         outputs, target = self._shown()
         for known in (*targets, *whole):
@@ -440,11 +431,6 @@ class Watch:
         known = bool(found) and all(isinstance(t, Tensor) and t.ndim for t in found)
         return joined_targets([t.cpu() for t in found], self.loss.ignored_index) if known else None
 
-    def _grad_norm(self) -> float:
-        """Norm of the gradients as the loop left them; NaN where it left none."""
-        left = any(p.grad is not None for p in self.model.parameters())
-        return gradient_norm(self.model) if left else math.nan
-
     def __str__(self) -> str:
         if not len(self.history):
             return "Watch: no epoch yet; call watch.epoch() at the end of each."
@@ -461,10 +447,7 @@ watch = Watch
 
 
 def regularizing(model: nn.Module, optimizer: Optimizer | None) -> dict[str, float]:
-    """What regularizes, as far as a model and its optimizer show: terms, weight decay, dropout, noise of `perturb`.
-
-    Of several dropout rates or decays the largest is said.
-    """
+    """What regularizes, as far as model and optimizer show: terms, the largest weight decay and dropout, noise of `perturb`."""
     terms = find_wrapper(optimizer, Regularized)
     found = {str(term): 1.0 for term in terms.terms} if terms else {}
     decays = [float(group.get("weight_decay") or 0.0) for group in (optimizer.param_groups if optimizer else ())]
@@ -483,7 +466,6 @@ def _dropout_of(module: nn.Module) -> object:
 
 
 def probe_rows(train: int, valid: int, wanted: int | None) -> int:
-    """Rows of each probe: the same on both sides."""
     size = wanted if wanted is not None else min(max(round(SHARE * train), FEWEST), MOST)
     return max(1, min(size, train, valid))
 
