@@ -23,7 +23,7 @@ from wellposed.bayes.spread import Spread
 from wellposed.core.checks import Count, Seed, Within, checked
 from wellposed.core.errors import DataError, InputError
 from wellposed.core.random import generator
-from wellposed.data.arrays import real_numbers
+from wellposed.data.arrays import doubles, real_numbers
 from wellposed.data.data import Data
 from wellposed.parallel.executors import fit_many
 from wellposed.recipe.recipe import Recipe
@@ -108,7 +108,7 @@ def cross_fit(
         (torch.Size([3]), ('recipe 0',))
     """
     x = real_numbers(X, "X", "Give an array of numbers.").cpu().float()
-    target = real_numbers(y, "y", "Give an array of numbers.").cpu().double().squeeze()
+    target = doubles(y, "y").squeeze()
     if (
         x.ndim != 2
         or target.shape != x.shape[:1]

@@ -24,9 +24,9 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from wellposed.bayes.laplace import FULL_UP_TO, UNCHARGED_STD, log_evidence, measured_curvature
+from wellposed.bayes.laplace import UNCHARGED_STD, CurvatureName, chosen_curvature, log_evidence, measured_curvature
 from wellposed.bayes.likelihood import Likelihood
-from wellposed.bayes.linearized import Curvature, Full, Linearized, WeightPosterior, kronecker_fits
+from wellposed.bayes.linearized import Curvature, Full, Linearized, WeightPosterior
 from wellposed.bayes.trained import Trained, of_problem, refuse_unlike, strengths_of
 from wellposed.core.checks import Count, Seed, Within, checked
 from wellposed.core.errors import DataError, InputError, ProblemError, listed
@@ -106,7 +106,7 @@ def evidence(
     terms: Sequence[Term] | Term | None = None,
     *,
     by: By = "term",
-    curvature: Literal["auto", "full", "kronecker", "diagonal"] = "auto",
+    curvature: CurvatureName = "auto",
     hyperprior: Annotated[float, Within(0)] = 0.0,
     rounds: Count = 3,
     seed: Seed = 0,
@@ -171,10 +171,7 @@ def evidence(
     of = trained(chosen)
     net = Linearized(of.net, of.forward)
     groups = WeightGroups.of(of.net, net, chosen, by)
-    kind = curvature
-    if kind == "auto":
-        fits = all(map(kronecker_fits, net.leaves)) and by not in ("input", "unit")
-        kind = "full" if net.size <= FULL_UP_TO else "kronecker" if fits else "diagonal"
+    kind = chosen_curvature(curvature, net, one_strength=by not in ("input", "unit"))
     likelihood = of.likelihood(net.outputs(of.batches[0][0][:1]).shape[1]).with_noise(1.0)
     state = FixedPoint.start(groups, net, of, likelihood, chosen, hyperprior)
     if kind == "full":
@@ -188,14 +185,16 @@ def evidence(
     state.measure(net.weights, misfit, state.posterior(found))
     strengths = state.strengths()
     model = copy.deepcopy(of.net)
-    moved = dict(model.named_parameters())
     for leaf in net.leaves:
-        moved[leaf.name].data.copy_(leaf.tensor.detach())
-    names = groups.names
+        model.get_parameter(leaf.name).data.copy_(leaf.tensor.detach())
+    strength, decided, sizes = (
+        dict(zip(groups.names, of_groups.tolist(), strict=True))
+        for of_groups in (strengths, state.decided, groups.sizes)
+    )
     return Evidence(
-        strengths=dict(zip(names, strengths.tolist(), strict=True)),
-        decided=dict(zip(names, state.decided.tolist(), strict=True)),
-        sizes=dict(zip(names, map(int, groups.sizes.tolist()), strict=True)),
+        strengths=strength,
+        decided=decided,
+        sizes={name: int(size) for name, size in sizes.items()},
         terms=tuple(groups.terms(strengths)),
         log_evidence=state.value,
         noise_std=math.sqrt(state.variance) if likelihood.numbers else None,
@@ -227,12 +226,9 @@ class WeightGroups:
         names: dict[str, int] = {}
         index = [torch.full((size,), -1) for size in net.sizes]
         places = []
-        for number, term in enumerate(terms):
-            title = (
-                str(term.place)
-                if len({str(one.place) for one in terms}) == len(terms)
-                else f"{term.place} ({number + 1})"
-            )
+        alike = len({str(term.place) for term in terms}) < len(terms)
+        for number, term in enumerate(terms, 1):
+            title = f"{term.place} ({number})" if alike else str(term.place)
             charged = [
                 strengths_of(model, [leaf.name], [replace(term, how="loss")]).strength > 0 for leaf in net.leaves
             ]
@@ -301,6 +297,13 @@ def _with(term: Term, strength: float) -> Term:
     return replace(term, charge=L2(strength))
 
 
+@torch.no_grad()
+def _misfit(net: Linearized, of: Trained, likelihood: Likelihood) -> float:
+    """Of all training rows, at the weights as they are."""
+    parts = [(net.outputs(x), y) for x, y in of.batches]
+    return math.fsum(float(likelihood.misfit(f, likelihood.targets(y, f))) for f, y in parts)
+
+
 @dataclass(frozen=True)
 class Quadratic:
     """``-log p(data|w)`` at unit noise around ``w0``, but for its constant: exact for linear models under squared error.
@@ -355,10 +358,7 @@ class FixedPoint:
         prior = strengths_of(of.net, [leaf.name for leaf in net.leaves], of.terms)
         variance = 1.0
         if likelihood.numbers:
-            with torch.no_grad():
-                parts = [(net.outputs(x), y) for x, y in of.batches]
-            variance = math.fsum(float((f - likelihood.targets(y, f)).square().sum()) for f, y in parts)
-            variance = variance / (likelihood.rows * likelihood.outputs) or 1.0
+            variance = 2 * _misfit(net, of, likelihood) / (likelihood.rows * likelihood.outputs) or 1.0
         strengths = groups.sum(prior.strength) / groups.sizes
         precision = likelihood.with_noise(variance).scale * strengths
         return cls(groups, likelihood, prior.center, precision, variance, hyperprior, torch.zeros_like(precision))
@@ -456,9 +456,7 @@ class FixedPoint:
             posterior = model.curvature.at(self._diagonal + damping * unit, 1 / self.variance)
             w = self.minimum(model, posterior)
             net.weights = w
-            with torch.no_grad():
-                parts = [(net.outputs(x), y) for x, y in of.batches]
-            value = math.fsum(float(self.likelihood.misfit(f, self.likelihood.targets(y, f))) for f, y in parts)
+            value = _misfit(net, of, self.likelihood)
             if math.isfinite(value) and self.cost(value, w) <= start:
                 exact = self.likelihood.numbers and damping == 0.0 and abs(value - model(w)) <= 1e-9 * abs(model.value)
                 return (damping / 10 if damping > 1e-8 else 0.0), exact

@@ -17,17 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from wellposed.bayes import linearized
 from wellposed.bayes.likelihood import Likelihood
-from wellposed.bayes.linearized import (
-    Curvature,
-    DiagonalCurvature,
-    Full,
-    Linearized,
-    WeightPosterior,
-    full_parts,
-    kronecker,
-    kronecker_fits,
-)
+from wellposed.bayes.linearized import Curvature, Linearized, WeightPosterior
 from wellposed.bayes.predictive import (
     SEVERAL_LABELS,
     Predictive,
@@ -182,7 +174,7 @@ def laplace(
     likelihood = of.likelihood(net.outputs(of.batches[0][0][:1]).shape[1]).with_noise(1.0)
     prior = strengths_of(of.net, [leaf.name for leaf in net.leaves], of.terms)
     uncharged = prior.strength == 0
-    kind = _chosen(curvature, net)
+    kind = chosen_curvature(curvature, net)
     found, slope, misfit = measured_curvature(net, of, likelihood, kind)
 
     def precision(at: Likelihood) -> Tensor:
@@ -198,7 +190,7 @@ def laplace(
         of.loss,
         _Again(of.batches),
         list(of.terms),
-        forward=lambda model, batch: of.forward(model, _double(batch[0])),
+        forward=lambda model, batch: of.forward(model, linearized.as_double(batch[0])),
     )
     return Laplace(
         evidence=log_evidence(misfit / likelihood.noise_var + likelihood.constant, prior_at, away, posterior.log_det),
@@ -220,16 +212,16 @@ def measured_curvature(
     net: Linearized, of: Trained, likelihood: Likelihood, kind: str
 ) -> tuple[Curvature, Tensor, float]:
     """The curvature of a kind with gradient and value of `Likelihood.misfit`, at the likelihood's noise."""
+    found: Curvature
     if kind == "kronecker":
-        found: tuple[Curvature, Tensor, float] = kronecker(net, lambda: of.batches, likelihood)
+        found, slope, misfit = linearized.kronecker(net, of.batches, likelihood)
     else:
-        matrix, slope, misfit = full_parts(net, lambda: of.batches, likelihood, diagonal=kind == "diagonal")
-        found = (DiagonalCurvature(matrix) if kind == "diagonal" else Full(matrix)), slope, misfit
-    if not math.isfinite(found[2]):
+        found, slope, misfit = linearized.full_parts(net, of.batches, likelihood, diagonal=kind == "diagonal")
+    if not math.isfinite(misfit):
         raise DataError(
-            f"-log p of the training rows is {found[2]}: inputs, targets or weights are not finite, or outputs overflow."
+            f"-log p of the training rows is {misfit}: inputs, targets or weights are not finite, or outputs overflow."
         )
-    return found
+    return found, slope, misfit
 
 
 def with_estimated_noise(
@@ -249,8 +241,7 @@ def with_estimated_noise(
     """
     if not likelihood.numbers:
         return likelihood, curvature.at(precision(likelihood))
-    targets = likelihood.rows * likelihood.outputs
-    residual = 2 * misfit
+    targets, residual = likelihood.rows * likelihood.outputs, 2 * misfit
     if likelihood.is_exact(misfit) and noise_std is None:
         raise DataError(
             "The outputs equal the targets of every training row: there is no noise to estimate. Give noise_std=."
@@ -281,12 +272,13 @@ def log_evidence(nll: float, precision: Tensor, away: Tensor, log_det: float) ->
     return -nll + 0.5 * float(precision.log().sum() - (precision * away.square()).sum()) - 0.5 * log_det
 
 
-def _chosen(curvature: CurvatureName, net: Linearized) -> str:
-    if curvature != "auto":
-        return curvature
+def chosen_curvature(asked: CurvatureName, net: Linearized, one_strength: bool = True) -> str:
+    """The curvature that is taken; Kronecker factors need ``one_strength`` for all of a parameter."""
+    if asked != "auto":
+        return asked
     if net.size <= FULL_UP_TO:
         return "full"
-    return "kronecker" if all(map(kronecker_fits, net.leaves)) else "diagonal"
+    return "kronecker" if one_strength and all(map(linearized.kronecker_fits, net.leaves)) else "diagonal"
 
 
 def _notes(
@@ -300,14 +292,10 @@ def _notes(
         )
     if len(uncharged):
         far = float(uncharged.abs().max())
-        pulled = (
-            f" The largest is {far:.3g}, which that prior pulls to 0: give a larger prior_std=."
-            if far > prior_std
-            else ""
-        )
-        notes.append(
-            f"no term charges {len(uncharged)} of {size} weights; their prior is N(0, {prior_std:g}^2).{pulled}"
-        )
+        said = f"no term charges {len(uncharged)} of {size} weights; their prior is N(0, {prior_std:g}^2)."
+        if far > prior_std:
+            said += f" The largest is {far:.3g}, which that prior pulls to 0: give a larger prior_std=."
+        notes.append(said)
     return tuple(notes)
 
 
@@ -338,7 +326,3 @@ class _Again:
 
     def __iter__(self) -> Any:
         return iter(self.batches)
-
-
-def _double(x: Any) -> Any:
-    return x.double() if isinstance(x, Tensor) and x.is_floating_point() else x

@@ -26,7 +26,7 @@ from wellposed.bayes.predictive import Predictive, PredictiveClasses, Predictive
 from wellposed.core.checks import Count, Positive, Seed, checked
 from wellposed.core.errors import InputError, guard_call
 from wellposed.core.random import seeded, stream_seed
-from wellposed.core.selectors import Leaf, leaves, select, unwrap_model, weights
+from wellposed.core.selectors import leaves, select, unwrap_model, weights
 from wellposed.data.arrays import real_numbers
 from wellposed.noise.activations import Draws, draws_of, dropped, move_noise, normal_like
 from wellposed.noise.places import inside_attention, owners, refresh_recurrent
@@ -105,7 +105,10 @@ def bayesian(
     for leaf in select(net, on):
         if nn.parameter.is_lazy(leaf.tensor) or not leaf.tensor.is_floating_point():
             raise InputError(f"{leaf.name!r} cannot be a distribution: it needs a shape, and real numbers.")
-        scale = _rate(leaf, start) if family == "dropout" else torch.full_like(leaf.tensor, math.log(start))
+        if family == "dropout":  # one rate for the whole layer, by its logit
+            scale = leaf.tensor.new_full((), math.log(start) - math.log1p(-start))
+        else:
+            scale = torch.full_like(leaf.tensor, math.log(start))
         beside = nn.Parameter(scale.detach())
         for site, owner, name in owners(net, leaf):
             caller = callers.get(owner, owner)
@@ -123,11 +126,6 @@ def bayesian(
     _unfused(net)
     net.register_forward_pre_hook(draws.begin, prepend=True)
     return net
-
-
-def _rate(leaf: Leaf, rate: float) -> Tensor:
-    """The logit of a rate, in the type and on the device of a weight."""
-    return torch.full((), math.log(rate) - math.log1p(-rate), dtype=leaf.tensor.dtype, device=leaf.tensor.device)
 
 
 def _posterior(owner: nn.Module, prior: Prior, family: str, draws: Draws) -> Posterior:
@@ -268,52 +266,15 @@ class _KeptInside:
                 self.training = False
 
 
-class KeptDropout(_Kept, nn.Dropout):
-    """See `mc_dropout`."""
-
-
-class KeptDropout1d(_Kept, nn.Dropout1d):
-    """See `mc_dropout`."""
-
-
-class KeptDropout2d(_Kept, nn.Dropout2d):
-    """See `mc_dropout`."""
-
-
-class KeptDropout3d(_Kept, nn.Dropout3d):
-    """See `mc_dropout`."""
-
-
-class KeptAlphaDropout(_KeptInside, nn.AlphaDropout):
-    """See `mc_dropout`."""
-
-
-class KeptFeatureAlphaDropout(_KeptInside, nn.FeatureAlphaDropout):
-    """See `mc_dropout`."""
-
-
-class KeptAttention(_KeptInside, nn.MultiheadAttention):
-    """See `mc_dropout`."""
-
-
-class KeptRNN(_KeptInside, nn.RNN):
-    """See `mc_dropout`."""
-
-
-class KeptLSTM(_KeptInside, nn.LSTM):
-    """See `mc_dropout`."""
-
-
-class KeptGRU(_KeptInside, nn.GRU):
-    """See `mc_dropout`."""
-
-
 KEPT: dict[type[nn.Module], type[nn.Module]] = {
-    kept.__mro__[2]: kept for kept in (
-        KeptDropout, KeptDropout1d, KeptDropout2d, KeptDropout3d, KeptAlphaDropout, KeptFeatureAlphaDropout,
-        KeptAttention, KeptRNN, KeptLSTM, KeptGRU,
-    )
-}  # fmt: skip
+    layer: type(f"Kept{layer.__name__}", (mixin, layer), {"__module__": __name__})
+    for mixin, layers in {
+        _Kept: (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+        _KeptInside: (nn.AlphaDropout, nn.FeatureAlphaDropout, nn.MultiheadAttention, nn.RNN, nn.LSTM, nn.GRU),
+    }.items()
+    for layer in layers
+}
+globals().update({kept.__name__: kept for kept in KEPT.values()})  # where pickle looks for them
 
 
 def _drops(layer: nn.Module) -> bool:

@@ -298,6 +298,11 @@ def real_numbers(value: Any, what: str, instead: str) -> Tensor:
     return found
 
 
+def doubles(value: Any, what: str, instead: str = "Give an array of numbers.") -> Tensor:
+    """`real_numbers` in double precision on the CPU."""
+    return real_numbers(value, what, instead).cpu().double()
+
+
 def _unfit(value: Tensor) -> str:
     """Why a tensor is no table of numbers; empty where it is one."""
     if value.is_nested or value.layout is not torch.strided:
