@@ -33,6 +33,7 @@ from wellposed.core.errors import DataError, InputError
 from wellposed.core.formats import table
 from wellposed.core.random import generator
 from wellposed.optimality.certify import Certificate, certify
+from wellposed.optimality.objective import BatchList
 from wellposed.penalties.base import Term
 from wellposed.training.run import Run
 
@@ -188,7 +189,7 @@ def laplace(
     certificate = certify(
         net.net,
         of.loss,
-        _Again(of.batches),
+        BatchList(of.batches),
         list(of.terms),
         forward=lambda model, batch: of.forward(model, linearized.as_double(batch[0])),
     )
@@ -316,13 +317,3 @@ def class_shares(logits: Tensor, likelihood: Likelihood) -> Tensor:
     if logits.shape[-1] > 1:
         raise InputError(SEVERAL_LABELS)
     return torch.cat([(-logits).sigmoid(), logits.sigmoid()], -1)
-
-
-@dataclass(frozen=True)
-class _Again:
-    """Batches that can be gone through again and again."""
-
-    batches: tuple[tuple[Any, Any], ...]
-
-    def __iter__(self) -> Any:
-        return iter(self.batches)

@@ -33,7 +33,7 @@ from wellposed.data.arrays import Source, Subset, in_numpy, source_of, split_bat
 from wellposed.data.splits import duplicate_ids, split
 from wellposed.optim.charges import Charges
 from wellposed.optimality.certify import Certificate
-from wellposed.optimality.objective import Cost
+from wellposed.optimality.objective import BatchList, Cost
 from wellposed.optimality.settle import settle
 from wellposed.penalties.base import Term, changed
 from wellposed.sparsity.active_inputs import Narrowed, narrowed, reawakened
@@ -190,15 +190,12 @@ class Path:
         if len(chosen) == 1:
             chosen = dict.fromkeys(chosen, "best, and within one SE")
         even = {round(i) for i in np.linspace(0, len(self.points) - 1, min(SHOWN, len(self.points)))}
-        cells: list[tuple[str, ...]] = [
-            ("strength", self.noun, f"train {self.loss}", "validation", "SE", self.metric or "", "")
-        ]
+        cells = [("strength", self.noun, f"train {self.loss}", "validation", "SE", self.metric or "", "")]
         for i in sorted(even | set(chosen)):
             p = self.points[i]
-            metric = score(p.metric) if self.metric else ""
-            cells.append(
-                (f"{p.strength:.4g}", f"{len(p.support)}", *map(score, (p.train, p.valid, p.valid_se)), metric, chosen.get(i, ""))
-            )  # fmt: skip
+            train, valid, se, metric = map(score, (p.train, p.valid, p.valid_se, p.metric))
+            kept, metric = str(len(p.support)), metric if self.metric else ""
+            cells.append((f"{p.strength:.4g}", kept, train, valid, se, metric, chosen.get(i, "")))
         return "\n".join([*columns_of_words(cells, ruled=True), "", *self.sentences()])
 
     def sentences(self) -> list[str]:
@@ -333,13 +330,11 @@ def trainer_of(
     """The penalty at strength 1, what the models of a path are trained with, and the parts that can be dropped."""
     charged = penalty_of(penalty, on, problem.prepared)
     where = None if charged.name == "hierarchical" else on
-    trainer = PathTrainer(
-        problem,
-        PathRows.of(problem),
-        lambda s: [*terms, changed(charged, strength=s).on(where, "prox")],
-        tolerance,
-        steps,
-    )
+
+    def all_terms(strength: float) -> list[Term]:
+        return [*terms, changed(charged, strength=strength).on(where, "prox")]
+
+    trainer = PathTrainer(problem, PathRows.of(problem), all_terms, tolerance, steps)
     return charged, trainer, Support.of(problem.build({}, seed), trainer.terms(1.0)[-1], problem.prepared)
 
 
@@ -424,10 +419,8 @@ class _Joined(Source):
         return len(self.first) + len(self.second)
 
     def batch(self, index: Tensor) -> tuple[Any, Any]:
-        parts = [
-            (self.first, index[index < len(self.first)]),
-            (self.second, index[index >= len(self.first)] - len(self.first)),
-        ]
+        inside = index < len(self.first)
+        parts = [(self.first, index[inside]), (self.second, index[~inside] - len(self.first))]
         filled = [source.batch(part) for source, part in parts if len(part)]
         if len(filled) == 1:
             return filled[0]
@@ -447,17 +440,13 @@ def _cuts(
             found = [tuple(np.asarray(part, dtype=np.int64).reshape(-1) for part in pair) for pair in folds]
         except (TypeError, ValueError):
             found = []
-        sound = [
-            pair
-            for pair in found
-            if len(pair) == 2 and all(len(p) and 0 <= p.min() <= p.max() < len(rows) for p in pair)
-        ]
-        if not found or len(sound) < len(found):
+        fit = (len(pair) == 2 and all(len(p) and 0 <= p.min() <= p.max() < len(rows) for p in pair) for pair in found)
+        if not found or not all(fit):
             raise DataError(
                 "folds= is a number >= 2, or a list of pairs (training rows, validation rows) of indices from 0 to "
                 f"{len(rows) - 1}, such as list(KFold(5).split(X))."
             )
-        return [(training, held) for training, held in sound]
+        return [(training, held) for training, held in found]
     if folds > len(rows):
         raise DataError(f"{folds} folds need as many rows, and there are {len(rows)}. Give fewer folds=.")
     ids = {"groups": rows.groups, "time": rows.time, "duplicates": rows.copies()}
@@ -511,11 +500,7 @@ class PathTrainer:
         return None if own is call else lambda net, batch: own(net, split_batch(batch)[0])
 
     def settled(
-        self,
-        net: nn.Module,
-        rows: np.ndarray[Any, Any],
-        terms: Sequence[Term],
-        support: Support | None = None,
+        self, net: nn.Module, rows: np.ndarray[Any, Any], terms: Sequence[Term], support: Support | None = None
     ) -> Certificate:
         """Train in place until the violation is within the tolerance, or the steps are used up; Newton's steps are few.
 
@@ -525,7 +510,7 @@ class PathTrainer:
         batches, left, some = self.rows.batches(rows), self.steps, FIRST_STEPS
         if support is not None and bool(support.norms(net).any()):
             # One step is always taken: weights smaller than the tolerance would stay at any strength, since none violates more.
-            settle(net, self.problem.loss, _Again(batches), terms, 0.0, 1, forward=self.forward)
+            self._settle(net, batches, terms, 1, 0.0)
         while True:
             small = self._narrowed(net, support, terms, batches)
             now = min(some, left)
@@ -534,19 +519,26 @@ class PathTrainer:
             else:
                 self._stepped(small.net, small.rows(batches), small.terms, now, now < left)
                 small.write_back(net)
-                found = settle(net, self.problem.loss, _Again(batches), terms, self.tolerance, 0, forward=self.forward)
+                found = self._settle(net, batches, terms, 0, self.tolerance)
             left, some = left - now, 2 * some
             if found.violation <= self.tolerance or left <= 0 or not math.isfinite(found.objective):
                 return found
+
+    def _settle(
+        self, net: nn.Module, batches: list[tuple[Any, Any]], terms: Sequence[Term], steps: int, tolerance: float
+    ) -> Certificate:
+        return settle(net, self.problem.loss, BatchList(batches), terms, tolerance, steps, forward=self.forward)
+
+    def _cost(self, net: nn.Module, batches: list[tuple[Any, Any]], terms: Sequence[Term]) -> Cost:
+        return Cost(net, self.problem.loss, BatchList(batches), terms, None, forward=self.forward)
 
     def _stepped(
         self, net: nn.Module, batches: list[tuple[Any, Any]], terms: Sequence[Term], steps: int, go_on: bool
     ) -> Certificate:
         """Proximal steps and, where more are to come, Newton's."""
-        again = _Again(batches)
-        found = settle(net, self.problem.loss, again, terms, self.tolerance, steps, forward=self.forward)
+        found = self._settle(net, batches, terms, steps, self.tolerance)
         if go_on and self.tolerance < found.violation < math.inf:
-            cost = Cost(net, self.problem.loss, again, terms, None, forward=self.forward)
+            cost = self._cost(net, batches, terms)
             with cost.frozen():
                 newton(cost, self.problem.forward)
         return found
@@ -560,7 +552,7 @@ class PathTrainer:
         parts = support.norms(net) > 0
         if narrowed(net, support, terms, parts, batches) is None:
             return None
-        cost = Cost(net, self.problem.loss, _Again(batches), terms, None)
+        cost = self._cost(net, batches, terms)
         with cost.frozen():
             return narrowed(net, support, terms, parts | reawakened(cost, support), batches)
 
@@ -581,7 +573,7 @@ class PathTrainer:
             self.settled(net, rows, self.terms(1.0)[:-1])
         for p in inside:
             p.requires_grad_(True)
-        cost = Cost(net, self.problem.loss, _Again(self.rows.batches(rows)), [], None, forward=self.forward)
+        cost = self._cost(net, self.rows.batches(rows), [])
         with cost.frozen():
             gradients = {id(p): grad for p, grad in zip(cost.params, cost.at().grads, strict=True)}
         return emptying_strength(lambda s: Charges.of(net, self.terms(s), None), gradients, support)
@@ -645,13 +637,3 @@ def _beyond(grid: Iterable[float], unfinished: Callable[[], bool]) -> Iterator[f
             return
         strength *= 2.0
         yield strength
-
-
-class _Again:
-    """Batches that can be gone through again and again."""
-
-    def __init__(self, batches: list[tuple[Any, Any]]) -> None:
-        self.batches = batches
-
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        return iter(self.batches)
