@@ -164,23 +164,22 @@ def evidence(
         )
     recipe = recipe.replace(stopping={"patience": 0, "keep": "last"})
 
-    def trained(now: Iterable[Term]) -> Trained:
+    def trained(now: Iterable[Term]) -> tuple[Trained, Linearized]:
         run = fit(problem, recipe.replace(terms=list(now)), seed=seed)
-        return of_problem(problem, run.model, now, run.recipe)
+        of = of_problem(problem, run.model, now, run.recipe)
+        return of, Linearized(of.net, of.forward)
 
-    of = trained(chosen)
-    net = Linearized(of.net, of.forward)
+    of, net = trained(chosen)
     groups = WeightGroups.of(of.net, net, chosen, by)
     kind = chosen_curvature(curvature, net, one_strength=by not in ("input", "unit"))
     likelihood = of.likelihood(net.outputs(of.batches[0][0][:1]).shape[1]).with_noise(1.0)
-    state = FixedPoint.start(groups, net, of, likelihood, chosen, hyperprior)
+    state = FixedPoint.start(groups, net, of, likelihood, hyperprior)
     if kind == "full":
         state.climb(net, of)  # which moves the weights of net
     found, _, misfit = measured_curvature(net, of, likelihood, kind)
     for _ in range(rounds) if kind != "full" else ():
         state.settle_at(net.weights, Quadratic(net.weights, found, None, misfit), move=False)
-        of = trained(groups.terms(state.strengths()))
-        net = Linearized(of.net, of.forward)
+        of, net = trained(groups.terms(state.strengths()))
         found, _, misfit = measured_curvature(net, of, likelihood, kind)
     state.measure(net.weights, misfit, state.posterior(found))
     strengths = state.strengths()
@@ -229,11 +228,8 @@ class WeightGroups:
         alike = len({str(term.place) for term in terms}) < len(terms)
         for number, term in enumerate(terms, 1):
             title = f"{term.place} ({number})" if alike else str(term.place)
-            charged = [
-                strengths_of(model, [leaf.name], [replace(term, how="loss")]).strength > 0 for leaf in net.leaves
-            ]
-            for leaf, own, mine in zip(net.leaves, charged, index, strict=True):
-                if not bool(own.any()):
+            for leaf, mine in zip(net.leaves, index, strict=True):
+                if not bool(strengths_of(model, [leaf.name], [replace(term, how="loss")]).strength.any()):
                     continue
                 if bool((mine >= 0).any()):
                     raise InputError(f"Two terms charge {leaf.name!r}; give one, whose strength the evidence chooses.")
@@ -277,10 +273,8 @@ def _called(leaf: Leaf, term: str, by: By) -> tuple[list[str], tuple[int, ...]]:
     """The names of a parameter's groups, and the shape in which they broadcast to it."""
     shape = leaf.tensor.shape
     whole = (1,) * len(shape)
-    if by in ("term", "parameter"):
-        return [term if by == "term" else leaf.name], whole
-    if by == "layer":
-        return [leaf.name.rpartition(".")[0] or leaf.name], whole
+    if by not in ("input", "unit"):
+        return [{"term": term, "parameter": leaf.name, "layer": leaf.name.rpartition(".")[0] or leaf.name}[by]], whole
     axis = 1 if by == "input" else 0
     if len(shape) <= axis:
         raise InputError(
@@ -346,13 +340,7 @@ class FixedPoint:
 
     @classmethod
     def start(
-        cls,
-        groups: WeightGroups,
-        net: Linearized,
-        of: Trained,
-        likelihood: Likelihood,
-        terms: Sequence[Term],
-        hyperprior: float,
+        cls, groups: WeightGroups, net: Linearized, of: Trained, likelihood: Likelihood, hyperprior: float
     ) -> FixedPoint:
         """Precisions by the terms' own strengths, and the noise that the residuals show."""
         prior = strengths_of(of.net, [leaf.name for leaf in net.leaves], of.terms)
@@ -419,9 +407,7 @@ class FixedPoint:
             self.settled = self.update(w, model(w), posterior) <= SETTLED
             if self.settled:
                 break
-        if move:
-            w = self.minimum(model, self.posterior(model.curvature))
-        return w
+        return self.minimum(model, self.posterior(model.curvature)) if move else w
 
     def minimum(self, model: Quadratic, posterior: WeightPosterior) -> Tensor:
         """Where the quadratic cost is least."""

@@ -5,6 +5,7 @@ It also takes a run's rows into the units that the network was trained in, and a
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -210,15 +211,12 @@ def strengths_of(net: nn.Module, names: Iterable[str], terms: Iterable[Term]) ->
     for part in charges.parts:
         if not isinstance(part, ChargedParameter) or part.constraints:
             raise _no_prior(", ".join(part.terms))
-        w = part.leaf.tensor.detach()
-        total, pull = torch.zeros_like(w, dtype=torch.float64), torch.zeros_like(w, dtype=torch.float64)
-        for penalty in part.penalties:
-            for strength, center in _squares(penalty):
-                total = total + strength
-                pull = pull + (0.0 if center is None else strength * center)
+        total = pull = torch.zeros_like(part.leaf.tensor.detach(), dtype=torch.float64)
+        for strength, center in itertools.chain.from_iterable(map(_squares, part.penalties)):
+            total = total + strength
+            pull = pull + (0.0 if center is None else strength * center)
         found[part.leaf.name] = total.flatten(), torch.where(total > 0, pull / total, 0.0).flatten()
-    chosen = [found[name] for name in names]
-    return Strengths(torch.cat([s for s, _ in chosen]), torch.cat([c for _, c in chosen]))
+    return Strengths(*map(torch.cat, zip(*(found[name] for name in names), strict=True)))
 
 
 def _squares(penalty: Penalty) -> Iterator[tuple[float | Tensor, float | Tensor | None]]:

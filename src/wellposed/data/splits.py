@@ -97,11 +97,9 @@ def folds(
     found = np.full(rows, count - 1, dtype=np.int64)
     left = np.arange(rows)
 
-    def of(values: AnyArray | None) -> AnyArray | None:
-        return None if values is None else np.asarray(values)[left]
-
+    ids = {"target": target, "groups": groups, "duplicates": duplicates}
     for fold in range(count - 1):
-        given = {"target": of(target), "groups": of(groups), "duplicates": of(duplicates)}
+        given = {name: None if values is None else np.asarray(values)[left] for name, values in ids.items()}
         rest, held = split(len(left), 1 / (count - fold), seed=seed, stream=f"fold {fold}", **given)
         found[left[held]] = fold
         left = left[rest]
@@ -133,7 +131,7 @@ def duplicate_ids(table: Any, target: Any = None) -> Rows:
         for name in frame.columns:
             ids = _refined(ids, _column_ids(frame[name]))
     if target is not None:
-        ids = _refined(ids, _target_ids(target))
+        ids = _refined(ids, _column_ids(target))
     return ids
 
 
@@ -188,11 +186,8 @@ class _Choice:
     def take(self, contents: Sequence[Content], order: Sequence[int]) -> list[int]:
         chosen = [unit for unit in order if self._nearer(contents[unit]) and self._taken(contents[unit])]
         already = set(chosen)
-        chosen += [
-            unit
-            for unit in order
-            if unit not in already and self._nearer_in_total(contents[unit]) and self._taken(contents[unit])
-        ]
+        left = [unit for unit in order if unit not in already]
+        chosen += [unit for unit in left if self._nearer_in_total(contents[unit]) and self._taken(contents[unit])]
         return chosen or [self._smallest(contents, order)]
 
     def _allowed(self, content: Content) -> bool:
@@ -280,20 +275,15 @@ def _whole_blocks(moments: Rows, groups: AnyArray | None) -> Rows:
 
 
 def _ids(values: AnyArray) -> Rows:
-    """Any values as 0, 1, ... in sorted order.
-
-    Raises:
-        DataError: they have no order, such as texts among numbers or missing values.
-    """
+    """Any values as 0, 1, ... in sorted order."""
     try:
-        inverse: Rows = np.unique(np.asarray(values), return_inverse=True)[1].reshape(-1).astype(np.int64)
+        return np.unique(np.asarray(values), return_inverse=True)[1].reshape(-1).astype(np.int64)
     except TypeError:
         kinds = sorted({type(value).__name__ for value in np.asarray(values).flat})
         raise DataError(
             f"Groups must all be numbers, or all be texts; these are {listed(kinds)}, which have no common order. Give "
             "each row the number or the name of its group."
         ) from None
-    return inverse
 
 
 def _united(rows: int, groups: AnyArray | None, duplicates: AnyArray | None) -> Rows:
@@ -328,16 +318,12 @@ def _bytes_ids(array: AnyArray) -> Rows:
     return np.array([place.setdefault(key, len(place)) for key in keys], dtype=np.int64)
 
 
-def _target_ids(target: Any) -> Rows:
-    if isinstance(target, np.ndarray) and target.dtype.kind != "O":
-        return _ids(target)
-    return _column_ids(require("pandas", "tables").Series(target))
-
-
 def _column_ids(column: Any) -> Rows:
-    if is_text(column):
-        return category_codes(column)[0]
-    return np.asarray(require("pandas", "tables").factorize(column)[0], dtype=np.int64)
+    if isinstance(column, np.ndarray) and column.dtype.kind != "O":
+        return _ids(column)
+    pandas = require("pandas", "tables")
+    column = pandas.Series(column)
+    return category_codes(column)[0] if is_text(column) else np.asarray(pandas.factorize(column)[0], dtype=np.int64)
 
 
 def _refined(ids: Rows, by: Rows) -> Rows:

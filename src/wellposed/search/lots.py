@@ -165,13 +165,12 @@ class Rounds:
         recipes: list[tuple[Recipe, Point]] = []
         advice: list[tuple[str, Change]] = []
         if state.lots == 0:
-            recipes += [(self.own, {})] if self.own is not None else []
-            advice = first_changes(self.bench, self.space.baseline)
-            advice = [one for one in advice if self.can_be_confirmed(one[1].recipe)]
-            recipes += [(change.recipe, {}) for _, change in advice]
+            changes = first_changes(self.bench, self.space.baseline)
+            advice = [(name, change) for name, change in changes if self.can_be_confirmed(change.recipe)]
             starts = [(self.space.recipe(point), point) for point in self.space.starts()]
-            recipes += [start for start in starts if self.can_be_confirmed(start[0])]
-            recipes = recipes[:room]
+            recipes = [(self.own, {})] if self.own is not None else []
+            recipes += [(change.recipe, {}) for _, change in advice]
+            recipes = [*recipes, *(start for start in starts if self.can_be_confirmed(start[0]))][:room]
         told = self.told()
         for number, count in enumerate(shared_out(room - len(recipes))):
             shared, count = self.group(state.lots, number, told, count)

@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from wellposed.core.batches import tensors_in
-from wellposed.core.errors import ProblemError, WellposedError
 from wellposed.core.preserve import random_states_kept
 from wellposed.core.shared import threads_of
 from wellposed.data.arrays import to_device
 from wellposed.noise.activations import dropout_from_streams
 from wellposed.recipe.recipe import Recipe
+from wellposed.search.holdout import in_a_sentence
 from wellposed.study.budget import Account
 from wellposed.training.evaluate import evaluating
 from wellposed.training.history import Stopped
@@ -109,7 +109,7 @@ class Pace:
 
     def check(self, recipe: Recipe) -> None:
         """Take a step of this very recipe, and evaluate, so that what cannot be trained is said early."""
-        with threads_of(1), random_states_kept(), trainable():
+        with threads_of(1), random_states_kept(), in_a_sentence("The model cannot be trained"):
             training = Training.begin(self.problem, recipe, 0, self.device, math.inf, None, PROBE_ROWS)
             training.model.train()
             with dropout_from_streams(training.model, training.streams):
@@ -122,7 +122,7 @@ class Pace:
         if key not in self._sizes:
             data = self.problem.prepared.train_clean
             index = torch.arange(min(COUNTED, len(data)))
-            with random_states_kept(), trainable():
+            with random_states_kept(), in_a_sentence("The model cannot be trained"):
                 model = self.problem.build(recipe.model, 0).to(self.device)
                 inputs = to_device(data.batch(index)[0], self.device)
                 work = count_work(model, lambda: self.problem.forward(model, inputs))
@@ -253,21 +253,6 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
     if recipe.stopping != plain.stopping:
         return recipe.replace(epochs=epochs)
     return recipe.replace(epochs=epochs, stopping={"patience": max(10, epochs // 5)})
-
-
-@contextlib.contextmanager
-def trainable() -> Iterator[None]:
-    """Whatever somebody's model raises inside is said as one sentence.
-
-    Raises:
-        ProblemError: it raised something.
-    """
-    try:
-        yield
-    except WellposedError:
-        raise
-    except Exception as error:
-        raise ProblemError(f"The model cannot be trained: {type(error).__name__}: {error}.") from error
 
 
 def count_work(model: nn.Module, forward: Callable[[], Any]) -> float:
