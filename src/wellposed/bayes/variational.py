@@ -117,8 +117,9 @@ def bayesian(
                     f'{site!r} has no inputs that could be dropped: family="dropout" is for weights of linear and '
                     'convolutional layers. Select those, on=nn.Linear, or take family="gaussian".'
                 )
-            _posterior(owner, prior, family, draws).register_parameter(name, beside)
-            _posterior(owner, prior, family, draws).sites[name] = site
+            posterior = _posterior(owner, prior, family, draws)
+            posterior.register_parameter(name, beside)
+            posterior.sites[name] = site
             hooked[caller] = None
     for caller in hooked:
         caller.register_forward_pre_hook(_before, with_kwargs=True)
@@ -131,27 +132,24 @@ def bayesian(
 def _posterior(owner: nn.Module, prior: Prior, family: str, draws: Draws) -> Posterior:
     """What a layer keeps beside its weights; made at the first of them."""
     found = getattr(owner, "posterior", None)
-    if isinstance(found, Posterior):
-        return found
-    if found is not None:
-        raise InputError(f"{type(owner).__name__} has a part of its own that is called posterior. Rename it.")
-    if family == "dropout":
-        found = DropoutPosterior(prior, GAUSSIAN, draws)
+    if found is None and family == "dropout":
+        found = owner.posterior = DropoutPosterior(prior, GAUSSIAN, draws)
         found.inputs = int(getattr(owner, "in_features", 0) or getattr(owner, "in_channels", 0))
-    else:
-        found = Posterior(prior, FAMILIES[family], draws)
-    owner.posterior = found
+    elif found is None:
+        found = owner.posterior = Posterior(prior, FAMILIES[family], draws)
+    if not isinstance(found, Posterior):
+        raise InputError(f"{type(owner).__name__} has a part of its own that is called posterior. Rename it.")
     return found
 
 
 def _drawing(caller: nn.Module) -> list[tuple[nn.Module, Posterior]]:
     """The layers whose weights a module draws when it is called, each with its posterior: itself, or an attention's last."""
-    inner = caller.out_proj if isinstance(caller, nn.MultiheadAttention) else None
-    found = ((owner, getattr(owner, "posterior", None)) for owner in (caller, inner))
+    owners = [caller, caller.out_proj] if isinstance(caller, nn.MultiheadAttention) else [caller]
+    found = [(owner, getattr(owner, "posterior", None)) for owner in owners]
     return [
         (owner, posterior)
         for owner, posterior in found
-        if owner is not None and isinstance(posterior, Posterior) and (caller.training or posterior.draws.sampling)
+        if isinstance(posterior, Posterior) and (caller.training or posterior.draws.sampling)
     ]
 
 
@@ -192,15 +190,13 @@ def _after(caller: nn.Module, args: tuple[Any, ...], named: dict[str, Any], outp
         hid = [name for name in posterior.sites if owner.__dict__.pop(name, None) is not None]
         if hid:
             refresh_recurrent(owner)
-        if output is not None and "weight" in posterior.sites and _is_local(owner, posterior, caller):
-            if isinstance(posterior, DropoutPosterior):
-                continue
-            local: Any = owner
+        local = _is_local(owner, posterior, caller) and not isinstance(posterior, DropoutPosterior)
+        if output is not None and "weight" in posterior.sites and local:
             with torch.autocast(output.device.type, enabled=False):  # float16 has neither the square of 300 nor FLAT
                 square = at_least_float32(args[0] if args else named["input"]).square()
                 spread = torch.exp(2.0 * at_least_float32(posterior.get_parameter("weight"))).to(square)
-                linear = isinstance(owner, nn.Linear)
-                variance = F.linear(square, spread) if linear else local._conv_forward(square, spread, None)
+                convolve: Any = None if isinstance(owner, nn.Linear) else owner._conv_forward
+                variance = F.linear(square, spread) if convolve is None else convolve(square, spread, None)
                 std = (variance + FLAT).sqrt()
                 noise = normal_like(std, posterior.draws.source("weights", posterior.sites["weight"]))
                 output = output + (std * noise).to(output)

@@ -10,18 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    SubsetRandomSampler,
-    TensorDataset,
-    default_collate,
-)
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 from torch.utils.data import Subset as Rows
+from torch.utils.data import sampler as samplers
 
 from wellposed.core.batches import mapped, tensors_in
 from wellposed.core.errors import DataError, described, first_line, noting
@@ -253,11 +244,11 @@ def rows_of(loader: DataLoader[Any], lost: tuple[type, ...] = ()) -> Tensor | No
             "A loader over an iterable Dataset, or with batch_size=None, cannot be asked for rows by number; "
             "give a loader over a map-style Dataset, or the Dataset."
         )
-    own_batches = type(loader.batch_sampler) is not BatchSampler
+    own_batches = type(loader.batch_sampler) is not samplers.BatchSampler
     sampler: Any = loader.batch_sampler if own_batches else loader.batch_sampler.sampler  # type: ignore[attr-defined]
-    if type(sampler) is SubsetRandomSampler:
+    if type(sampler) is samplers.SubsetRandomSampler:
         return torch.as_tensor(sampler.indices, dtype=torch.long)
-    if type(sampler) not in (SequentialSampler, RandomSampler, *lost):
+    if type(sampler) not in (samplers.SequentialSampler, samplers.RandomSampler, *lost):
         raise DataError(
             f"The loader draws with {type(sampler).__name__}, which may leave out or repeat rows. Give a plain loader "
             "over the same rows, DataLoader(dataset, collate_fn=...); example weights go into wp.Data(weight=)."

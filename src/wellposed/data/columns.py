@@ -15,19 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from wellposed.core.errors import DataError, did_you_mean, listed, require
-from wellposed.data.readings import (
-    KINDS,
-    MISSING_WORDS,
-    PLAIN_TRUTHS,
-    ColumnKind,
-    Floats,
-    Integers,
-    Notation,
-    Usual,
-    days_of,
-    infer_reading,
-    sentinels,
-)
+from wellposed.data import readings
+from wellposed.data.readings import ColumnKind, Floats, Integers, Notation, Usual, infer_reading, sentinels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,7 +98,7 @@ def column_reading(column: pd.Series[Any], usual: Usual | None = None, kind: Col
         return Notation(kind or "number")
     if isinstance(column.dtype, pandas.CategoricalDtype):
         names = {level_name(name).lower() for name in column.cat.categories}
-        return Notation(kind or ("boolean" if names and names <= PLAIN_TRUTHS else "category"))
+        return Notation(kind or ("boolean" if names and names <= readings.PLAIN_TRUTHS else "category"))
     if kind in (None, "number") and (plain := _plain_numbers(column)) is not None:
         return Notation("number", missing=sentinels(*np.unique(plain, return_counts=True)))
     _, texts, counts = _counted(column)
@@ -184,7 +173,7 @@ def as_days(column: pd.Series[Any], reading: Notation | None = None) -> Floats:
     if types.is_numeric_dtype(column.dtype):
         return as_numbers(column)
     if types.is_datetime64_any_dtype(column.dtype):
-        return days_of(pandas.DatetimeIndex(column))
+        return readings.days_of(pandas.DatetimeIndex(column))
     return _by_reading(column, reading, "date")
 
 
@@ -219,7 +208,7 @@ def unread(column: pd.Series[Any], reading: Notation) -> Unread:
     if as_it_is or (reading.plain and _as_programs_write(column) is not None):
         return Unread(0, int(column.notna().sum()), "")
     _, names, counts = _counted(column)
-    there = np.array([name.lower() not in MISSING_WORDS for name in names], dtype=bool)
+    there = np.array([name.lower() not in readings.MISSING_WORDS for name in names], dtype=bool)
     bad = there & np.isnan(replace(reading, missing=()).values(names))
     example = names[int(np.flatnonzero(bad)[0])] if bad.any() else ""
     return Unread(int(counts[bad].sum()), int(counts[there].sum()), example)
@@ -313,7 +302,7 @@ def _typed(column: pd.Series[Any], reading: Notation, asked: bool) -> Any:
         return moments
     if reading.kind == "boolean":
         values, names = as_truths(column), category_codes(column)[1]
-        if not asked and not {name.lower() for name in names} <= PLAIN_TRUTHS:
+        if not asked and not {name.lower() for name in names} <= readings.PLAIN_TRUTHS:
             return None
         gone = np.isnan(values)
         return np.where(gone, None, values == 1.0) if gone.any() else values.astype(bool)
@@ -359,7 +348,7 @@ def checked_kinds(kinds: Mapping[str, str | Notation], names: list[str]) -> dict
         DataError: there are not, with a suggestion.
     """
     checked: dict[str, str | Notation] = {}
-    known = (*KINDS, "ignore", "text", *(f"{kind}:{how}" for kind, ways in HOW.items() for how in ways))
+    known = (*readings.KINDS, "ignore", "text", *(f"{kind}:{how}" for kind, ways in HOW.items() for how in ways))
     for name, given in kinds.items():
         if name not in names:
             kind = given.kind if isinstance(given, Notation) else given

@@ -25,15 +25,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from wellposed.core.random import numpy_generator
-from wellposed.data.columns import (
-    apart_where_missing,
-    as_numbers,
-    category_codes,
-    column_kind,
-    distinct,
-    is_text,
-    ordered_values,
-)  # fmt: skip
+from wellposed.data import columns
+from wellposed.data.columns import as_numbers, category_codes, column_kind, distinct, is_text, ordered_values
 from wellposed.data.readings import Floats, Integers
 
 if TYPE_CHECKING:
@@ -122,9 +115,8 @@ def suspects(
             continue  # a file that is written entity after entity, or year after year, has an order for this reason alone
         kept, statistic = _statistic(candidate, draw)
         fitted = frame.iloc[kept].drop(columns=candidate.column, errors="ignore")
-        if (
-            candidate.kind == "group"
-        ):  # what is one value in all rows of an entity tells it, and is no reason to let it go
+        if candidate.kind == "group":
+            # What is one value in all rows of an entity tells it, and is no reason to let it go.
             fitted = fitted.drop(columns=_fixed(candidate.values.astype(np.int64)[kept], fitted))
         left = residuals(scores[kept], fitted)
         p = permutation_p(statistic, left, draw, level / tests)
@@ -139,28 +131,27 @@ def residuals(scores: Floats, frame: pd.DataFrame) -> Floats:
 
     A curve that all entities share, such as a rise and a fall over time, would make the rows of one entity unlike each other.
     """
-    columns: list[Floats] = [np.ones(len(scores))]
+    terms: list[Floats] = [np.ones(len(scores))]
     bent: list[Floats] = []
     for name in frame.columns:
         kind = column_kind(frame[name])
         if kind == "number":
             x = as_numbers(frame[name])
             known = np.sort(x[np.isfinite(x)])
-            middle = (
-                known[len(known) // 2] if len(known) else 0.0
-            )  # a median of numbers near the largest would overflow
+            # The mean of two numbers near the largest would overflow.
+            middle = known[len(known) // 2] if len(known) else 0.0
             place = 2 * ranks(np.where(np.isfinite(x), x, middle)) / len(x) - 1
-            columns.append(place)
+            terms.append(place)
             bent += [place**2, place**3]
         elif kind in ("category", "boolean"):
             codes, values = distinct(frame[name])
             if len(values) <= MOST_LEVELS_FITTED:
-                columns += [(codes == level).astype(np.float64) for level in range(len(values))]
-    if (len(columns) + len(bent)) * ROWS_PER_FEATURE <= len(scores):
-        columns += bent
-    if len(columns) * ROWS_PER_FEATURE > len(scores):
+                terms += [(codes == level).astype(np.float64) for level in range(len(values))]
+    if (len(terms) + len(bent)) * ROWS_PER_FEATURE <= len(scores):
+        terms += bent
+    if len(terms) * ROWS_PER_FEATURE > len(scores):
         return scores
-    x = np.stack(columns, axis=1)
+    x = np.stack(terms, axis=1)
     return np.asarray(scores - x @ np.linalg.lstsq(x, scores, rcond=None)[0])
 
 
@@ -237,7 +228,7 @@ def _entities(frame: pd.DataFrame) -> Iterator[Suspect]:
             if beginnings is None:
                 continue
             ids = beginnings
-        ids = apart_where_missing(ids)
+        ids = columns.apart_where_missing(ids)
         sizes = np.bincount(ids)
         count, rows = int((sizes > 0).sum()), len(ids)
         if rows < 1.5 * count or sizes.max() > LARGEST_ENTITY * rows:

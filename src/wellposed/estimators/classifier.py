@@ -145,8 +145,7 @@ class Classifier(base.ClassifierMixin, Networks):  # type: ignore[misc]
         return Joint(self.members_, True, torch.zeros(()), torch.ones(()), self.power_)
 
     def _settle(self, held: HeldOut) -> None:
-        logs = torch.cat([self._logs(o, w) for o, w in zip(held.outputs, held.weights, strict=True)])
-        y = torch.cat(held.y)
+        logs, y = held.each(self._logs), torch.cat(held.y)
         self.power_ = 1.0
         right = bool((logs.argmax(1) == y).all())
         if not right and bool((y != y[0]).any()):

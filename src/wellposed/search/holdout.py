@@ -1,4 +1,4 @@
-"""What is studied: a problem with rows that are kept for the end, recognized again by its data."""
+"""What is studied: a problem with rows that are kept for the end, and the recipe that it begins with."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,7 +98,7 @@ class Bench:
         self.kept_free = kept_free
         self.before, self.start = state.seconds, 0.0
         self.slower, self.seen = 1.0, (time.monotonic(), busy_seconds())
-        self.cut_short: dict[str, int] = {}
+        self.cut_short: Counter[str] = Counter()  # recipes of each kind that the clock cut
         self.booked = {trial.index for trial in state.of(*BOOKED)}
         self.numbered: set[int] = set()
 
@@ -229,7 +230,7 @@ class Bench:
             if isinstance(outcome, Run):
                 runs[place] = self._ended(kind, lot[place], outcome, rows, (time.monotonic() - began) / len(lot), note)
             elif time.monotonic() > deadline and getattr(outcome, "run", None) is None:
-                self.short(kind)  # it had not begun, which says nothing of it
+                self.cut_short[kind] += 1  # it had not begun, which says nothing of it
             elif kind in ("search", "finalist", "ablation", "small"):
                 self._not_trained(kind, lot[place], outcome)
             else:
@@ -269,7 +270,7 @@ class Bench:
             self.interrupted, self.cut = True, run
             return None
         if run.stopped == Stopped.BUDGET:
-            self.short(kind)
+            self.cut_short[kind] += 1
             if not ended_usable(run):
                 return None
         last, finite = chosen_row(run), ended_usable(run)
@@ -318,10 +319,6 @@ class Bench:
             self.account.book(1)
         self.state.failed.append(FailedTrial(planned.index, kind, f"{planned.recipe.describe()}: {error}"))
         self.keep()
-
-    def short(self, kind: str) -> None:
-        """The clock cut a recipe."""
-        self.cut_short[kind] = self.cut_short.get(kind, 0) + 1
 
     def diagnosed(self, run: Run | History) -> Diagnosis:
         """What holds a run back; rules of the user's own are asked too."""

@@ -73,14 +73,6 @@ class TrialTiming:
         return cls(run.recipe, len(run.history), sum(run.history["seconds"]), run.stopped == Stopped.BUDGET)
 
 
-@dataclass(frozen=True)
-class NetworkSize:
-    """Of a network: the multiplications for one row, and its weights."""
-
-    work: float
-    weights: int
-
-
 class Pace:
     """Plans the epochs of a study's runs.
 
@@ -98,7 +90,7 @@ class Pace:
         self.together, self.load, self.compiled = 1, 1.0, False
         self.torch_threads = torch.get_num_threads()
         self.most = self.torch_threads if device.type == "cpu" else 1
-        self._sizes: dict[str, NetworkSize] = {}
+        self._sizes: dict[str, tuple[float, int]] = {}
         self._factors: dict[TrainingShape, float] = {}
         self._alike: dict[TrainingShape, float] = {}
         self._lasting: dict[str, float] = {}
@@ -116,8 +108,8 @@ class Pace:
                 training.step(0, next(iter(training.batches(0))))
             training.record({"epoch": 0}, time.perf_counter())
 
-    def size(self, recipe: Recipe) -> NetworkSize:
-        """Of the recipe's network: what its layers multiply is counted in a forward pass of a few rows."""
+    def size(self, recipe: Recipe) -> tuple[float, int]:
+        """Of the recipe's network the multiplications for one row, counted in a forward pass of a few, and its weights."""
         key = repr(sorted(recipe.model.items()))
         if key not in self._sizes:
             data = self.problem.prepared.train_clean
@@ -126,27 +118,26 @@ class Pace:
                 model = self.problem.build(recipe.model, 0).to(self.device)
                 inputs = to_device(data.batch(index)[0], self.device)
                 work = count_work(model, lambda: self.problem.forward(model, inputs))
-            self._sizes[key] = NetworkSize(work / len(index), sum(p.numel() for p in model.parameters()))
+            self._sizes[key] = work / len(index), sum(p.numel() for p in model.parameters())
         return self._sizes[key]
 
     def step(self, recipe: Recipe) -> float:
         """Seconds of a step by its arithmetic alone. Sharpness takes each gradient twice."""
-        size = self.size(recipe)
-        step = STEP + PER_WORK * size.work * recipe.batch_size + PER_WEIGHT * size.weights
+        work, weights = self.size(recipe)
+        step = STEP + PER_WORK * work * recipe.batch_size + PER_WEIGHT * weights
         if self.compiled and stepped_by_torch(recipe):
             step += BY_TORCH
         return 2.0 * step if recipe.sharpness.radius else step
 
     def epoch(self, recipe: Recipe, rows: int) -> float:
         """Seconds of an epoch by its arithmetic alone, with its evaluation."""
-        scored = len(self.problem.prepared.valid) + rows
-        if (most := self.probe_rows(rows)) is not None:
-            scored = min(most, rows) + min(most, len(self.problem.prepared.valid))
+        most, valid = self.probe_rows(rows), len(self.problem.prepared.valid)
+        scored = valid + rows if most is None else min(most, rows) + min(most, valid)
         return rows / recipe.batch_size * self.step(recipe) + self.scoring(recipe, scored)
 
     def scoring(self, recipe: Recipe, rows: int) -> float:
         """Seconds in which a network is evaluated on so many rows, by its arithmetic alone."""
-        return SCORING + PER_SCORED * self.size(recipe).work * rows
+        return SCORING + PER_SCORED * self.size(recipe)[0] * rows
 
     def probe_rows(self, rows: int) -> int | None:
         """Under a clock, watching must not cost more than training: half of the training rows, at least 1000."""
@@ -206,20 +197,13 @@ class Pace:
 
     # --- plans
 
-    def fixed_epochs(self) -> int | None:
-        """Epochs of a run without a clock, so that a study can be repeated exactly; None under a clock."""
-        budget = self.account.budget
-        if self.account.timed:
-            return None
-        if budget.unit == "epochs" and not budget.none:
-            return max(1, min(PLAIN_EPOCHS, round(budget.amount / EPOCH_RUNS)))
-        return PLAIN_EPOCHS
-
     def search_plan(self, plain: Recipe, total: int, seconds: float) -> tuple[int, int]:
-        """Epochs and rows of the search's runs: with ``FEWEST_EPOCHS`` for `FEWEST_RECIPES` at least, if need be on fewer rows."""
-        fixed = self.fixed_epochs()
-        if fixed is not None:
-            return fixed, total
+        """Epochs and rows of the search's runs: with ``FEWEST_EPOCHS`` for `FEWEST_RECIPES` at least, if need be on fewer rows;
+        without a clock always the same ones, so that a study can be repeated exactly."""
+        budget = self.account.budget
+        if not self.account.timed:
+            few = budget.unit == "epochs" and not budget.none
+            return max(1, min(PLAIN_EPOCHS, round(budget.amount / EPOCH_RUNS))) if few else PLAIN_EPOCHS, total
         wanted = seconds / (FEWEST_EPOCHS * FEWEST_RECIPES)
         rows, cost = total, self.cost("search", plain, total)
         if cost > wanted:
