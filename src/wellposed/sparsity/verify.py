@@ -23,7 +23,7 @@ from wellposed.core.preserve import random_states_kept
 from wellposed.core.reading import memory_limit, read_bytes
 from wellposed.core.schemas import Finite, Whole, validate
 from wellposed.sparsity import aten_graph
-from wellposed.sparsity.aten_graph import as_arguments, outputs_in, tensors_of
+from wellposed.sparsity.aten_graph import as_arguments, from_json, outputs_in, tensors_of, to_json
 
 if TYPE_CHECKING:
     from wellposed.sparsity.compress import Compressed
@@ -101,7 +101,7 @@ def save_compressed(small: Compressed, folder: Path) -> Path:
     }
     for name, net in zip(NETWORKS, (small.model, small.original), strict=True):
         trained = [key for key, tensor in tensors_of(net).items() if isinstance(tensor, nn.Parameter)]
-        write_json(folder / f"{name}.json", {"schema": SCHEMA, "trained": trained, **aten_graph.to_json(net)}, folder)
+        write_json(folder / f"{name}.json", {"schema": SCHEMA, "trained": trained, **to_json(net)}, folder)
         contents[f"{name}.safetensors"] = tensors_of(net)
     for name, tensors in contents.items():
         whole = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
@@ -196,4 +196,4 @@ def _network(folder: Path, name: str) -> fx.GraphModule:
     trained = graph["trained"] if isinstance(graph.get("trained"), list) else []
     tensors = _tensors(folder / f"{name}.safetensors")
     held = {key: nn.Parameter(t, t.is_floating_point()) if key in trained else t for key, t in tensors.items()}
-    return aten_graph.from_json(graph, held, f"The network in '{path}'")
+    return from_json(graph, held, f"The network in '{path}'")
