@@ -82,7 +82,9 @@ def ablation(bench: Bench, baseline: Recipe, best: Recipe, epochs: int, rows: in
         bench.notes.append("The ablation was cut before its runs had ended; it is left out.")
         return found
     arrays = {one.name: theirs for one, theirs in zip(inside, others, strict=True)}
-    judged = holm({name: np.subtract(full, rows).T for name, rows in arrays.items() if len(rows) == pairs}, LEVEL)
+    judged = holm(
+        {name: np.stack([*np.subtract(full, a)], axis=1) for name, a in arrays.items() if len(a) == pairs}, LEVEL
+    )
     recipes = zip(inside, without, strict=True)
     found.worths = [Worth(one, recipe, judged[one.name]) for one, recipe in recipes if one.name in judged]
     found.worths.sort(key=lambda worth: worth.interval.estimate, reverse=True)
@@ -138,7 +140,7 @@ def simplest(
 
 def gain(full: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> Interval:
     """How much better the full recipe is, with its interval."""
-    return paired_interval(np.subtract(full, theirs).T, LEVEL)
+    return paired_interval(np.stack([*np.subtract(full, theirs)], axis=1), LEVEL)
 
 
 def affordable_pairs(
