@@ -22,7 +22,7 @@ from wellposed.core.numbers import LARGEST
 from wellposed.core.schemas import Finite, Scale, validate
 from wellposed.data import columns as tabled
 from wellposed.data.columns import as_days, as_numbers, as_truths, category_codes, distinct, level_name
-from wellposed.data.readings import MOST_LEVELS, ColumnKind, Floats, Notation
+from wellposed.data.readings import MOST_LEVELS, ColumnKind, Floats, Integers, Notation, Truths
 from wellposed.data.table_files import as_frame
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class Column(ABC):
     def _with_missing(self, names: list[str]) -> list[str]:
         return [*names, f"{self.name} (missing)"] if self.missing else names
 
-    def _stacked(self, features: Sequence[Floats], absent: np.ndarray[Any, np.dtype[np.bool_]]) -> Floats:
+    def _stacked(self, features: Sequence[Floats], absent: Truths) -> Floats:
         return np.column_stack([*features, absent.astype(np.float64)] if self.missing else features)
 
 
@@ -381,7 +381,7 @@ class TableEncoder:
         return [name for column in self.columns for name in column.names]
 
     @property
-    def whole(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def whole(self) -> Integers:
         """Places from 0 on, increasing, of the features that are no pieces of a number. The references take these alone."""
         pieces = [(k, len(getattr(column, "edges", ()))) for column in self.columns for k in range(len(column.names))]
         return np.flatnonzero([not 0 < k < edges for k, edges in pieces])
@@ -594,7 +594,7 @@ def _finite_numbers(target: pd.Series[Any]) -> Floats:
     return y
 
 
-def _refuse_missing(absent: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
+def _refuse_missing(absent: Truths) -> None:
     if absent.any():
         raise DataError(f"The target is missing in {int(absent.sum())} rows. Remove these rows.")
 

@@ -25,6 +25,7 @@ Decimal = Literal[".", ","]
 DateOrder = Literal["year", "day", "month"]
 Floats: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Integers: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+Truths: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
 MOSTLY = 0.9  # a column of texts with at least this share of numbers (or of dates) is one of numbers (dates)
 MOST_LEVELS = 30  # a column with more distinct values than this is poorly said by categories
@@ -162,7 +163,7 @@ def quantity(text: str) -> str | None:
     return None if found is None else found.unit
 
 
-def _are_truths(texts: Sequence[str], there: np.ndarray[Any, np.dtype[np.bool_]]) -> bool:
+def _are_truths(texts: Sequence[str], there: Truths) -> bool:
     words = {text.lower() for text in texts}
     if words <= PLAIN_TRUTHS:
         return bool(words)
@@ -408,7 +409,7 @@ def _joined(year: str, month: str, day: str, time: str | None) -> str:
     return f"{year}-{month:0>2}-{day:0>2}" + (f"T{time.strip():0>5}" if time else "")
 
 
-def _are_compact_dates(texts: Sequence[str], there: np.ndarray[Any, np.dtype[np.bool_]]) -> bool:
+def _are_compact_dates(texts: Sequence[str], there: Truths) -> bool:
     """``20240531``: eight digits that are a day of the last or this century, in every cell, and not all one day."""
     found = [text for text, is_there in zip(texts, there, strict=True) if is_there]
     written = len(found) > 2 and all(map(_COMPACT.fullmatch, found))

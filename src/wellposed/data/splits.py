@@ -11,6 +11,7 @@ import numpy as np
 from wellposed.core.errors import DataError, listed, require
 from wellposed.core.random import numpy_generator
 from wellposed.data.columns import category_codes, is_text
+from wellposed.data.readings import Truths
 from wellposed.data.table_files import as_frame
 
 Rows: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
@@ -143,9 +144,7 @@ def duplicate_count(ids: AnyArray) -> int:
 # --- at random -----------------------------------------------------------------------------------------------------
 
 
-def _drawn(
-    units: Rows, classes: Rows, fraction: float, draw: np.random.Generator
-) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _drawn(units: Rows, classes: Rows, fraction: float, draw: np.random.Generator) -> Truths:
     """Which rows are held out. Units come in random order, so that large ones are no likelier than small ones."""
     contents = _contents(units, classes)
     if len(contents) < 2:

@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from wellposed.data.columns import as_numbers, category_codes, column_kind, dist
 from wellposed.data.encoding import TableEncoder as TableEncoder
 from wellposed.data.encoding import TargetEncoder as TargetEncoder
 from wellposed.data.exchangeability import ROW_ORDER, Suspect, ranks, suspects
-from wellposed.data.readings import Floats, Integers, Notation
+from wellposed.data.readings import Floats, Integers, Notation, Truths
 from wellposed.data.splits import duplicate_count, duplicate_ids
 from wellposed.data.table_files import as_frame
 from wellposed.data.table_files import read_table as read_table
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Task = Literal["classification", "regression"]
-Truths: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
 TARGET_NAMES = ("target", "label", "y", "class")
 LEAST_ROWS = 10  # fewer cannot be split into training, validation and confirmation rows
