@@ -229,7 +229,7 @@ class WeightGroups:
         for number, term in enumerate(terms, 1):
             title = f"{term.place} ({number})" if alike else str(term.place)
             for leaf, mine in zip(net.leaves, index, strict=True):
-                if not bool(strengths_of(model, [leaf.name], [replace(term, how="loss")]).strength.any()):
+                if not bool(strengths_of(model, [leaf.name], [replace(term, how="loss")])[0].any()):
                     continue
                 if bool((mine >= 0).any()):
                     raise InputError(f"Two terms charge {leaf.name!r}; give one, whose strength the evidence chooses.")
@@ -343,13 +343,13 @@ class FixedPoint:
         cls, groups: WeightGroups, net: Linearized, of: Trained, likelihood: Likelihood, hyperprior: float
     ) -> FixedPoint:
         """Precisions by the terms' own strengths, and the noise that the residuals show."""
-        prior = strengths_of(of.net, [leaf.name for leaf in net.leaves], of.terms)
+        strength, center = strengths_of(of.net, [leaf.name for leaf in net.leaves], of.terms)
         variance = 1.0
         if likelihood.numbers:
             variance = 2 * _misfit(net, of, likelihood) / (likelihood.rows * likelihood.outputs) or 1.0
-        strengths = groups.sum(prior.strength) / groups.sizes
+        strengths = groups.sum(strength) / groups.sizes
         precision = likelihood.with_noise(variance).scale * strengths
-        return cls(groups, likelihood, prior.center, precision, variance, hyperprior, torch.zeros_like(precision))
+        return cls(groups, likelihood, center, precision, variance, hyperprior, torch.zeros_like(precision))
 
     def strengths(self) -> Tensor:
         """``lambda/scale``, in the convention of the loss."""

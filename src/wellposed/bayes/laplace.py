@@ -173,17 +173,17 @@ def laplace(
     of = Trained.of(trained, data, loss, terms, forward, "wp.laplace")
     net = Linearized(of.net, of.forward, layers == "last")
     likelihood = of.likelihood(net.outputs(of.batches[0][0][:1]).shape[1]).with_noise(1.0)
-    prior = strengths_of(of.net, [leaf.name for leaf in net.leaves], of.terms)
-    uncharged = prior.strength == 0
+    strength, center = strengths_of(of.net, [leaf.name for leaf in net.leaves], of.terms)
+    uncharged = strength == 0
     kind = chosen_curvature(curvature, net)
     found, slope, misfit = measured_curvature(net, of, likelihood, kind)
 
     def precision(at: Likelihood) -> Tensor:
-        return torch.where(uncharged, prior_std**-2, at.scale * prior.strength)
+        return torch.where(uncharged, prior_std**-2, at.scale * strength)
 
     likelihood, posterior = with_estimated_noise(likelihood, found, misfit, precision, noise_std)
     prior_at = precision(likelihood)
-    away = net.weights - prior.center
+    away = net.weights - center
     gradient = slope / likelihood.noise_var + prior_at * away
     distance = 0.5 * float(gradient @ posterior.solve(gradient))
     certificate = certify(

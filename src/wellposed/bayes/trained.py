@@ -189,16 +189,11 @@ def _of_terms(terms: Any) -> tuple[Term, ...]:
     return tuple(replace(term, how="loss") if isinstance(term.charge, Penalty) else term for term in given)
 
 
-@dataclass(frozen=True)
-class Strengths:
-    """What the terms charge each of ``P`` weights: ``strength_i/2 (w_i - center_i)^2``; 0 where no term does."""
+def strengths_of(net: nn.Module, names: Iterable[str], terms: Iterable[Term]) -> tuple[Tensor, Tensor]:
+    """What the terms charge each weight of the parameters ``names``, in their order: ``strength_i/2 (w_i - center_i)^2``.
 
-    strength: Tensor
-    center: Tensor
-
-
-def strengths_of(net: nn.Module, names: Iterable[str], terms: Iterable[Term]) -> Strengths:
-    """The strengths of all terms, summed for each weight of the parameters ``names``, in their order.
+    Returns:
+        ``strength``, 0 where no term charges, and ``center``, each ``(P,)``.
 
     Raises:
         InputError: a term that is no Gaussian prior of weights: an absolute value, a group norm, a constraint, a charge of
@@ -216,7 +211,8 @@ def strengths_of(net: nn.Module, names: Iterable[str], terms: Iterable[Term]) ->
             total = total + strength
             pull = pull + (0.0 if center is None else strength * center)
         found[part.leaf.name] = total.flatten(), torch.where(total > 0, pull / total, 0.0).flatten()
-    return Strengths(*map(torch.cat, zip(*(found[name] for name in names), strict=True)))
+    strengths, centers = zip(*(found[name] for name in names), strict=True)
+    return torch.cat(strengths), torch.cat(centers)
 
 
 def _squares(penalty: Penalty) -> Iterator[tuple[float | Tensor, float | Tensor | None]]:

@@ -91,8 +91,7 @@ class Pace:
         self.torch_threads = torch.get_num_threads()
         self.most = self.torch_threads if device.type == "cpu" else 1
         self._sizes: dict[str, tuple[float, int]] = {}
-        self._factors: dict[TrainingShape, float] = {}
-        self._alike: dict[TrainingShape, float] = {}
+        self._factors: dict[TrainingShape, tuple[float, float]] = {}  # with the seconds of an epoch by its arithmetic
         self._lasting: dict[str, float] = {}
         self._around: dict[str, float] = {}
         self._last_around = 1.0
@@ -157,12 +156,12 @@ class Pace:
         """How many times as long as by its arithmetic an epoch takes: of recipes of this shape, or of the shape that is most alike
         in size; before anything was trained, ``load``: how many times as long as alone this process takes."""
         if (shape := recipe_shape(recipe)) in self._factors:
-            return self._factors[shape]
+            return self._factors[shape][0]
         known = [other for other in self._factors if other[-2:] == shape[-2:]] or list(self._factors)
         if not known:
             return self.load
         here = math.log(self.epoch(recipe, FEWEST_ROWS))
-        return self._factors[min(known, key=lambda other: abs(math.log(self._alike[other]) - here))]
+        return min((self._factors[other] for other in known), key=lambda one: abs(math.log(one[1]) - here))[0]
 
     def took(self, kind: str, lot: Sequence[TrialTiming], rows: int, seconds: float) -> None:
         """Learn from a lot that took so long: what an epoch of each shape takes, how many of their epochs runs of this kind have,
@@ -174,8 +173,7 @@ class Pace:
             together = sum(one.seconds for one in members)
             expected = sum(one.epochs * self.epoch(one.recipe, rows) for one in members)
             if together > 0 and expected > 0 and (len(members) >= FEW or shape not in self._factors):
-                self._factors[shape] = together / expected
-                self._alike[shape] = self.epoch(members[0].recipe, FEWEST_ROWS)
+                self._factors[shape] = together / expected, self.epoch(members[0].recipe, FEWEST_ROWS)
         if len(lot) < FEW:
             return
         ended = [one for one in lot if not one.cut]

@@ -202,8 +202,7 @@ def _compressed(net: nn.Module, given: nn.Module, example: Any) -> Compressed:
     args, named = as_arguments(first_rows(example, 2))
     original = copy.deepcopy(graph)
     try:
-        shrunk = without_zero_groups(graph, [*args, *named.values()])
-        made, removed = shrunk.model, shrunk.removed
+        made, removed, stayed = without_zero_groups(graph, [*args, *named.values()])
         difference, tolerance = largest_difference(made, example, wanted)
         alone, _ = largest_difference(made, first_rows(example, 1), [w[:1] for w in wanted])
         difference = max(difference, alone)
@@ -219,7 +218,7 @@ def _compressed(net: nn.Module, given: nn.Module, example: Any) -> Compressed:
         notes += [
             f"{'A row' if number == 1 else f'{count(number)} rows'} of {name!r} stay, although zero: what they make reaches more "
             "than weights, such as a norm, an output, or the border of a padded convolution."
-            for name, number in shrunk.stayed.items()
+            for name, number in stayed.items()
         ]
     if why or not removed:
         cost = footprints([original], example, [net])[0]

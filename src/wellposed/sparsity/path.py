@@ -130,12 +130,9 @@ class Path:
 
     def ranking(self) -> list[int]:
         """The numbers of all parts, the most important first: by `entered`, then by their norm there."""
-        columns = np.array([point.norms for point in self.points]).T
-        keys = [
-            (self.entered[name], *next(((norm,) for norm in column if norm), (0.0,)))
-            for name, column in zip(self.names, columns.tolist(), strict=True)
-        ]
-        return sorted(range(len(self.names)), key=lambda i: (*(-key for key in keys[i]), i))
+        norms, entered = np.array([point.norms for point in self.points]), self.entered
+        first = norms[(norms != 0).argmax(0), np.arange(len(self.names))]
+        return [int(i) for i in np.lexsort((-first, [-entered[name] for name in self.names]))]
 
     @checked
     def kept(self, point: PathPoint) -> list[str]:
@@ -187,9 +184,8 @@ class Path:
         return path_figure(self)
 
     def __str__(self) -> str:
-        chosen = {self.points.index(self.best): "best", self.points.index(self.one_se): "within one SE"}
-        if len(chosen) == 1:
-            chosen = dict.fromkeys(chosen, "best, and within one SE")
+        best, sparse = self.points.index(self.best), self.points.index(self.one_se)
+        chosen = {best: "best", sparse: "within one SE" if best != sparse else "best, and within one SE"}
         even = {round(i) for i in np.linspace(0, len(self.points) - 1, min(SHOWN, len(self.points)))}
         cells = [("strength", self.noun, f"train {self.loss}", "validation", "SE", self.metric or "", "")]
         for i in sorted(even | set(chosen)):

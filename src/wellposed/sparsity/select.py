@@ -138,7 +138,7 @@ def select(
     given: dict[str, Any] = {"penalty": penalty, "on": on, "tolerance": tolerance, "steps": steps, "seed": seed}
     if by == "null" and k is None:
         _, trainer, support = trainer_of(problem, terms=(), **given)
-        limit, _ = null_strength(trainer, support, level, draws, seed)
+        limit = null_strength(trainer, support, level, draws, seed)
         path = strength_path(
             problem, strengths=np.geomspace(limit / ratio**0.5, limit, points).tolist(), folds=folds, **given
         )

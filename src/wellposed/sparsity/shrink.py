@@ -8,7 +8,6 @@ until nothing changes: so that chains of units that only feed one another leave 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,22 +21,12 @@ from wellposed.sparsity.dependencies import Consumer, Dependencies, argument
 aten = torch.ops.aten
 
 
-@dataclass(frozen=True)
-class Shrunk:
-    """A smaller network, how many entries left each of its tensors, and which rows of zeros had to stay.
-
-    Attributes:
-        removed: tensor to ``(shape before, shape after)``.
-        stayed: weight to how many of its rows are zero and had to stay.
-    """
-
-    model: fx.GraphModule
-    removed: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
-    stayed: dict[str, int]
+Removed = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+"""Tensor to ``(shape before, shape after)``."""
 
 
-def without_zero_groups(module: fx.GraphModule, inputs: list[Any]) -> Shrunk:
-    """The network without the units that nothing needs.
+def without_zero_groups(module: fx.GraphModule, inputs: list[Any]) -> tuple[fx.GraphModule, Removed, dict[str, int]]:
+    """The network without the units that nothing needs, what left it, and of each weight how many rows of zeros had to stay.
 
     Args:
         inputs: one value for each of the graph's inputs, of two rows.
@@ -53,7 +42,7 @@ def without_zero_groups(module: fx.GraphModule, inputs: list[Any]) -> Shrunk:
     shapes = {
         name: (tuple(old.shape), tuple(after[name].shape if name in after else ())) for name, old in before.items()
     }
-    return Shrunk(model, {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}, surgery.stayed)
+    return model, {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}, surgery.stayed
 
 
 def _without_constant_branches(module: fx.GraphModule, inputs: list[Any]) -> fx.GraphModule:
