@@ -34,15 +34,9 @@ def level_name(value: Any) -> str:
 def category_codes(column: pd.Series[Any]) -> tuple[Integers, list[str]]:
     """``codes`` into ``names``, the distinct categories in order of appearance; -1 where missing (an empty text is)."""
     codes, uniques = distinct(column)
-    place: dict[str, int] = {"": -1}
-    names: list[str] = []
-    table = np.full(len(uniques) + 1, -1, dtype=np.int64)  # the last entry is what code -1 finds
-    for i, name in enumerate(map(level_name, uniques)):
-        if name not in place:
-            place[name] = len(names)
-            names.append(name)
-        table[i] = place[name]
-    return table[codes], names
+    named = np.array([level_name(value) or None for value in uniques], dtype=object)
+    table, names = require("pandas", "tables").factorize(named)
+    return np.append(table, -1)[codes], list(names)  # the last entry is what code -1 finds
 
 
 def _counted(column: pd.Series[Any]) -> tuple[Integers, list[str], Integers]:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from wellposed.core.errors import require
 from wellposed.core.random import numpy_generator
 from wellposed.data import columns
 from wellposed.data.columns import as_numbers, category_codes, column_kind, distinct, is_text, ordered_values
@@ -246,12 +247,10 @@ def _are_whole(x: Floats) -> bool:
 def _beginnings(column: pd.Series[Any]) -> Integers | None:
     """Ids of the texts without their last number: ``S01`` of ``S01_1``; None where texts are not all written so."""
     codes, names = category_codes(column)
-    begins = [re.fullmatch(r"(.*\d)[-_./ ]\d+", name) for name in names]
-    if not names or any(match is None for match in begins) or (codes < 0).any():
+    begins = [match[1] for name in names if (match := re.fullmatch(r"(.*\d)[-_./ ]\d+", name))]
+    if not names or len(begins) < len(names) or (codes < 0).any():
         return None
-    place: dict[str, int] = {}
-    table = np.array([place.setdefault(match[1], len(place)) for match in begins if match is not None], dtype=np.int64)
-    return np.asarray(table[codes])
+    return np.asarray(require("pandas", "tables").factorize(np.array(begins, dtype=object))[0][codes])
 
 
 def _neighbours(ids: Integers) -> tuple[Integers, Integers]:
