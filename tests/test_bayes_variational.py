@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import wellposed as wp
-from wellposed.bayes.variational import LOCAL, KeptDropout
+from wellposed.bayes.variational import KEPT, LOCAL
 from wellposed.core.errors import InputError, SelectorError
 from wellposed.noise.activations import draws_of
 from wellposed.training.checkpoint import load, save_run
@@ -214,7 +214,7 @@ def test_mc_dropout_is_dropout_in_evaluation_too() -> None:
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Linear(4, 64), nn.Dropout(0.5), nn.Linear(64, 1)).eval()
     net = wp.mc_dropout(plain, seed=1)
-    assert isinstance(net[1], KeptDropout)
+    assert isinstance(net[1], KEPT[nn.Dropout])
     assert type(plain[1]) is nn.Dropout
     assert not net.training
     assert not torch.equal(net(X), net(X))

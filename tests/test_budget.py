@@ -254,7 +254,7 @@ def test_an_epoch_is_reckoned_from_the_arithmetic_of_its_network(monkeypatch: py
     plans = timing.Pace(problem, Account(Budget.parse("100s"), time.monotonic()), torch.device("cpu"))
     small, large = (Recipe(batch_size=32, model={"width": width}) for width in (8, 512))
     for recipe, width in ((small, 8), (large, 512)):
-        assert plans.size(recipe) == timing.NetworkSize(5 * width + timing.UNIT * (width + 2), 6 * width + 2)
+        assert plans.size(recipe) == (5 * width + timing.UNIT * (width + 2), 6 * width + 2)
     assert plans.epoch(large, 64) > plans.epoch(small, 64)
     plans.took("search", [timing.TrialTiming(small, 1, 5 * plans.epoch(small, 64), False)] * 8, 64, seconds=1.0)
     assert plans.factor(large) == pytest.approx(5.0), "what is not known is as much slower as what is most alike"

@@ -83,10 +83,10 @@ def test_a_strength_is_the_precision_that_autograd_sees(name: str) -> None:
     second = torch.autograd.functional.hessian(posterior, w)
     torch.testing.assert_close(likelihood.scale * torch.autograd.functional.hessian(cost, w), second)
     # And the Gauss-Newton matrix is that Hessian, for a linear model.
-    curvature, slope, value = full_parts(Linearized(net, call), lambda: [(x, y)], likelihood)
+    curvature, slope, value = full_parts(Linearized(net, call), [(x, y)], likelihood)
     charged = torch.zeros_like(w)
     charged[: shapes["0.weight"].numel()] = likelihood.scale * strength
-    torch.testing.assert_close(curvature + charged.diag(), second)
+    torch.testing.assert_close(curvature.matrix + charged.diag(), second)
     torch.testing.assert_close(slope + charged * w, torch.autograd.functional.jacobian(posterior, w))
     assert value == pytest.approx(float(likelihood.misfit(net(x), likelihood.targets(y, net(x))).detach()))
     if name == "squared_error":  # the same sentence as `L2.prior`, read backwards
@@ -100,14 +100,14 @@ def test_kronecker_factors_are_exact_where_one_of_them_is_constant(name: str) ->
     x, y = rows(2)
     y, net = labelled(y), Linearized(net_of(outputs), call)
     one = Likelihood.of(loss, 1, outputs)
-    exact, slope, value = full_parts(net, lambda: [(x[:1], y[:1])], one)
-    found, slope_k, value_k = kronecker(net, lambda: [(x[:1], y[:1])], one)
+    exact, slope, value = full_parts(net, [(x[:1], y[:1])], one)
+    found, slope_k, value_k = kronecker(net, [(x[:1], y[:1])], one)
     torch.testing.assert_close(slope, slope_k)
     assert value == pytest.approx(value_k)
     start = 0
     for outer, inner in found.blocks:
         size = len(outer) * len(inner)
-        torch.testing.assert_close(torch.kron(outer, inner), exact[start : start + size, start : start + size])
+        torch.testing.assert_close(torch.kron(outer, inner), exact.matrix[start : start + size, start : start + size])
         start += size
 
 
@@ -121,7 +121,7 @@ def test_kronecker_factors_of_a_convolution_are_those_of_its_patches() -> None:
     linear[1].weight.data = conv[0].weight.data.reshape(3, 32)
     linear[1].bias.data = conv[0].bias.data
     likelihood = Likelihood.of("squared_error", 1, 3)
-    pairs = [kronecker(Linearized(net, call), lambda: [(x, y)], likelihood)[0].blocks for net in (conv, linear)]
+    pairs = [kronecker(Linearized(net, call), [(x, y)], likelihood)[0].blocks for net in (conv, linear)]
     for (outer, inner), (other, other_inner) in zip(*pairs, strict=True):
         torch.testing.assert_close(outer, other)
         torch.testing.assert_close(inner, other_inner)

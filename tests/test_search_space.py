@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from wellposed.data.data import Data
 from wellposed.recipe.recipe import Recipe
-from wellposed.search.ingredients import contents, ingredients, parts
+from wellposed.search.ingredients import FixedPart, contents, ingredients
 from wellposed.search.space import Dimension, Space
 from wellposed.training.problem import Problem
 
@@ -101,7 +101,7 @@ def test_an_ingredient_that_is_put_in_is_recognized_and_taken_out_again(ingredie
 def test_parts_are_those_that_differ_from_the_baseline() -> None:
     recipe = BASELINE.replace(optimizer={"name": "sgd", "lr": 0.1, "momentum": 0.9}, schedule={"name": "cosine"})
     assert [part.name for part in contents(recipe, BASELINE)] == ["optimizer", "schedule"]
-    optimizer, schedule, *_ = parts(BASELINE)
+    optimizer, schedule = FixedPart("optimizer", BASELINE), FixedPart("schedule", BASELINE)
     assert optimizer.removed(recipe).optimizer == BASELINE.optimizer, "its settings too: adamw takes no momentum"
     assert schedule.removed(optimizer.removed(recipe)) == BASELINE
 

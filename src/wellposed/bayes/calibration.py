@@ -134,9 +134,7 @@ def calibration(
     tail = 0.5 - 0.5 * level
     low = np.where(hits > 0, special.betaincinv(hits, count - hits + 1.0, tail), 0.0)
     high = np.where(hits < count, special.betaincinv(hits + 1.0, count - hits, 1.0 - tail), 1.0)
-    columns = zip(
-        mean[0].tolist(), mean[1].tolist(), low.tolist(), high.tolist(), count.astype(int).tolist(), strict=True
-    )
+    columns = zip(*(column.tolist() for column in (*mean, low, high, count.astype(int))), strict=True)
     return Calibration(
         ends[0], ends[1], ends[2], level, p_value, float(share @ np.abs(gap)), float((np.abs(told) @ share).mean()), len(sure),
         tuple(ReliabilityBin(*one) for one in columns),
@@ -150,9 +148,8 @@ def _gaps_by_chance(sure: np.ndarray, place: np.ndarray, count: np.ndarray, draw
         many = min(block, DRAWS - start)
         off = (draw.random((many, len(sure))) < sure) - sure
         at = place + len(count) * np.arange(many)[:, None]
-        found.append(
-            np.bincount(at.reshape(-1), weights=off.reshape(-1), minlength=many * len(count)).reshape(many, -1) / count
-        )
+        sums = np.bincount(at.reshape(-1), weights=off.reshape(-1), minlength=many * len(count))
+        found.append(sums.reshape(many, -1) / count)
     return np.concatenate(found)
 
 

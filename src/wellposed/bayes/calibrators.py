@@ -17,7 +17,7 @@ from torch import Tensor
 from wellposed.bayes.chances import Chances
 from wellposed.core.checks import ConfidenceLevel, checked
 from wellposed.core.errors import DataError, require
-from wellposed.data.arrays import real_numbers
+from wellposed.data.arrays import doubles
 
 Way = Literal["temperature", "platt", "isotonic", "venn_abers"]
 HALVINGS = 100
@@ -41,13 +41,9 @@ class Calibrator:
 
     @property
     def temperature(self) -> float | None:
-        return (
-            1.0 / self.fitted
-            if self.how == "temperature" and self.fitted
-            else math.inf
-            if self.how == "temperature"
-            else None
-        )
+        if self.how != "temperature":
+            return None
+        return 1.0 / self.fitted if self.fitted else math.inf
 
     def predict(self, outputs: Any) -> Tensor:
         """Calibrated probabilities of new rows, in the shape of what is given.
@@ -61,9 +57,8 @@ class Calibrator:
         if self.how == "temperature":
             return new.answer((self.fitted * new.logs).softmax(1))
         places = range(new.logs.shape[1]) if len(self.fitted) > 1 else [1]
-        found = torch.from_numpy(
-            np.stack([_applied(one, new.logs, k) for one, k in zip(self.fitted, places, strict=True)], 1)
-        )
+        columns = [_applied(one, new.logs, k) for one, k in zip(self.fitted, places, strict=True)]
+        found = torch.from_numpy(np.stack(columns, 1))
         if len(self.fitted) == 1:
             return new.answer(torch.cat([1.0 - found, found], 1))
         total = found.sum(1, keepdim=True)
@@ -255,12 +250,9 @@ class Conformal:
 
         Where a margin below 0 would narrow an interval to less than nothing, both ends are its middle ``(low + high)/2``.
         """
-        ends = [
-            real_numbers(end, name, "Give an array of numbers.").cpu().double()
-            for end, name in ((low, "low="), (high, "high="))
-        ]
-        middle = (ends[0] + ends[1]) / 2
-        return torch.minimum(ends[0] - self.margin, middle), torch.maximum(ends[1] + self.margin, middle)
+        low, high = doubles(low, "low="), doubles(high, "high=")
+        middle = (low + high) / 2
+        return torch.minimum(low - self.margin, middle), torch.maximum(high + self.margin, middle)
 
     def __str__(self) -> str:
         most = self.level + 1.0 / (self.rows + 1.0)
@@ -294,20 +286,17 @@ def conformal(low: Any, high: Any, y: Any, level: ConfidenceLevel = 0.9, counts:
         >>> round(found.margin, 3)
         0.8
     """
-    named = {"low=": low, "high=": high, "y=": y, **({} if counts is None else {"counts=": counts})}
-    given = [real_numbers(x, name, "Give an array of numbers.").cpu().double() for name, x in named.items()]
-    if (
-        len({one.shape for one in given}) > 1
-        or given[0].ndim != 1
-        or not all(bool(one.isfinite().all()) for one in given)
-    ):
+    low, high, y = doubles(low, "low="), doubles(high, "high="), doubles(y, "y=")
+    counts = torch.ones_like(y) if counts is None else doubles(counts, "counts=")
+    given = (low, high, y, counts)
+    if len({one.shape for one in given}) > 1 or y.ndim != 1 or not all(bool(one.isfinite().all()) for one in given):
         raise DataError(
-            "conformal needs low=, high= and y= as finite numbers of one shape (rows,); they have "
+            "conformal needs low=, high=, y= and counts= as finite numbers of one shape (rows,); they have "
             f"{', '.join(str(tuple(one.shape)) for one in given)}."
         )
-    if counts is not None and bool((given[3] <= 0).any()):
+    if bool((counts <= 0).any()):
         raise DataError("conformal needs counts= above 0.")
-    share = torch.ones_like(given[0]) if counts is None else given[3] * given[3].sum() / given[3].square().sum()
+    share = counts * counts.sum() / counts.square().sum()
     worth = float(share.sum())
     needed = (worth + 1) * level - 1e-9
     if needed > worth:
@@ -315,7 +304,7 @@ def conformal(low: Any, high: Any, y: Any, level: ConfidenceLevel = 0.9, counts:
             f"An interval that holds {level:g} of new targets needs at least {math.ceil(level / (1.0 - level) - 1e-9)} rows of "
             f"calibration; there are {worth:.0f}. Give more rows, or a lower level."
         )
-    off = torch.maximum(given[0] - given[2], given[2] - given[1])
+    off = torch.maximum(low - y, y - high)
     ordered, places = off.sort()
     rank = int(torch.searchsorted(share[places].cumsum(0), needed))
     return Conformal(float(ordered[min(rank, len(ordered) - 1)]), level, len(ordered))

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wellposed.core.errors import DataError
-from wellposed.data.arrays import real_numbers
+from wellposed.data.arrays import doubles, real_numbers
 from wellposed.losses.targets import need_classes
 
 TINY = 1e-30
@@ -42,7 +42,7 @@ class Chances:
         Raises:
             DataError: other shapes, values that are not finite, or another kind than before.
         """
-        x = real_numbers(given, "Probabilities or outputs", "Give a tensor (rows, classes).").cpu().double()
+        x = doubles(given, "Probabilities or outputs", "Give a tensor (rows, classes).")
         x = x[:, 0] if x.ndim == 2 and x.shape[1] == 1 else x
         if x.ndim not in (1, 2) or not x.numel() or not bool(x.isfinite().all()):
             raise DataError(

@@ -23,7 +23,7 @@ from wellposed.bayes.spread import Spread
 from wellposed.core.checks import Count, Seed, Within, checked
 from wellposed.core.errors import DataError, InputError
 from wellposed.core.random import generator
-from wellposed.data.arrays import real_numbers
+from wellposed.data.arrays import doubles, real_numbers
 from wellposed.data.data import Data
 from wellposed.parallel.executors import fit_many
 from wellposed.recipe.recipe import Recipe
@@ -66,7 +66,8 @@ class CrossFitted:
         weights = torch.tensor(self.weights, dtype=torch.float64)
         parts = [_combined(torch.stack([m(x) for m in members]), weights) for members in self._folds]
         mean, apart = (torch.stack(part).mean(0) for part in zip(*parts, strict=True))
-        return _predictive(mean, apart, self._near(x), self.nearby(self._near(x)), self.spread)
+        correction = self.nearby(self._near(x))
+        return _predictive(mean, _features(mean, apart, self._near(x), correction), correction, self.spread)
 
 
 @checked
@@ -108,13 +109,9 @@ def cross_fit(
         (torch.Size([3]), ('recipe 0',))
     """
     x = real_numbers(X, "X", "Give an array of numbers.").cpu().float()
-    target = real_numbers(y, "y", "Give an array of numbers.").cpu().double().squeeze()
-    if (
-        x.ndim != 2
-        or target.shape != x.shape[:1]
-        or len(x) < 10
-        or not bool(x.isfinite().all() and target.isfinite().all())
-    ):
+    target = doubles(y, "y").squeeze()
+    finite = bool(x.isfinite().all() and target.isfinite().all())
+    if x.ndim != 2 or target.shape != x.shape[:1] or len(x) < 10 or not finite:
         raise DataError(
             f"wp.cross_fit needs 10 rows or more of finite numbers, X of shape (rows, features) and y of shape (rows,); they have "
             f"{tuple(x.shape)} and {tuple(target.shape)}."
@@ -140,7 +137,7 @@ def cross_fit(
     correction = nearby()
     features = _features(mean, apart, standard(x), correction)
     spread = Spread.fit(features, target - mean - correction[0], seed)
-    held_out = _predictive(mean, apart, standard(x), correction, spread)
+    held_out = _predictive(mean, features, correction, spread)
     names = tuple(f"recipe {i}{', log' if log else ''}" for log in logs for i in range(len(several)))
     return CrossFitted(tuple(weights.tolist()), names, held_out, nearby, spread, tuple(trained), standard)
 
@@ -186,10 +183,9 @@ def _members(
     shift, scale = float(y.mean()), float(y.std()) or 1.0
     z = ((y - shift) / scale).float()[:, None]
     problem = Problem(model, "squared_error", Data(train=(x, z), valid=(x[:1], z[:1])))
-    runs = fit_many(problem, recipes, seeds=seeds, device="cpu", probe_rows=1)
-    each = len(seeds)
-    parts = [runs[start : start + each] for start in range(0, len(runs), each)]
-    return [Member(tuple(run.model for run in part), shift, scale, log) for part in parts]
+    models = tuple(run.model for run in fit_many(problem, recipes, seeds=seeds, device="cpu", probe_rows=1))
+    starts = range(0, len(models), len(seeds))
+    return [Member(models[start : start + len(seeds)], shift, scale, log) for start in starts]
 
 
 def _greedy(outputs: Tensor, target: Tensor) -> Tensor:
@@ -213,8 +209,6 @@ def _features(mean: Tensor, apart: Tensor, x: Tensor, correction: tuple[Tensor, 
     return torch.cat([torch.stack([mean, apart, correction[0].abs(), correction[1].log()], 1), x], 1)
 
 
-def _predictive(
-    mean: Tensor, apart: Tensor, x: Tensor, correction: tuple[Tensor, Tensor], spread: Spread
-) -> PredictiveNumbers:
-    stds = spread.components(_features(mean, apart, x, correction))
+def _predictive(mean: Tensor, features: Tensor, correction: tuple[Tensor, Tensor], spread: Spread) -> PredictiveNumbers:
+    stds = spread.components(features)
     return PredictiveNumbers((mean + correction[0]).expand_as(stds)[..., None], stds[..., None])

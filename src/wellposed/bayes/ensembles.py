@@ -161,9 +161,7 @@ class SWAG:
         draws = generator(seed, "swag")
         diagonal = (self.squares - self.mean.square()).clamp_min(0).sqrt()
         low = torch.stack(list(self.deviations), 1)
-        noise, few = (
-            torch.randn(n, generator=draws, dtype=torch.float64).to(self.mean) for n in (len(self.mean), low.shape[1])
-        )
+        noise, few = (torch.randn(n, generator=draws, dtype=torch.float64).to(self.mean) for n in low.shape)
         drawn = self.mean + (diagonal * noise + low @ few / max(1, low.shape[1] - 1) ** 0.5) / 2**0.5
         model = copy.deepcopy(self.net).eval()
         parameters = [p for p in model.parameters() if p.requires_grad]

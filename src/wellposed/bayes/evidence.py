@@ -24,9 +24,9 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from wellposed.bayes.laplace import FULL_UP_TO, UNCHARGED_STD, log_evidence, measured_curvature
+from wellposed.bayes.laplace import UNCHARGED_STD, CurvatureName, chosen_curvature, log_evidence, measured_curvature
 from wellposed.bayes.likelihood import Likelihood
-from wellposed.bayes.linearized import Curvature, Full, Linearized, WeightPosterior, kronecker_fits
+from wellposed.bayes.linearized import Curvature, Full, Linearized, WeightPosterior
 from wellposed.bayes.trained import Trained, of_problem, refuse_unlike, strengths_of
 from wellposed.core.checks import Count, Seed, Within, checked
 from wellposed.core.errors import DataError, InputError, ProblemError, listed
@@ -106,7 +106,7 @@ def evidence(
     terms: Sequence[Term] | Term | None = None,
     *,
     by: By = "term",
-    curvature: Literal["auto", "full", "kronecker", "diagonal"] = "auto",
+    curvature: CurvatureName = "auto",
     hyperprior: Annotated[float, Within(0)] = 0.0,
     rounds: Count = 3,
     seed: Seed = 0,
@@ -164,38 +164,36 @@ def evidence(
         )
     recipe = recipe.replace(stopping={"patience": 0, "keep": "last"})
 
-    def trained(now: Iterable[Term]) -> Trained:
+    def trained(now: Iterable[Term]) -> tuple[Trained, Linearized]:
         run = fit(problem, recipe.replace(terms=list(now)), seed=seed)
-        return of_problem(problem, run.model, now, run.recipe)
+        of = of_problem(problem, run.model, now, run.recipe)
+        return of, Linearized(of.net, of.forward)
 
-    of = trained(chosen)
-    net = Linearized(of.net, of.forward)
+    of, net = trained(chosen)
     groups = WeightGroups.of(of.net, net, chosen, by)
-    kind = curvature
-    if kind == "auto":
-        fits = all(map(kronecker_fits, net.leaves)) and by not in ("input", "unit")
-        kind = "full" if net.size <= FULL_UP_TO else "kronecker" if fits else "diagonal"
+    kind = chosen_curvature(curvature, net, one_strength=by not in ("input", "unit"))
     likelihood = of.likelihood(net.outputs(of.batches[0][0][:1]).shape[1]).with_noise(1.0)
-    state = FixedPoint.start(groups, net, of, likelihood, chosen, hyperprior)
+    state = FixedPoint.start(groups, net, of, likelihood, hyperprior)
     if kind == "full":
         state.climb(net, of)  # which moves the weights of net
     found, _, misfit = measured_curvature(net, of, likelihood, kind)
     for _ in range(rounds) if kind != "full" else ():
         state.settle_at(net.weights, Quadratic(net.weights, found, None, misfit), move=False)
-        of = trained(groups.terms(state.strengths()))
-        net = Linearized(of.net, of.forward)
+        of, net = trained(groups.terms(state.strengths()))
         found, _, misfit = measured_curvature(net, of, likelihood, kind)
     state.measure(net.weights, misfit, state.posterior(found))
     strengths = state.strengths()
     model = copy.deepcopy(of.net)
-    moved = dict(model.named_parameters())
     for leaf in net.leaves:
-        moved[leaf.name].data.copy_(leaf.tensor.detach())
-    names = groups.names
+        model.get_parameter(leaf.name).data.copy_(leaf.tensor.detach())
+    strength, decided, sizes = (
+        dict(zip(groups.names, of_groups.tolist(), strict=True))
+        for of_groups in (strengths, state.decided, groups.sizes)
+    )
     return Evidence(
-        strengths=dict(zip(names, strengths.tolist(), strict=True)),
-        decided=dict(zip(names, state.decided.tolist(), strict=True)),
-        sizes=dict(zip(names, map(int, groups.sizes.tolist()), strict=True)),
+        strengths=strength,
+        decided=decided,
+        sizes={name: int(size) for name, size in sizes.items()},
         terms=tuple(groups.terms(strengths)),
         log_evidence=state.value,
         noise_std=math.sqrt(state.variance) if likelihood.numbers else None,
@@ -227,17 +225,11 @@ class WeightGroups:
         names: dict[str, int] = {}
         index = [torch.full((size,), -1) for size in net.sizes]
         places = []
-        for number, term in enumerate(terms):
-            title = (
-                str(term.place)
-                if len({str(one.place) for one in terms}) == len(terms)
-                else f"{term.place} ({number + 1})"
-            )
-            charged = [
-                strengths_of(model, [leaf.name], [replace(term, how="loss")]).strength > 0 for leaf in net.leaves
-            ]
-            for leaf, own, mine in zip(net.leaves, charged, index, strict=True):
-                if not bool(own.any()):
+        alike = len({str(term.place) for term in terms}) < len(terms)
+        for number, term in enumerate(terms, 1):
+            title = f"{term.place} ({number})" if alike else str(term.place)
+            for leaf, mine in zip(net.leaves, index, strict=True):
+                if not bool(strengths_of(model, [leaf.name], [replace(term, how="loss")])[0].any()):
                     continue
                 if bool((mine >= 0).any()):
                     raise InputError(f"Two terms charge {leaf.name!r}; give one, whose strength the evidence chooses.")
@@ -281,10 +273,8 @@ def _called(leaf: Leaf, term: str, by: By) -> tuple[list[str], tuple[int, ...]]:
     """The names of a parameter's groups, and the shape in which they broadcast to it."""
     shape = leaf.tensor.shape
     whole = (1,) * len(shape)
-    if by in ("term", "parameter"):
-        return [term if by == "term" else leaf.name], whole
-    if by == "layer":
-        return [leaf.name.rpartition(".")[0] or leaf.name], whole
+    if by not in ("input", "unit"):
+        return [{"term": term, "parameter": leaf.name, "layer": leaf.name.rpartition(".")[0] or leaf.name}[by]], whole
     axis = 1 if by == "input" else 0
     if len(shape) <= axis:
         raise InputError(
@@ -299,6 +289,13 @@ def _with(term: Term, strength: float) -> Term:
     if isinstance(term.charge, L2SP):
         return replace(term, charge=replace(term.charge, strength=strength))
     return replace(term, charge=L2(strength))
+
+
+@torch.no_grad()
+def _misfit(net: Linearized, of: Trained, likelihood: Likelihood) -> float:
+    """Of all training rows, at the weights as they are."""
+    parts = [(net.outputs(x), y) for x, y in of.batches]
+    return math.fsum(float(likelihood.misfit(f, likelihood.targets(y, f))) for f, y in parts)
 
 
 @dataclass(frozen=True)
@@ -343,25 +340,16 @@ class FixedPoint:
 
     @classmethod
     def start(
-        cls,
-        groups: WeightGroups,
-        net: Linearized,
-        of: Trained,
-        likelihood: Likelihood,
-        terms: Sequence[Term],
-        hyperprior: float,
+        cls, groups: WeightGroups, net: Linearized, of: Trained, likelihood: Likelihood, hyperprior: float
     ) -> FixedPoint:
         """Precisions by the terms' own strengths, and the noise that the residuals show."""
-        prior = strengths_of(of.net, [leaf.name for leaf in net.leaves], of.terms)
+        strength, center = strengths_of(of.net, [leaf.name for leaf in net.leaves], of.terms)
         variance = 1.0
         if likelihood.numbers:
-            with torch.no_grad():
-                parts = [(net.outputs(x), y) for x, y in of.batches]
-            variance = math.fsum(float((f - likelihood.targets(y, f)).square().sum()) for f, y in parts)
-            variance = variance / (likelihood.rows * likelihood.outputs) or 1.0
-        strengths = groups.sum(prior.strength) / groups.sizes
+            variance = 2 * _misfit(net, of, likelihood) / (likelihood.rows * likelihood.outputs) or 1.0
+        strengths = groups.sum(strength) / groups.sizes
         precision = likelihood.with_noise(variance).scale * strengths
-        return cls(groups, likelihood, prior.center, precision, variance, hyperprior, torch.zeros_like(precision))
+        return cls(groups, likelihood, center, precision, variance, hyperprior, torch.zeros_like(precision))
 
     def strengths(self) -> Tensor:
         """``lambda/scale``, in the convention of the loss."""
@@ -419,9 +407,7 @@ class FixedPoint:
             self.settled = self.update(w, model(w), posterior) <= SETTLED
             if self.settled:
                 break
-        if move:
-            w = self.minimum(model, self.posterior(model.curvature))
-        return w
+        return self.minimum(model, self.posterior(model.curvature)) if move else w
 
     def minimum(self, model: Quadratic, posterior: WeightPosterior) -> Tensor:
         """Where the quadratic cost is least."""
@@ -456,9 +442,7 @@ class FixedPoint:
             posterior = model.curvature.at(self._diagonal + damping * unit, 1 / self.variance)
             w = self.minimum(model, posterior)
             net.weights = w
-            with torch.no_grad():
-                parts = [(net.outputs(x), y) for x, y in of.batches]
-            value = math.fsum(float(self.likelihood.misfit(f, self.likelihood.targets(y, f))) for f, y in parts)
+            value = _misfit(net, of, self.likelihood)
             if math.isfinite(value) and self.cost(value, w) <= start:
                 exact = self.likelihood.numbers and damping == 0.0 and abs(value - model(w)) <= 1e-9 * abs(model.value)
                 return (damping / 10 if damping > 1e-8 else 0.0), exact

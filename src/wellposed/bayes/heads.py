@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wellposed.bayes.predictive import SEVERAL_LABELS, Predictive, PredictiveClasses
+from wellposed.bayes.predictive import SEVERAL_LABELS, NumbersPredicted, Predictive, PredictiveClasses
 from wellposed.core.checks import ConfidenceLevel, checked
 from wellposed.core.errors import DataError, InputError
-from wellposed.data.arrays import real_numbers
+from wellposed.data.arrays import doubles
 from wellposed.losses.distributions import Distribution
 from wellposed.losses.per_example import Loss
 
 
 @dataclass(frozen=True)
-class PredictiveHead(Predictive):
+class PredictiveHead(NumbersPredicted):
     """What a loss's outputs say of each target: answers and targets are ``(rows,)`` of one number a row, else ``(rows, t, ...)``.
 
     Spreads and intervals are of the noise that the network has learned (aleatoric); what it does not know itself (epistemic)
@@ -47,11 +47,6 @@ class PredictiveHead(Predictive):
         """The value below which a target of the row lies with probability ``p``."""
         return self.distribution.quantile(self.outputs, p)
 
-    @checked
-    def interval(self, level: ConfidenceLevel) -> tuple[Tensor, Tensor]:
-        """The central interval that holds a target of the row with probability ``level``: ``(low, high)``."""
-        return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
-
     def nll(self, y: Any) -> float:
         """``-1/rows sum_i log p(y_i)``, in nats for a row: a sum over its numbers."""
         return float(self.distribution.nll(self.outputs, self._targets(y)).mean())
@@ -63,15 +58,6 @@ class PredictiveHead(Predictive):
     def rescaled(self, scale: float, shift: float = 0.0) -> Self:
         """The distribution of ``scale*y + shift``: back in the units of targets that were standardized."""
         return replace(self, outputs=self.distribution.rescaled(self.outputs, scale, shift))
-
-    def _targets(self, y: Any) -> Tensor:
-        given, needed = real_numbers(y, "Targets", "Give an array of numbers.").cpu().double(), self.mean.shape
-        if given.numel() != needed.numel() or len(given) != needed[0] or not bool(given.isfinite().all()):
-            raise DataError(
-                f"The targets must be finite numbers of shape {tuple(needed)}, one for each answer; they have shape "
-                f"{tuple(given.shape)}."
-            )
-        return given.reshape(needed)
 
 
 def distribution_of(loss: Any, outputs: Any) -> Predictive:
@@ -92,7 +78,7 @@ def distribution_of(loss: Any, outputs: Any) -> Predictive:
         ([1.0, 5.0], [2.64, 9.47])
     """
     known = Loss(loss)
-    given = real_numbers(outputs, "outputs=", "Give the outputs of a network.").cpu().double()
+    given = doubles(outputs, "outputs=", "Give the outputs of a network.")
     if not bool(given.isfinite().all()):
         raise DataError("The outputs must be finite numbers; some are not: the training diverged.")
     try:
@@ -131,16 +117,9 @@ def crps_of_samples(samples: Any, y: Any) -> Tensor:
         >>> crps_of_samples([[0.0], [2.0]], [1.0]).tolist()
         [0.0]
     """
-    x, target = (
-        real_numbers(given, what, "Give an array of numbers.").cpu().double().numpy()
-        for given, what in ((samples, "samples="), (y, "y="))
-    )
-    if (
-        x.ndim != 2
-        or len(x) < 2
-        or target.shape != x.shape[1:]
-        or not (np.isfinite(x).all() and np.isfinite(target).all())
-    ):
+    x, target = doubles(samples, "samples=").numpy(), doubles(y, "y=").numpy()
+    fits = x.ndim == 2 and len(x) > 1 and target.shape == x.shape[1:]
+    if not fits or not (np.isfinite(x).all() and np.isfinite(target).all()):
         raise DataError(
             f"crps_of_samples needs finite samples (m, n) with m >= 2, and targets (n,); they have {x.shape} and {target.shape}."
         )

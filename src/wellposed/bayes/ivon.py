@@ -197,11 +197,9 @@ class IVON(Optimizer):
         for group, w in self._weights():
             if w not in self._means:
                 self._means[w] = torch.empty_like(w)
-            away = self._away.get(w) if seed is None else None
-            if away is None:
-                away = torch.empty_like(w)
-            if seed is None:
-                self._away[w] = away
+            if seed is None and w not in self._away:
+                self._away[w] = torch.empty_like(w)
+            away = self._away[w] if seed is None else torch.empty_like(w)
             for mine, mean, apart, h in _pieces(w, self._means[w], away, self.state[w]["curvature"]):
                 mean.copy_(mine)
                 torch.add(h, group["weight_decay"], out=apart).rsqrt_().mul_(noise.like(apart))

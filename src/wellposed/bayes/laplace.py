@@ -17,17 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from wellposed.bayes import linearized
 from wellposed.bayes.likelihood import Likelihood
-from wellposed.bayes.linearized import (
-    Curvature,
-    DiagonalCurvature,
-    Full,
-    Linearized,
-    WeightPosterior,
-    full_parts,
-    kronecker,
-    kronecker_fits,
-)
+from wellposed.bayes.linearized import Curvature, Linearized, WeightPosterior
 from wellposed.bayes.predictive import (
     SEVERAL_LABELS,
     Predictive,
@@ -41,6 +33,7 @@ from wellposed.core.errors import DataError, InputError
 from wellposed.core.formats import table
 from wellposed.core.random import generator
 from wellposed.optimality.certify import Certificate, certify
+from wellposed.optimality.objective import BatchList
 from wellposed.penalties.base import Term
 from wellposed.training.run import Run
 
@@ -180,25 +173,25 @@ def laplace(
     of = Trained.of(trained, data, loss, terms, forward, "wp.laplace")
     net = Linearized(of.net, of.forward, layers == "last")
     likelihood = of.likelihood(net.outputs(of.batches[0][0][:1]).shape[1]).with_noise(1.0)
-    prior = strengths_of(of.net, [leaf.name for leaf in net.leaves], of.terms)
-    uncharged = prior.strength == 0
-    kind = _chosen(curvature, net)
+    strength, center = strengths_of(of.net, [leaf.name for leaf in net.leaves], of.terms)
+    uncharged = strength == 0
+    kind = chosen_curvature(curvature, net)
     found, slope, misfit = measured_curvature(net, of, likelihood, kind)
 
     def precision(at: Likelihood) -> Tensor:
-        return torch.where(uncharged, prior_std**-2, at.scale * prior.strength)
+        return torch.where(uncharged, prior_std**-2, at.scale * strength)
 
     likelihood, posterior = with_estimated_noise(likelihood, found, misfit, precision, noise_std)
     prior_at = precision(likelihood)
-    away = net.weights - prior.center
+    away = net.weights - center
     gradient = slope / likelihood.noise_var + prior_at * away
     distance = 0.5 * float(gradient @ posterior.solve(gradient))
     certificate = certify(
         net.net,
         of.loss,
-        _Again(of.batches),
+        BatchList(of.batches),
         list(of.terms),
-        forward=lambda model, batch: of.forward(model, _double(batch[0])),
+        forward=lambda model, batch: of.forward(model, linearized.as_double(batch[0])),
     )
     return Laplace(
         evidence=log_evidence(misfit / likelihood.noise_var + likelihood.constant, prior_at, away, posterior.log_det),
@@ -220,16 +213,16 @@ def measured_curvature(
     net: Linearized, of: Trained, likelihood: Likelihood, kind: str
 ) -> tuple[Curvature, Tensor, float]:
     """The curvature of a kind with gradient and value of `Likelihood.misfit`, at the likelihood's noise."""
+    found: Curvature
     if kind == "kronecker":
-        found: tuple[Curvature, Tensor, float] = kronecker(net, lambda: of.batches, likelihood)
+        found, slope, misfit = linearized.kronecker(net, of.batches, likelihood)
     else:
-        matrix, slope, misfit = full_parts(net, lambda: of.batches, likelihood, diagonal=kind == "diagonal")
-        found = (DiagonalCurvature(matrix) if kind == "diagonal" else Full(matrix)), slope, misfit
-    if not math.isfinite(found[2]):
+        found, slope, misfit = linearized.full_parts(net, of.batches, likelihood, diagonal=kind == "diagonal")
+    if not math.isfinite(misfit):
         raise DataError(
-            f"-log p of the training rows is {found[2]}: inputs, targets or weights are not finite, or outputs overflow."
+            f"-log p of the training rows is {misfit}: inputs, targets or weights are not finite, or outputs overflow."
         )
-    return found
+    return found, slope, misfit
 
 
 def with_estimated_noise(
@@ -249,8 +242,7 @@ def with_estimated_noise(
     """
     if not likelihood.numbers:
         return likelihood, curvature.at(precision(likelihood))
-    targets = likelihood.rows * likelihood.outputs
-    residual = 2 * misfit
+    targets, residual = likelihood.rows * likelihood.outputs, 2 * misfit
     if likelihood.is_exact(misfit) and noise_std is None:
         raise DataError(
             "The outputs equal the targets of every training row: there is no noise to estimate. Give noise_std=."
@@ -281,12 +273,13 @@ def log_evidence(nll: float, precision: Tensor, away: Tensor, log_det: float) ->
     return -nll + 0.5 * float(precision.log().sum() - (precision * away.square()).sum()) - 0.5 * log_det
 
 
-def _chosen(curvature: CurvatureName, net: Linearized) -> str:
-    if curvature != "auto":
-        return curvature
+def chosen_curvature(asked: CurvatureName, net: Linearized, one_strength: bool = True) -> str:
+    """The curvature that is taken; Kronecker factors need ``one_strength`` for all of a parameter."""
+    if asked != "auto":
+        return asked
     if net.size <= FULL_UP_TO:
         return "full"
-    return "kronecker" if all(map(kronecker_fits, net.leaves)) else "diagonal"
+    return "kronecker" if one_strength and all(map(linearized.kronecker_fits, net.leaves)) else "diagonal"
 
 
 def _notes(
@@ -300,14 +293,10 @@ def _notes(
         )
     if len(uncharged):
         far = float(uncharged.abs().max())
-        pulled = (
-            f" The largest is {far:.3g}, which that prior pulls to 0: give a larger prior_std=."
-            if far > prior_std
-            else ""
-        )
-        notes.append(
-            f"no term charges {len(uncharged)} of {size} weights; their prior is N(0, {prior_std:g}^2).{pulled}"
-        )
+        said = f"no term charges {len(uncharged)} of {size} weights; their prior is N(0, {prior_std:g}^2)."
+        if far > prior_std:
+            said += f" The largest is {far:.3g}, which that prior pulls to 0: give a larger prior_std=."
+        notes.append(said)
     return tuple(notes)
 
 
@@ -328,17 +317,3 @@ def class_shares(logits: Tensor, likelihood: Likelihood) -> Tensor:
     if logits.shape[-1] > 1:
         raise InputError(SEVERAL_LABELS)
     return torch.cat([(-logits).sigmoid(), logits.sigmoid()], -1)
-
-
-@dataclass(frozen=True)
-class _Again:
-    """Batches that can be gone through again and again."""
-
-    batches: tuple[tuple[Any, Any], ...]
-
-    def __iter__(self) -> Any:
-        return iter(self.batches)
-
-
-def _double(x: Any) -> Any:
-    return x.double() if isinstance(x, Tensor) and x.is_floating_point() else x

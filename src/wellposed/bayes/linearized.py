@@ -15,7 +15,8 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -33,7 +34,7 @@ from wellposed.training.evaluate import Forward, evaluating
 
 BLOCK = 2**23
 """Numbers of Jacobians that are held at once: 64 MB."""
-Rows = Callable[[], Iterable[tuple[Any, Any]]]
+Rows = Iterable[tuple[Any, Any]]
 
 
 class Linearized:
@@ -49,15 +50,14 @@ class Linearized:
 
     def __init__(self, net: nn.Module, forward: Forward, last: bool = False) -> None:
         self.net, self.forward = copy.deepcopy(net).double().eval(), forward
-        trained = [leaf for leaf in leaves(net) if leaf.tensor.requires_grad]
-        known = {leaf.name: leaf for leaf in leaves(self.net)}
-        found = [known[leaf.name] for leaf in trained]
-        if last and found:
-            owner = [leaf for leaf in found if leaf.role == "weight"][-1:]
-            found = [leaf for leaf in found if owner and leaf.module is owner[0].module]
+        trained = {leaf.name for leaf in leaves(net) if leaf.tensor.requires_grad}
+        found = [leaf for leaf in leaves(self.net) if leaf.name in trained]
+        if last:
+            owners = [leaf.module for leaf in found if leaf.role == "weight"]
+            found = [leaf for leaf in found if owners and leaf.module is owners[-1]]
         if not found:
             raise InputError("The model has no trained weight to put a posterior on: none requires a gradient.")
-        self.leaves: list[Leaf] = found
+        self.leaves = found
         self.sizes = [leaf.tensor.numel() for leaf in found]
 
     @property
@@ -81,7 +81,7 @@ class Linearized:
 
     def outputs(self, x: Any) -> Tensor:
         """``(n, outputs)`` of a batch."""
-        found = guard_call("The model", self.forward)(self.net, _as_double(x))
+        found = guard_call("The model", self.forward)(self.net, as_double(x))
         if not isinstance(found, Tensor) or found.ndim not in (1, 2) or len(found) != len(x) or not found.numel():
             raise DataError(
                 f"A posterior needs outputs of shape (rows, outputs); the model gives {described(found)} for inputs "
@@ -104,7 +104,7 @@ class Linearized:
             step = max(1, BLOCK // (self.size * self.outputs(x[:1]).shape[1]))
             for start in range(0, len(x), step):
                 part = slice(start, start + step)
-                given = _as_double(x[part])
+                given = as_double(x[part])
                 # A copy of the weights for each row, so that one backward pass of a sum gives the gradient of every row. This takes
                 # vmap alone: torch.func.grad imports a compiler, for 5 to 20 seconds.
                 each = {
@@ -124,11 +124,11 @@ class Linearized:
 
 def _by_row(outputs: Tensor, each: Sequence[Tensor]) -> Tensor:
     """``(n, outputs, P)`` from outputs ``(n, outputs)`` of weights that every row has a copy of."""
-    columns = []
     if not outputs.requires_grad:
         raise InputError("The outputs do not depend on the model's weights; there is nothing to put a posterior on.")
     with torch.enable_grad():
         sums = outputs.sum(0).unbind()
+    columns = []
     for column in sums:
         grads = torch.autograd.grad(column, each, retain_graph=True, materialize_grads=True)
         columns.append(torch.cat([grad.flatten(1) for grad in grads], 1))
@@ -147,7 +147,7 @@ class _Called(nn.Module):
         return functional_call(net, values, args, keywords, tie_weights=True)
 
 
-def _as_double(x: Any) -> Any:
+def as_double(x: Any) -> Any:
     return x.double() if isinstance(x, Tensor) and x.is_floating_point() else x
 
 
@@ -320,11 +320,11 @@ def _singular(flat: Tensor, size: int) -> InputError:
 
 def full_parts(
     net: Linearized, rows: Rows, likelihood: Likelihood, diagonal: bool = False
-) -> tuple[Tensor, Tensor, float]:
-    """The curvature ``(P, P)`` (or its diagonal), the gradient ``(P,)`` and the value of the misfit, in nats."""
+) -> tuple[Full | DiagonalCurvature, Tensor, float]:
+    """The curvature, whole or its diagonal, the gradient ``(P,)`` and the value of the misfit, in nats."""
     matrix = torch.zeros(net.size, *(() if diagonal else (net.size,)), dtype=torch.float64, device=net.weights.device)
     slope, total = torch.zeros(net.size).to(matrix), 0.0
-    for x, y in rows():
+    for x, y in rows:
         for part, f, jacobian in net.jacobian(x):
             target = likelihood.targets(y[part], f)
             total += float(likelihood.misfit(f, target))
@@ -333,7 +333,7 @@ def full_parts(
             seen = jacobian if likelihood.numbers else root.mT @ jacobian
             seen = seen.flatten(0, 1) * (likelihood.noise_var**-0.5 if likelihood.numbers else 1.0)
             matrix += seen.square().sum(0) if diagonal else seen.T @ seen
-    return matrix, slope, total
+    return (DiagonalCurvature(matrix) if diagonal else Full(matrix)), slope, total
 
 
 def kronecker(net: Linearized, rows: Rows, likelihood: Likelihood) -> tuple[Kronecker, Tensor, float]:
@@ -347,42 +347,43 @@ def kronecker(net: Linearized, rows: Rows, likelihood: Likelihood) -> tuple[Kron
             f"Kronecker factors are known for nn.Linear and convolutions without groups; {listed(odd)} is of another layer. Use "
             "curvature='diagonal', or 'full' for few weights."
         )
-    modules = list({id(leaf.module): leaf.module for leaf in net.leaves}.values())
-    zero = torch.zeros((), dtype=torch.float64)
-    inner, outer = ({id(module): zero for module in modules} for _ in range(2))
-    places = dict.fromkeys(inner, 0)
+    modules = list(dict.fromkeys(leaf.module for leaf in net.leaves))
+    inner: dict[nn.Module, Any] = dict.fromkeys(modules, 0)
+    outer, places = inner.copy(), inner.copy()
     parameters = [leaf.tensor for leaf in net.leaves]
     slope, total = [torch.zeros_like(p) for p in parameters], 0.0
-    for x, y in rows():
-        seen: dict[int, list[tuple[Tensor, Tensor]]] = {id(module): [] for module in modules}
+    for x, y in rows:
+        seen: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {module: [] for module in modules}
+
+        def keep(module: nn.Module, given: Any, found: Tensor, seen: Any = seen) -> None:
+            seen[module].append((given[0].detach(), found))
+
         with evaluating(net.net), torch.enable_grad():
-            handles = [module.register_forward_hook(_keeping(seen[id(module)])) for module in modules]
-            try:
+            with ExitStack() as hooks:
+                for module in modules:
+                    hooks.callback(module.register_forward_hook(keep).remove)
                 f = net.outputs(x)
-            finally:
-                for handle in handles:
-                    handle.remove()
             target = likelihood.targets(y, f)
             value = likelihood.misfit(f, target)
             for mine, found in zip(slope, torch.autograd.grad(value, parameters, retain_graph=True), strict=True):
                 mine += found
             total += float(value.detach())
             root = likelihood.root(f.detach())
-            calls = [(module, a, z) for module in modules for a, z in seen[id(module)]]
+            calls = [(module, a, z) for module in modules for a, z in seen[module]]
             for column in range(f.shape[1]):
                 slopes = torch.autograd.grad(
                     (root[:, :, column] * f).sum(), [z for _, _, z in calls], retain_graph=True
                 )
                 for (module, _, _), g in zip(calls, slopes, strict=True):
                     flat = _outputs_of(module, g)
-                    outer[id(module)] = outer[id(module)] + flat.T @ flat
+                    outer[module] = outer[module] + flat.T @ flat
             for module, a, _ in calls:
                 flat = _inputs_of(module, a)
-                inner[id(module)] = inner[id(module)] + flat.T @ flat
-                places[id(module)] += len(flat)
+                inner[module] = inner[module] + flat.T @ flat
+                places[module] += len(flat)
     blocks = []
     for leaf in net.leaves:
-        a, b, n = inner[id(leaf.module)], outer[id(leaf.module)], places[id(leaf.module)]
+        a, b, n = inner[leaf.module], outer[leaf.module], places[leaf.module]
         a = torch.full((1, 1), float(n)).to(leaf.tensor) if leaf.role == "bias" else a
         blocks.append((b / n, a))
     return Kronecker(tuple(blocks)), torch.cat([part.flatten() for part in slope]).detach(), total
@@ -393,13 +394,6 @@ def kronecker_fits(leaf: Leaf) -> bool:
     module = leaf.module
     known = type(module) is nn.Linear or (isinstance(module, _ConvNd) and module.groups == 1 and not module.transposed)
     return known and not is_parametrized(module) and len(leaf.aliases) == 1 and leaf.role in ("weight", "bias")
-
-
-def _keeping(seen: list[tuple[Tensor, Tensor]]) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
-    def hook(module: nn.Module, given: tuple[Any, ...], found: Tensor) -> None:
-        seen.append((given[0].detach(), found))
-
-    return hook
 
 
 def _outputs_of(module: nn.Module, g: Tensor) -> Tensor:

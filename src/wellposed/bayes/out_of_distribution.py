@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wellposed.core.checks import Count, Positive, Within, checked
 from wellposed.core.errors import DataError
-from wellposed.data.arrays import real_numbers
+from wellposed.data.arrays import doubles, real_numbers
 from wellposed.losses.metrics import AUC
 
 LARGEST_BLOCK = 2**24
@@ -39,6 +39,15 @@ def energy(outputs: Any, temperature: Positive = 1.0) -> Tensor:
     return -temperature * (_table(outputs, "outputs=") / temperature).logsumexp(1)
 
 
+def _both(features: Any, known: Any) -> tuple[Tensor, Tensor]:
+    x, train = _table(features, "features="), _table(known, "known=")
+    if x.shape[1] != train.shape[1]:
+        raise DataError(
+            f"features= and known= must have equally many columns; they have {x.shape[1]} and {train.shape[1]}."
+        )
+    return x, train
+
+
 @checked
 def mahalanobis(features: Any, known: Any, labels: Any, ridge: Annotated[float, Within(0, 1)] = 1e-6) -> Tensor:
     """``min_c (x - m_c)' S^-1 (x - m_c)``, ``(rows,)``: the nearest class mean, by the covariance that the classes share.
@@ -49,11 +58,9 @@ def mahalanobis(features: Any, known: Any, labels: Any, ridge: Annotated[float, 
     Source:
         Lee et al. (2018), NeurIPS.
     """
-    x, train = _table(features, "features="), _table(known, "known=")
-    _, place = torch.unique(
-        real_numbers(labels, "labels=", "Give a class for each training row.").cpu(), return_inverse=True
-    )
-    _fit(x, train)
+    x, train = _both(features, known)
+    classes = real_numbers(labels, "labels=", "Give a class for each training row.").cpu()
+    place = torch.unique(classes, return_inverse=True)[1]
     if place.shape != train.shape[:1]:
         raise DataError(
             f"labels= must be a class for each of the {len(train)} training rows; it has shape {tuple(place.shape)}."
@@ -74,8 +81,7 @@ def neighbours(features: Any, known: Any, k: Count = 10) -> Tensor:
     Source:
         Sun et al. (2022), ICML.
     """
-    x, train = _table(features, "features="), _table(known, "known=")
-    _fit(x, train)
+    x, train = _both(features, known)
     if k > len(train):
         raise DataError(f"k= must be at most the {len(train)} training rows; it was given {k}.")
     x, train = (torch.nn.functional.normalize(part, dim=1) for part in (x, train))
@@ -89,24 +95,14 @@ def auroc(inside: Any, outside: Any) -> float:
     Args:
         inside, outside: scores ``(rows,)`` of rows like those of training, and of rows that are not.
     """
-    both = [
-        real_numbers(x, what, "Give an array of scores.").cpu().double().reshape(-1)
-        for x, what in ((inside, "inside="), (outside, "outside="))
-    ]
-    return AUC().score(torch.cat(both), torch.cat([torch.full((len(x),), at) for at, x in enumerate(both)]))
+    known, new = doubles(inside, "inside=").flatten(), doubles(outside, "outside=").flatten()
+    return AUC().score(torch.cat([known, new]), (torch.arange(len(known) + len(new)) >= len(known)).long())
 
 
 def _table(given: Any, what: str) -> Tensor:
-    found = real_numbers(given, what, "Give a tensor (rows, numbers).").cpu().double()
+    found = doubles(given, what, "Give a tensor (rows, numbers).")
     if found.ndim != 2 or not found.numel() or not bool(found.isfinite().all()):
         raise DataError(
             f"{what} must be finite numbers of shape (rows, numbers), not empty; it has shape {tuple(found.shape)}."
         )
     return found
-
-
-def _fit(x: Tensor, train: Tensor) -> None:
-    if x.shape[1] != train.shape[1]:
-        raise DataError(
-            f"features= and known= must have equally many columns; they have {x.shape[1]} and {train.shape[1]}."
-        )

@@ -19,7 +19,7 @@ from torch import Tensor
 from wellposed.core.checks import ConfidenceLevel, checked
 from wellposed.core.errors import DataError, InputError, listed
 from wellposed.core.numbers import to_python
-from wellposed.data.arrays import real_numbers
+from wellposed.data.arrays import doubles, real_numbers
 
 BISECTIONS = 80
 """Halvings of the bracket of a quantile: more than the 53 bits of a double need, since a bracket may straddle 0."""
@@ -32,7 +32,7 @@ SEVERAL_LABELS = (
 
 
 class Predictive(ABC):
-    """A distribution for each of ``rows`` new rows: of numbers (`PredictiveNumbers`) or of classes (`PredictiveClasses`)."""
+    """A distribution for each of ``rows`` new rows: of numbers (`NumbersPredicted`) or of classes (`PredictiveClasses`)."""
 
     @property
     @abstractmethod
@@ -44,8 +44,33 @@ class Predictive(ABC):
         """``-1/rows sum_i log p(y_i)``, in nats."""
 
 
+class NumbersPredicted(Predictive):
+    """A distribution of numbers; answers and targets have the shape ``(rows,)`` where there is one for a row."""
+
+    @abstractmethod
+    def quantile(self, p: float) -> Tensor:
+        """The value below which a target of the row lies with probability ``p``."""
+
+    @checked
+    def interval(self, level: ConfidenceLevel) -> tuple[Tensor, Tensor]:
+        """The central interval that holds a target of the row with probability ``level``: ``(low, high)``.
+
+        Its ends are the quantiles ``(1 - level)/2`` and ``(1 + level)/2``.
+        """
+        return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
+
+    def _targets(self, y: Any) -> Tensor:
+        given, needed = doubles(y, "Targets"), self.mean.shape
+        if given.shape not in (needed, (*needed, 1)) or not bool(given.isfinite().all()):
+            raise DataError(
+                f"The targets must be finite numbers of shape {tuple(needed)}, one for each answer; they have shape "
+                f"{tuple(given.shape)}."
+            )
+        return given.reshape(needed)
+
+
 @dataclass(frozen=True)
-class PredictiveNumbers(Predictive):
+class PredictiveNumbers(NumbersPredicted):
     """``p(y) = 1/C sum_c prod_k N(y_k; mean_ck, std_ck^2)`` for each row: a mixture of ``C`` Gaussians of equal weight.
 
     Answers and targets have the shape ``(rows,)`` where there is one output, else ``(rows, outputs)``.
@@ -69,9 +94,7 @@ class PredictiveNumbers(Predictive):
 
     def __post_init__(self) -> None:
         for name in ("means", "stds"):
-            object.__setattr__(
-                self, name, real_numbers(getattr(self, name), f"{name}=", "Give a tensor.").cpu().double()
-            )
+            object.__setattr__(self, name, doubles(getattr(self, name), f"{name}=", "Give a tensor."))
         if self.means.ndim != 3 or self.means.shape != self.stds.shape or not self.means.numel():
             raise DataError(
                 "PredictiveNumbers needs means and stds of one shape (components, rows, outputs), not empty; they have "
@@ -92,7 +115,7 @@ class PredictiveNumbers(Predictive):
             epistemic_std, noise_std: >= 0: numbers, or of a shape that broadcasts to that of ``mean``, its last axes first:
                 ``(outputs,)`` is one for each output, ``(rows, 1)`` one for each row of several outputs.
         """
-        mean = real_numbers(mean, "mean=", "Give a tensor.").cpu().double()
+        mean = doubles(mean, "mean=", "Give a tensor.")
         spreads = [_spread(epistemic_std, "epistemic_std=", mean), _spread(noise_std, "noise_std=", mean)]
         if mean.ndim == 1:
             mean, *spreads = (part[:, None] for part in (mean, *spreads))
@@ -108,7 +131,7 @@ class PredictiveNumbers(Predictive):
             noise_std: > 0: a number, or of a shape that broadcasts to that of ``means``, its last axes first: of several outputs
                 ``(outputs,)`` is one for each output, and ``(components, 1, 1)`` one for each component.
         """
-        means = real_numbers(means, "means=", "Give a tensor.").cpu().double()
+        means = doubles(means, "means=", "Give a tensor.")
         noise = _spread(noise_std, "noise_std=", means)
         if means.ndim == 2:
             means, noise = means[..., None], noise[..., None]
@@ -153,14 +176,6 @@ class PredictiveNumbers(Predictive):
             below = torch.special.ndtr((middle - self.means) / self.stds).mean(0) < p
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return _answer((low + high) / 2)
-
-    @checked
-    def interval(self, level: ConfidenceLevel) -> tuple[Tensor, Tensor]:
-        """The central interval that holds a target of the row with probability ``level``: ``(low, high)``.
-
-        Its ends are the quantiles ``(1 - level)/2`` and ``(1 + level)/2``.
-        """
-        return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
 
     def nll(self, y: Any) -> float:
         """``-1/rows sum_i log p(y_i)``, in nats for a row: a sum over its outputs, in the units of the targets.
@@ -208,13 +223,7 @@ class PredictiveNumbers(Predictive):
         return replace(self, means=self.means * scale + shift, stds=self.stds * scale, epistemic_var=var)
 
     def _targets(self, y: Any) -> Tensor:
-        given = real_numbers(y, "Targets", "Give an array of numbers.").cpu().double()
-        if given.shape not in (self.means.shape[1:], self.mean.shape) or not bool(given.isfinite().all()):
-            raise DataError(
-                f"The targets must be finite numbers of shape {tuple(self.mean.shape)}, one for each answer; they have shape "
-                f"{tuple(given.shape)}."
-            )
-        return given.reshape(self.means.shape[1:])
+        return super()._targets(y).reshape(self.means.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -235,7 +244,7 @@ class PredictiveClasses(Predictive):
     components: Tensor
 
     def __post_init__(self) -> None:
-        given = real_numbers(self.components, "components=", "Give a tensor of probabilities.").cpu().double()
+        given = doubles(self.components, "components=", "Give a tensor of probabilities.")
         object.__setattr__(self, "components", given)
         if given.ndim != 3 or not given.numel() or given.shape[2] < 2:
             raise DataError(
@@ -318,7 +327,7 @@ def _spread(value: Any, name: str, mean: Tensor) -> Tensor:
     number = to_python(value)
     if isinstance(number, (int, float)) and not isinstance(number, bool) and abs(number) <= sys.float_info.max:
         value = [number]
-    spread = real_numbers(value, name, "Give a number >= 0, or one for each output.").cpu().double()
+    spread = doubles(value, name, "Give a number >= 0, or one for each output.")
     if not bool((spread >= 0).all()):
         raise InputError(f"{name} must be standard deviations >= 0; the least is {float(spread.min()):g}.")
     try:

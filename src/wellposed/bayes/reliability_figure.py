@@ -39,24 +39,17 @@ def draw_reliability(name: str, record: Any) -> str:
     bins = [one for one in found if all(map(math.isfinite, one)) and all(0.0 <= part <= 1.0 for part in one[:4])]
     if not bins:
         return ""
-    label = "Share that is right against confidence: " + ", ".join(
-        f"{b[1]:.3f} at {b[0]:.3f} ({b[4]:.0f} rows)" for b in bins
-    )
+    sure, right, *ends, counts = map(list, zip(*bins, strict=True))
+    said = (f"{r:.3f} at {c:.3f} ({n:.0f} rows)" for c, r, n in zip(sure, right, counts, strict=True))
+    label = f"Share that is right against confidence: {', '.join(said)}"
 
     def paint(axes: Any) -> None:
-        least = min([b[0] for b in bins] + [b[2] for b in bins])
+        least = min(*sure, *ends[0])
         low = 0.0 if least < 0.4 else math.floor(10.0 * least) / 10.0
         axes.plot([low, 1.0], [low, 1.0], color=drawing.MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        axes.vlines(
-            [b[0] for b in bins],
-            [b[2] for b in bins],
-            [b[3] for b in bins],
-            color=drawing.BEST,
-            linewidth=1.5,
-            zorder=2,
-        )
-        axes.plot([b[0] for b in bins], [b[1] for b in bins], color=drawing.BEST, linewidth=1.2, alpha=0.6, zorder=2)
-        drawing.draw_markers(axes, [(b[0], b[1]) for b in bins], drawing.BEST, "o")
+        axes.vlines(sure, ends[0], ends[1], color=drawing.BEST, linewidth=1.5, zorder=2)
+        axes.plot(sure, right, color=drawing.BEST, linewidth=1.2, alpha=0.6, zorder=2)
+        drawing.draw_markers(axes, list(zip(sure, right, strict=True)), drawing.BEST, "o")
         for axis, limits in ((axes.xaxis, axes.set_xlim), (axes.yaxis, axes.set_ylim)):
             drawing.ticks(axis, low, 1.0)
             limits(low - 0.02 * (1.0 - low), 1.0 + 0.02 * (1.0 - low))

@@ -10,7 +10,7 @@ import numpy as np
 
 from wellposed.core.checks import ConfidenceLevel, checked
 from wellposed.core.errors import DataError, require
-from wellposed.data.arrays import real_numbers
+from wellposed.data.arrays import doubles
 
 STEPS = 20
 """Shares of the rows at which a threshold is tried, each with a part of the error that may happen."""
@@ -85,11 +85,8 @@ class RiskCoverage:
             above = int((self.scores > limit).sum())
             if above:
                 wrong = int(self.wrong[:above].sum())
-                bound = (
-                    1.0
-                    if wrong == above
-                    else float(require("scipy.special", "tables").betaincinv(wrong + 1.0, above - wrong, 1.0 - error))
-                )
+                special = require("scipy.special", "tables")
+                bound = float(special.betaincinv(wrong + 1.0, above - wrong, 1.0 - error)) if wrong < above else 1.0
                 least = min(least, bound)
                 if bound <= risk:
                     return Selected(limit, above / n, wrong / above, bound, confidence)
@@ -112,10 +109,7 @@ def risk_coverage(score: Any, wrong: Any) -> RiskCoverage:
         >>> found.risk.round(3).tolist(), found.area == found.best
         ([0.0, 0.0, 0.333, 0.5], True)
     """
-    scores, errors = (
-        real_numbers(x, what, "Give an array of numbers.").cpu().double().numpy()
-        for x, what in ((score, "score="), (wrong, "wrong="))
-    )
+    scores, errors = doubles(score, "score=").numpy(), doubles(wrong, "wrong=").numpy()
     fits = scores.shape == errors.shape and scores.ndim == 1 and len(scores) > 0
     if not fits or np.isnan(scores).any() or not np.isin(errors, (0.0, 1.0)).all():
         raise DataError(

@@ -78,14 +78,12 @@ class Spread:
         r, code = r / typical, PiecewiseLinear(x, BINS)
         z = _with_constant(code(x))
         fold = torch.randperm(len(r), generator=generator(seed, "spread")) % FOLDS
-        held_out = []
-        for ridge in RIDGES:
-            total = 0.0
-            for number in range(FOLDS):
-                inside, outside = fold != number, fold == number
-                total += float(_nll(_minimum(z[inside], r[inside], ridge), z[outside], r[outside]))
-            held_out.append(total)
-        ridge = RIDGES[held_out.index(min(held_out))]
+
+        def held_out(ridge: float) -> float:
+            parts = [(fold != number, fold == number) for number in range(FOLDS)]
+            return sum(float(_nll(_minimum(z[rest], r[rest], ridge), z[held], r[held])) for rest, held in parts)
+
+        ridge = min(RIDGES, key=held_out)
         found = _minimum(z, r, ridge)
         found[0] += math.log(typical)
         return cls(found[:-1], float(found[-1].abs()), ridge, code, x.amin(0), x.amax(0))

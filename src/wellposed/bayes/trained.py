@@ -5,6 +5,7 @@ It also takes a run's rows into the units that the network was trained in, and a
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -188,16 +189,11 @@ def _of_terms(terms: Any) -> tuple[Term, ...]:
     return tuple(replace(term, how="loss") if isinstance(term.charge, Penalty) else term for term in given)
 
 
-@dataclass(frozen=True)
-class Strengths:
-    """What the terms charge each of ``P`` weights: ``strength_i/2 (w_i - center_i)^2``; 0 where no term does."""
+def strengths_of(net: nn.Module, names: Iterable[str], terms: Iterable[Term]) -> tuple[Tensor, Tensor]:
+    """What the terms charge each weight of the parameters ``names``, in their order: ``strength_i/2 (w_i - center_i)^2``.
 
-    strength: Tensor
-    center: Tensor
-
-
-def strengths_of(net: nn.Module, names: Iterable[str], terms: Iterable[Term]) -> Strengths:
-    """The strengths of all terms, summed for each weight of the parameters ``names``, in their order.
+    Returns:
+        ``strength``, 0 where no term charges, and ``center``, each ``(P,)``.
 
     Raises:
         InputError: a term that is no Gaussian prior of weights: an absolute value, a group norm, a constraint, a charge of
@@ -210,15 +206,13 @@ def strengths_of(net: nn.Module, names: Iterable[str], terms: Iterable[Term]) ->
     for part in charges.parts:
         if not isinstance(part, ChargedParameter) or part.constraints:
             raise _no_prior(", ".join(part.terms))
-        w = part.leaf.tensor.detach()
-        total, pull = torch.zeros_like(w, dtype=torch.float64), torch.zeros_like(w, dtype=torch.float64)
-        for penalty in part.penalties:
-            for strength, center in _squares(penalty):
-                total = total + strength
-                pull = pull + (0.0 if center is None else strength * center)
+        total = pull = torch.zeros_like(part.leaf.tensor.detach(), dtype=torch.float64)
+        for strength, center in itertools.chain.from_iterable(map(_squares, part.penalties)):
+            total = total + strength
+            pull = pull + (0.0 if center is None else strength * center)
         found[part.leaf.name] = total.flatten(), torch.where(total > 0, pull / total, 0.0).flatten()
-    chosen = [found[name] for name in names]
-    return Strengths(torch.cat([s for s, _ in chosen]), torch.cat([c for _, c in chosen]))
+    strengths, centers = zip(*(found[name] for name in names), strict=True)
+    return torch.cat(strengths), torch.cat(centers)
 
 
 def _squares(penalty: Penalty) -> Iterator[tuple[float | Tensor, float | Tensor | None]]:

@@ -26,7 +26,7 @@ from wellposed.bayes.predictive import Predictive, PredictiveClasses, Predictive
 from wellposed.core.checks import Count, Positive, Seed, checked
 from wellposed.core.errors import InputError, guard_call
 from wellposed.core.random import seeded, stream_seed
-from wellposed.core.selectors import Leaf, leaves, select, unwrap_model, weights
+from wellposed.core.selectors import leaves, select, unwrap_model, weights
 from wellposed.data.arrays import real_numbers
 from wellposed.noise.activations import Draws, draws_of, dropped, move_noise, normal_like
 from wellposed.noise.places import inside_attention, owners, refresh_recurrent
@@ -105,7 +105,10 @@ def bayesian(
     for leaf in select(net, on):
         if nn.parameter.is_lazy(leaf.tensor) or not leaf.tensor.is_floating_point():
             raise InputError(f"{leaf.name!r} cannot be a distribution: it needs a shape, and real numbers.")
-        scale = _rate(leaf, start) if family == "dropout" else torch.full_like(leaf.tensor, math.log(start))
+        if family == "dropout":  # one rate for the whole layer, by its logit
+            scale = leaf.tensor.new_full((), math.log(start) - math.log1p(-start))
+        else:
+            scale = torch.full_like(leaf.tensor, math.log(start))
         beside = nn.Parameter(scale.detach())
         for site, owner, name in owners(net, leaf):
             caller = callers.get(owner, owner)
@@ -114,8 +117,9 @@ def bayesian(
                     f'{site!r} has no inputs that could be dropped: family="dropout" is for weights of linear and '
                     'convolutional layers. Select those, on=nn.Linear, or take family="gaussian".'
                 )
-            _posterior(owner, prior, family, draws).register_parameter(name, beside)
-            _posterior(owner, prior, family, draws).sites[name] = site
+            posterior = _posterior(owner, prior, family, draws)
+            posterior.register_parameter(name, beside)
+            posterior.sites[name] = site
             hooked[caller] = None
     for caller in hooked:
         caller.register_forward_pre_hook(_before, with_kwargs=True)
@@ -125,35 +129,27 @@ def bayesian(
     return net
 
 
-def _rate(leaf: Leaf, rate: float) -> Tensor:
-    """The logit of a rate, in the type and on the device of a weight."""
-    return torch.full((), math.log(rate) - math.log1p(-rate), dtype=leaf.tensor.dtype, device=leaf.tensor.device)
-
-
 def _posterior(owner: nn.Module, prior: Prior, family: str, draws: Draws) -> Posterior:
     """What a layer keeps beside its weights; made at the first of them."""
     found = getattr(owner, "posterior", None)
-    if isinstance(found, Posterior):
-        return found
-    if found is not None:
-        raise InputError(f"{type(owner).__name__} has a part of its own that is called posterior. Rename it.")
-    if family == "dropout":
-        found = DropoutPosterior(prior, GAUSSIAN, draws)
+    if found is None and family == "dropout":
+        found = owner.posterior = DropoutPosterior(prior, GAUSSIAN, draws)
         found.inputs = int(getattr(owner, "in_features", 0) or getattr(owner, "in_channels", 0))
-    else:
-        found = Posterior(prior, FAMILIES[family], draws)
-    owner.posterior = found
+    elif found is None:
+        found = owner.posterior = Posterior(prior, FAMILIES[family], draws)
+    if not isinstance(found, Posterior):
+        raise InputError(f"{type(owner).__name__} has a part of its own that is called posterior. Rename it.")
     return found
 
 
 def _drawing(caller: nn.Module) -> list[tuple[nn.Module, Posterior]]:
     """The layers whose weights a module draws when it is called, each with its posterior: itself, or an attention's last."""
-    inner = caller.out_proj if isinstance(caller, nn.MultiheadAttention) else None
-    found = ((owner, getattr(owner, "posterior", None)) for owner in (caller, inner))
+    owners = [caller, caller.out_proj] if isinstance(caller, nn.MultiheadAttention) else [caller]
+    found = [(owner, getattr(owner, "posterior", None)) for owner in owners]
     return [
         (owner, posterior)
         for owner, posterior in found
-        if owner is not None and isinstance(posterior, Posterior) and (caller.training or posterior.draws.sampling)
+        if isinstance(posterior, Posterior) and (caller.training or posterior.draws.sampling)
     ]
 
 
@@ -194,15 +190,13 @@ def _after(caller: nn.Module, args: tuple[Any, ...], named: dict[str, Any], outp
         hid = [name for name in posterior.sites if owner.__dict__.pop(name, None) is not None]
         if hid:
             refresh_recurrent(owner)
-        if output is not None and "weight" in posterior.sites and _is_local(owner, posterior, caller):
-            if isinstance(posterior, DropoutPosterior):
-                continue
-            local: Any = owner
+        local = _is_local(owner, posterior, caller) and not isinstance(posterior, DropoutPosterior)
+        if output is not None and "weight" in posterior.sites and local:
             with torch.autocast(output.device.type, enabled=False):  # float16 has neither the square of 300 nor FLAT
                 square = at_least_float32(args[0] if args else named["input"]).square()
                 spread = torch.exp(2.0 * at_least_float32(posterior.get_parameter("weight"))).to(square)
-                linear = isinstance(owner, nn.Linear)
-                variance = F.linear(square, spread) if linear else local._conv_forward(square, spread, None)
+                convolve: Any = None if isinstance(owner, nn.Linear) else owner._conv_forward
+                variance = F.linear(square, spread) if convolve is None else convolve(square, spread, None)
                 std = (variance + FLAT).sqrt()
                 noise = normal_like(std, posterior.draws.source("weights", posterior.sites["weight"]))
                 output = output + (std * noise).to(output)
@@ -268,52 +262,15 @@ class _KeptInside:
                 self.training = False
 
 
-class KeptDropout(_Kept, nn.Dropout):
-    """See `mc_dropout`."""
-
-
-class KeptDropout1d(_Kept, nn.Dropout1d):
-    """See `mc_dropout`."""
-
-
-class KeptDropout2d(_Kept, nn.Dropout2d):
-    """See `mc_dropout`."""
-
-
-class KeptDropout3d(_Kept, nn.Dropout3d):
-    """See `mc_dropout`."""
-
-
-class KeptAlphaDropout(_KeptInside, nn.AlphaDropout):
-    """See `mc_dropout`."""
-
-
-class KeptFeatureAlphaDropout(_KeptInside, nn.FeatureAlphaDropout):
-    """See `mc_dropout`."""
-
-
-class KeptAttention(_KeptInside, nn.MultiheadAttention):
-    """See `mc_dropout`."""
-
-
-class KeptRNN(_KeptInside, nn.RNN):
-    """See `mc_dropout`."""
-
-
-class KeptLSTM(_KeptInside, nn.LSTM):
-    """See `mc_dropout`."""
-
-
-class KeptGRU(_KeptInside, nn.GRU):
-    """See `mc_dropout`."""
-
-
 KEPT: dict[type[nn.Module], type[nn.Module]] = {
-    kept.__mro__[2]: kept for kept in (
-        KeptDropout, KeptDropout1d, KeptDropout2d, KeptDropout3d, KeptAlphaDropout, KeptFeatureAlphaDropout,
-        KeptAttention, KeptRNN, KeptLSTM, KeptGRU,
-    )
-}  # fmt: skip
+    layer: type(f"Kept{layer.__name__}", (mixin, layer), {"__module__": __name__})
+    for mixin, layers in {
+        _Kept: (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+        _KeptInside: (nn.AlphaDropout, nn.FeatureAlphaDropout, nn.MultiheadAttention, nn.RNN, nn.LSTM, nn.GRU),
+    }.items()
+    for layer in layers
+}
+globals().update({kept.__name__: kept for kept in KEPT.values()})  # where pickle looks for them
 
 
 def _drops(layer: nn.Module) -> bool:

@@ -10,18 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    SubsetRandomSampler,
-    TensorDataset,
-    default_collate,
-)
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 from torch.utils.data import Subset as Rows
+from torch.utils.data import sampler as samplers
 
 from wellposed.core.batches import mapped, tensors_in
 from wellposed.core.errors import DataError, described, first_line, noting
@@ -208,9 +199,7 @@ def source_of(
         kept = rows_of(given)
         if kept is None:
             return source_of(given.dataset, collate or given.collate_fn, weight, double)
-        found = source_of(given.dataset, collate or given.collate_fn, double=double).subset(kept)
-        found.weight = None if weight is None else weight_tensor(weight, len(found))
-        return found
+        return _weighed(source_of(given.dataset, collate or given.collate_fn, double=double).subset(kept), weight)
     if isinstance(given, IterableDataset):
         raise DataError("An iterable Dataset cannot be asked for rows by number; give a map-style Dataset.")
     if type(given) is Rows and type(given.dataset) is TensorDataset:
@@ -219,18 +208,20 @@ def source_of(
         *inputs, target = given.tensors
         given = (inputs[0] if len(inputs) == 1 else tuple(inputs)), target
     if _is_pair(given):
-        inputs, target = tensors(given[0], double), target_tensor(given[1], double)
-        return Arrays(inputs, target, None if weight is None else weight_tensor(weight, len(target)))
+        return _weighed(Arrays(tensors(given[0], double), target_tensor(given[1], double)), weight)
     if hasattr(given, "columns"):
         raise DataError(
             'Data are (X, y); a frame alone has no target. Write (frame.drop(columns=["y"]), frame["y"]), say.'
         )
     listlike = hasattr(given, "__getitem__") and hasattr(given, "__len__")
     if isinstance(given, Dataset) or (listlike and not isinstance(given, (str, bytes, Mapping))):
-        source: Source = Items(given, collate)
-        source.weight = None if weight is None else weight_tensor(weight, len(source))
-        return source
+        return _weighed(Items(given, collate), weight)
     raise DataError(f"Data are (X, y), a Dataset or a DataLoader; {type(given).__name__} is none of them.")
+
+
+def _weighed(source: Source, weight: Any) -> Source:
+    source.weight = None if weight is None else weight_tensor(weight, len(source))
+    return source
 
 
 def _is_pair(given: Any) -> bool:
@@ -253,11 +244,11 @@ def rows_of(loader: DataLoader[Any], lost: tuple[type, ...] = ()) -> Tensor | No
             "A loader over an iterable Dataset, or with batch_size=None, cannot be asked for rows by number; "
             "give a loader over a map-style Dataset, or the Dataset."
         )
-    own_batches = type(loader.batch_sampler) is not BatchSampler
+    own_batches = type(loader.batch_sampler) is not samplers.BatchSampler
     sampler: Any = loader.batch_sampler if own_batches else loader.batch_sampler.sampler  # type: ignore[attr-defined]
-    if type(sampler) is SubsetRandomSampler:
+    if type(sampler) is samplers.SubsetRandomSampler:
         return torch.as_tensor(sampler.indices, dtype=torch.long)
-    if type(sampler) not in (SequentialSampler, RandomSampler, *lost):
+    if type(sampler) not in (samplers.SequentialSampler, samplers.RandomSampler, *lost):
         raise DataError(
             f"The loader draws with {type(sampler).__name__}, which may leave out or repeat rows. Give a plain loader "
             "over the same rows, DataLoader(dataset, collate_fn=...); example weights go into wp.Data(weight=)."
@@ -294,8 +285,12 @@ def real_numbers(value: Any, what: str, instead: str) -> Tensor:
         raise DataError(
             f"{what} must be a dense tensor of real numbers, a row for each example; this one is {kind}. {instead}"
         )
-    found: Tensor = value.detach()
-    return found
+    return value.detach()  # type: ignore[no-any-return]
+
+
+def doubles(value: Any, what: str, instead: str = "Give an array of numbers.") -> Tensor:
+    """`real_numbers` in double precision on the CPU."""
+    return real_numbers(value, what, instead).cpu().double()
 
 
 def _unfit(value: Tensor) -> str:
@@ -314,11 +309,7 @@ def in_numpy(value: Tensor) -> np.ndarray:
 
 
 def _single(value: Tensor, what: str) -> Tensor:
-    """As float32, in which a network reckons.
-
-    Raises:
-        DataError: a finite number is beyond its range.
-    """
+    """As float32, in which a network reckons."""
     found = value.float()
     if value.dtype == torch.float64 and bool((found.isinf() & value.isfinite()).any()):
         raise DataError(f"{what} have numbers beyond 3.4e38, the range of float32. Give them in a larger unit.")
@@ -354,12 +345,7 @@ def weight_tensor(value: Any, rows: int) -> Tensor:
         DataError: they are not.
     """
     weight = real_numbers(value, "weight=", "Give one number for each row.").float()
-    if (
-        weight.shape != (rows,)
-        or not bool(torch.isfinite(weight).all())
-        or bool((weight < 0).any())
-        or not weight.sum() > 0
-    ):
+    if weight.shape != (rows,) or not bool(weight.isfinite().all() and (weight >= 0).all() and weight.sum() > 0):
         raise DataError(f"weight= needs {rows} finite numbers >= 0, not all 0; it has shape {tuple(weight.shape)}.")
     return weight
 

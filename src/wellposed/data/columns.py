@@ -15,19 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from wellposed.core.errors import DataError, did_you_mean, listed, require
-from wellposed.data.readings import (
-    KINDS,
-    MISSING_WORDS,
-    PLAIN_TRUTHS,
-    ColumnKind,
-    Floats,
-    Integers,
-    Notation,
-    Usual,
-    days_of,
-    infer_reading,
-    sentinels,
-)
+from wellposed.data import readings
+from wellposed.data.readings import ColumnKind, Floats, Integers, Notation, Usual, infer_reading, sentinels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,15 +34,15 @@ def level_name(value: Any) -> str:
 def category_codes(column: pd.Series[Any]) -> tuple[Integers, list[str]]:
     """``codes`` into ``names``, the distinct categories in order of appearance; -1 where missing (an empty text is)."""
     codes, uniques = distinct(column)
-    place: dict[str, int] = {"": -1}
-    names: list[str] = []
-    table = np.full(len(uniques) + 1, -1, dtype=np.int64)  # the last entry is what code -1 finds
-    for i, name in enumerate(map(level_name, uniques)):
-        if name not in place:
-            place[name] = len(names)
-            names.append(name)
-        table[i] = place[name]
-    return table[codes], names
+    named = np.array([level_name(value) or None for value in uniques], dtype=object)
+    table, names = require("pandas", "tables").factorize(named)
+    return np.append(table, -1)[codes], list(names)  # the last entry is what code -1 finds
+
+
+def _counted(column: pd.Series[Any]) -> tuple[Integers, list[str], Integers]:
+    """`category_codes`, and how many rows each category has."""
+    codes, names = category_codes(column)
+    return codes, names, np.bincount(codes[codes >= 0], minlength=len(names))
 
 
 def distinct(column: pd.Series[Any]) -> tuple[Integers, list[Any]]:
@@ -64,6 +53,12 @@ def distinct(column: pd.Series[Any]) -> tuple[Integers, list[Any]]:
     except TypeError:  # lists, dicts and other values that have no hash
         codes, uniques = pandas.factorize(column.map(str, na_action="ignore"))
     return np.asarray(codes, dtype=np.int64), list(uniques)
+
+
+def apart_where_missing(codes: Integers) -> Integers:
+    """Codes ``(rows,)``, each missing one (-1) a number of its own beyond the others."""
+    alone = codes < 0
+    return np.where(alone, codes.max() + np.cumsum(alone), codes)
 
 
 def is_text(column: pd.Series[Any]) -> bool:
@@ -97,11 +92,11 @@ def column_reading(column: pd.Series[Any], usual: Usual | None = None, kind: Col
         return Notation(kind or "number")
     if isinstance(column.dtype, pandas.CategoricalDtype):
         names = {level_name(name).lower() for name in column.cat.categories}
-        return Notation(kind or ("boolean" if names and names <= PLAIN_TRUTHS else "category"))
+        return Notation(kind or ("boolean" if names and names <= readings.PLAIN_TRUTHS else "category"))
     if kind in (None, "number") and (plain := _plain_numbers(column)) is not None:
         return Notation("number", missing=sentinels(*np.unique(plain, return_counts=True)))
-    codes, names_there = category_codes(column)
-    return infer_reading(names_there, np.bincount(codes[codes >= 0], minlength=len(names_there)), usual, kind)
+    _, texts, counts = _counted(column)
+    return infer_reading(texts, counts, usual, kind)
 
 
 _CODE, _EITHER = re.compile(r"\s*[-+]?0\d+\s*"), re.compile(r"\s*[-+]?[1-9]\d{0,2}\.\d{3}\s*")
@@ -172,17 +167,21 @@ def as_days(column: pd.Series[Any], reading: Notation | None = None) -> Floats:
     if types.is_numeric_dtype(column.dtype):
         return as_numbers(column)
     if types.is_datetime64_any_dtype(column.dtype):
-        return days_of(pandas.DatetimeIndex(column))
+        return readings.days_of(pandas.DatetimeIndex(column))
     return _by_reading(column, reading, "date")
+
+
+def ordered_values(column: pd.Series[Any]) -> Floats | None:
+    """``(rows,)`` numbers, or dates as days since 1970; None of a column of another kind."""
+    kind = column_kind(column)
+    return as_days(column) if kind == "date" else as_numbers(column) if kind == "number" else None
 
 
 def _by_reading(column: pd.Series[Any], reading: Notation | None, kind: ColumnKind) -> Floats:
     if reading is not None and reading.plain and (numbers := _as_programs_write(column)) is not None:
         return reading.without_sentinels(numbers.to_numpy(dtype=np.float64))
-    codes, names = category_codes(column)
-    if reading is None:
-        reading = infer_reading(names, np.bincount(codes[codes >= 0], minlength=len(names)), kind=kind)
-    return np.append(reading.values(names), np.nan)[codes]
+    codes, names, counts = _counted(column)
+    return np.append((reading or infer_reading(names, counts, kind=kind)).values(names), np.nan)[codes]
 
 
 # --- whole tables --------------------------------------------------------------------------------------------------
@@ -202,11 +201,9 @@ def unread(column: pd.Series[Any], reading: Notation) -> Unread:
     as_it_is = not is_text(column) or reading.kind == "category"
     if as_it_is or (reading.plain and _as_programs_write(column) is not None):
         return Unread(0, int(column.notna().sum()), "")
-    codes, names = category_codes(column)
-    counts = np.bincount(codes[codes >= 0], minlength=len(names))
-    sure = replace(reading, missing=())
-    there = np.array([name.lower() not in MISSING_WORDS for name in names], dtype=bool)
-    bad = there & np.isnan(sure.values(names))
+    _, names, counts = _counted(column)
+    there = np.array([name.lower() not in readings.MISSING_WORDS for name in names], dtype=bool)
+    bad = there & np.isnan(replace(reading, missing=()).values(names))
     example = names[int(np.flatnonzero(bad)[0])] if bad.any() else ""
     return Unread(int(counts[bad].sum()), int(counts[there].sum()), example)
 
@@ -266,15 +263,12 @@ def _found(column: pd.Series[Any], usual: Usual, given: str | Notation | None) -
 def _usual(found: Mapping[str, Notation], separator: str, frame: pd.DataFrame) -> Usual:
     """What most columns show that can be read in one way only."""
     texts = {name: reading for name, reading in found.items() if not reading.doubt and is_text(frame[name])}
-    signs = Counter(r.decimal for n, r in texts.items() if r.kind == "number" and _shows_decimals(frame[n], r))
+    numbers = {name: reading for name, reading in texts.items() if reading.kind == "number"}
+    signs = Counter(r.decimal for n, r in numbers.items() if r.grouped or _has(frame[n], r.decimal))
     orders = Counter(r.order for r in texts.values() if r.kind == "date" and r.order != "year")
     return Usual(
         signs.most_common(1)[0][0] if signs else None, orders.most_common(1)[0][0] if orders else None, separator
     )
-
-
-def _shows_decimals(column: pd.Series[Any], reading: Notation) -> bool:
-    return reading.grouped or _has(column, reading.decimal)
 
 
 def read_column(column: pd.Series[Any], reading: Notation, asked: bool = False) -> pd.Series[Any]:
@@ -284,10 +278,8 @@ def read_column(column: pd.Series[Any], reading: Notation, asked: bool = False) 
         asked: a person gave the kind: then a category is a pandas categorical, which nothing takes for numbers again.
     """
     found = _typed(column, reading, asked)
-    if found is None:
-        return column
-    made: pd.Series[Any] = require("pandas", "tables").Series(found, index=column.index, name=column.name)
-    return made
+    pandas = require("pandas", "tables")
+    return column if found is None else pandas.Series(found, index=column.index, name=column.name)
 
 
 def _typed(column: pd.Series[Any], reading: Notation, asked: bool) -> Any:
@@ -303,13 +295,11 @@ def _typed(column: pd.Series[Any], reading: Notation, asked: bool) -> Any:
         moments[np.isnan(days)] = np.datetime64("NaT")
         return moments
     if reading.kind == "boolean":
-        values = as_truths(column)
-        names = category_codes(column)[1]
-        if not asked and not {name.lower() for name in names} <= PLAIN_TRUTHS:
+        values, names = as_truths(column), category_codes(column)[1]
+        if not asked and not {name.lower() for name in names} <= readings.PLAIN_TRUTHS:
             return None
-        if not np.isnan(values).any():
-            return values.astype(bool)
-        return np.where(np.isnan(values), None, values.astype(object) == 1.0)
+        gone = np.isnan(values)
+        return np.where(gone, None, values == 1.0) if gone.any() else values.astype(bool)
     if not reading.missing and not is_text(column):
         return None
     if not reading.missing and reading.plain and (numbers := _as_programs_write(column)) is not None:
@@ -327,11 +317,8 @@ def _remarks(name: str, column: pd.Series[Any], reading: Notation) -> list[str]:
     """What somebody would want to know of how a column was read, in sentences."""
     missed = unread(column, reading)
     said = [mixture(name, missed, reading)] if missed.count else []
-    if reading.doubt:
-        said.append(
-            f"Column {name!r}{' is read as categories' if reading.kind == 'category' else ''}: {reading.doubt}."
-        )
-    return said
+    taken = " is read as categories" if reading.kind == "category" else ""
+    return [*said, f"Column {name!r}{taken}: {reading.doubt}."] if reading.doubt else said
 
 
 def mixture(name: str, missed: Unread, reading: Notation) -> str:
@@ -355,7 +342,7 @@ def checked_kinds(kinds: Mapping[str, str | Notation], names: list[str]) -> dict
         DataError: there are not, with a suggestion.
     """
     checked: dict[str, str | Notation] = {}
-    known = (*KINDS, "ignore", "text", *(f"{kind}:{how}" for kind, ways in HOW.items() for how in ways))
+    known = (*readings.KINDS, "ignore", "text", *(f"{kind}:{how}" for kind, ways in HOW.items() for how in ways))
     for name, given in kinds.items():
         if name not in names:
             kind = given.kind if isinstance(given, Notation) else given

@@ -18,7 +18,8 @@ from wellposed.core.numbers import convert_numbers
 from wellposed.data.arrays import Arrays, Source, Subset, array_of, in_numpy, source_of, weight_tensor
 from wellposed.data.readings import Notation
 from wellposed.data.splits import duplicate_ids, split
-from wellposed.data.tables import TableEncoder, TargetEncoder, Task
+from wellposed.data.table_files import as_frame
+from wellposed.data.tables import TableEncoder, TargetEncoder, Task, infer_task
 from wellposed.data.target_columns import AnyTarget, Link, TargetColumns
 
 TASKS = ("classification", "regression")
@@ -129,21 +130,17 @@ class Prepared:
 
 
 def _check_used(data: Data) -> None:
-    """Refuse what would be ignored.
-
-    Raises:
-        DataError: saying what it is for.
-    """
+    """Refuse what would be ignored."""
     if _is_frame_pair(data.train):
         for name in ("train_clean", "collate_fn"):
             if getattr(data, name) is not None:
                 raise DataError(f"{name}= is for arrays and Datasets; a frame is encoded row by row. Leave it out.")
         return
-    for name, given in {"link": data.link != "none", "levels": data.levels is not None}.items():
-        if given:
-            raise DataError(
-                f"{name}= says how the target of a frame (X, y) is encoded; encode the target of arrays yourself."
-            )
+    if data.link != "none" or data.levels is not None:
+        name = "link" if data.link != "none" else "levels"
+        raise DataError(
+            f"{name}= says how the target of a frame (X, y) is encoded; encode the target of arrays yourself."
+        )
     if data.pieces:
         raise DataError("pieces= is for the numbers of a frame (X, y); arrays are taken as they are. Leave it out.")
     if data.kinds:
@@ -172,10 +169,9 @@ def _indices(data: Data, rows: int, target: np.ndarray | None, duplicates: np.nd
         )  # fmt: skip
         return index[rest], index[held]
 
-    test = everything[:0]
+    test = valid = everything[:0]
     if _is_share(data.test, "test"):
         everything, test = part(everything, data.test, "test")
-    valid = everything[:0]
     if _is_share(data.valid, "valid"):
         everything, valid = part(everything, data.valid, "valid")
     return everything, valid, test
@@ -211,28 +207,35 @@ def _prepare_sources(data: Data, of_numbers: Task | None) -> Prepared:
         raise DataError(f"train_clean has {len(clean)} rows and train {len(train)}; they must be the same rows.")
     inputs, target = clean.batch(torch.arange(min(2, len(clean))))
     targets = clean.targets()
-    task = data.task or of_numbers or _task_of(target if targets is None else targets)
+    known = target if targets is None else targets
+    numbers = isinstance(known, Tensor) and known.is_floating_point()
+    task = data.task or of_numbers or ("regression" if numbers else "classification")
     labels = _classes_of(train.targets()) if task == "classification" else None
     index, valid_index, test_index = _indices(data, len(train), labels, _duplicates(train))
-    valid = _part_or_own(data.valid, clean, valid_index, data, "valid")
-    if valid is None:
-        raise DataError("valid= is needed: a share of the training rows such as 0.2, or data of its own.")
-    test = _part_or_own(data.test, clean, test_index, data, "test")
+
+    def part_or_own(given: Any, part: np.ndarray, name: str) -> Source:
+        if _is_share(given, name):
+            return Subset(clean, torch.from_numpy(part))
+        return source_of(given, data.collate_fn)
+
+    valid = part_or_own(_needed_valid(data), valid_index, "valid")
+    test = None if data.test is None else part_or_own(data.test, test_index, "test")
     rows = torch.from_numpy(index)
     whole = len(index) == len(train)
     parts = (train, clean) if whole else (train.subset(rows), clean.subset(rows))
     shape = next((tuple(part.shape[1:]) for part in tensors_in(inputs)), ())
     outputs = _outputs_of(targets, target, task)
-    places = (index, valid_index) if _is_share(data.valid, "valid") else None
-    return Prepared(*parts, valid, test, task, shape, outputs, places=places)
+    return Prepared(*parts, valid, test, task, shape, outputs, places=_places(data, index, valid_index))
 
 
-def _part_or_own(given: Any, clean: Source, index: np.ndarray, data: Data, name: str) -> Source | None:
-    if given is None:
-        return None
-    if _is_share(given, name):
-        return Subset(clean, torch.from_numpy(index))
-    return source_of(given, data.collate_fn)
+def _needed_valid(data: Data) -> Any:
+    if data.valid is None:
+        raise DataError("valid= is needed: a share of the training rows such as 0.2, or data of its own.")
+    return data.valid
+
+
+def _places(data: Data, index: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    return (index, valid) if _is_share(data.valid, "valid") else None
 
 
 def _duplicates(source: Source) -> np.ndarray | None:
@@ -243,12 +246,6 @@ def _duplicates(source: Source) -> np.ndarray | None:
     rows = len(source)
     targets = duplicate_ids(in_numpy(source.target.reshape(rows, -1)))
     return duplicate_ids(in_numpy(source.inputs.reshape(rows, -1)), targets)
-
-
-def _task_of(target: Any) -> str:
-    if isinstance(target, Tensor) and target.is_floating_point():
-        return "regression"
-    return "classification"
 
 
 def _outputs_of(targets: Tensor | None, batch_target: Any, task: str) -> int:
@@ -270,9 +267,6 @@ def _outputs_of(targets: Tensor | None, batch_target: Any, task: str) -> int:
 
 def _prepare_frames(data: Data, standardize: bool, of_numbers: Task | None) -> Prepared:
     """Frames are encoded by what the training rows say, and only by that."""
-    from wellposed.data.table_files import as_frame
-    from wellposed.data.tables import infer_task
-
     frame, target = as_frame(data.train[0]), _target_of(data.train[1])
     if len(frame) != len(target):
         raise DataError(f"X has {len(frame)} rows and y {len(target)}; they must be equally many.")
@@ -283,12 +277,10 @@ def _prepare_frames(data: Data, standardize: bool, of_numbers: Task | None) -> P
         raise DataError(
             "Several targets, link= and levels= are for numbers (regression). Give one target of classes without them."
         )
-    labels = target.astype("category").cat.codes.to_numpy() if task == "classification" else None
-    if data.levels is not None:
-        labels = target.astype("category").cat.codes.to_numpy()
-    duplicates = duplicate_ids(
-        frame.assign(**{f"y {n}": target[n] for n in target}) if several else frame, None if several else target
-    )
+    few = task == "classification" or data.levels is not None
+    labels = target.astype("category").cat.codes.to_numpy() if few else None
+    whole = frame.assign(**{f"y {n}": target[n] for n in target}) if several else frame
+    duplicates = duplicate_ids(whole, None if several else target)
     index, valid_index, test_index = _indices(data, len(frame), labels, duplicates)
     encoder = TableEncoder.fit(frame.iloc[index], data.kinds, data.pieces)
     if amounts:
@@ -305,12 +297,13 @@ def _prepare_frames(data: Data, standardize: bool, of_numbers: Task | None) -> P
         x = torch.from_numpy(encoder.transform(features))
         return Arrays(x, torch.from_numpy(answers.transform(outcome)), its_weight)
 
-    def own_or_part(given: Any, part: np.ndarray, name: str) -> Arrays | None:
-        if given is None:
-            return None
+    def of(part: np.ndarray) -> Arrays:
+        its = None if weight is None else weight[torch.from_numpy(part)]
+        return rows(frame.iloc[part], target.iloc[part], its)
+
+    def part_or_own(given: Any, part: np.ndarray, name: str) -> Arrays:
         if _is_share(given, name):
-            its = None if weight is None else weight[torch.from_numpy(part)]
-            return rows(frame.iloc[part], target.iloc[part], its)
+            return of(part)
         if not isinstance(given, (tuple, list)) or len(given) not in (2, 3) or not hasattr(given[0], "columns"):
             raise DataError(
                 f"{name}= is a share of the training rows, or (X, y) with a frame X as in train=; it was given {described(given)}."
@@ -318,38 +311,25 @@ def _prepare_frames(data: Data, standardize: bool, of_numbers: Task | None) -> P
         its = weight_tensor(given[2], len(given[0])) if len(given) == 3 else None
         return rows(as_frame(given[0]), _target_of(given[1]), its)
 
-    train = rows(frame.iloc[index], target.iloc[index], None if weight is None else weight[torch.from_numpy(index)])
-    valid = own_or_part(data.valid, valid_index, "valid")
-    if valid is None:
-        raise DataError("valid= is needed: a share of the training rows such as 0.2, or data of its own.")
+    train, valid = of(index), part_or_own(_needed_valid(data), valid_index, "valid")
+    test = None if data.test is None else part_or_own(data.test, test_index, "test")
     outputs = len(answers.classes) if answers.classes is not None else 1 if target.ndim == 1 else target.shape[1]
-    width = len(encoder.names)
-    places = (index, valid_index) if _is_share(data.valid, "valid") else None
-    test = own_or_part(data.test, test_index, "test")
-    return Prepared(train, train, valid, test, task, (width,), outputs, encoder, answers, places=places)
+    places = _places(data, index, valid_index)
+    return Prepared(train, train, valid, test, task, (len(encoder.names),), outputs, encoder, answers, places=places)
 
 
 def _target_of(values: Any) -> Any:
     """A pandas Series of one target, or a DataFrame of several, with a plain index."""
-    if hasattr(values, "to_pandas"):
-        values = values.to_pandas()
-    if getattr(values, "ndim", 1) == 2 and hasattr(values, "columns") and values.shape[1] > 1:
-        return values.reset_index(drop=True)
-    return _series(values)
-
-
-def _series(values: Any) -> Any:
-    """A pandas Series of the values, with a plain index."""
     import pandas as pd
 
     if hasattr(values, "to_pandas"):
         values = values.to_pandas()
-    if isinstance(values, pd.Series):
-        return values.reset_index(drop=True)
     if isinstance(values, pd.DataFrame):
-        if values.shape[1] != 1:
-            raise DataError(f"The target of a frame is at least one column; this one has {values.shape[1]}.")
-        return values.iloc[:, 0].reset_index(drop=True)
+        if not values.shape[1]:
+            raise DataError("The target of a frame is at least one column; this one has 0.")
+        values = values.iloc[:, 0] if values.shape[1] == 1 else values
+    if isinstance(values, (pd.Series, pd.DataFrame)):
+        return values.reset_index(drop=True)
     values = array_of(values, "The target")
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]

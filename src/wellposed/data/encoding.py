@@ -6,7 +6,9 @@ come from rows that it was not fitted on, and nothing that it gives is NaN or in
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, cast
@@ -18,18 +20,9 @@ from wellposed.core.errors import DataError, FormatError, described, did_you_mea
 from wellposed.core.files import check_schema
 from wellposed.core.numbers import LARGEST
 from wellposed.core.schemas import Finite, Scale, validate
-from wellposed.data.columns import (
-    as_days,
-    as_numbers,
-    as_truths,
-    category_codes,
-    checked_kinds,
-    column_reading,
-    distinct,
-    level_name,
-    unread,
-)
-from wellposed.data.readings import MOST_LEVELS, ColumnKind, Floats, Notation
+from wellposed.data import columns as tabled
+from wellposed.data.columns import as_days, as_numbers, as_truths, category_codes, distinct, level_name
+from wellposed.data.readings import MOST_LEVELS, ColumnKind, Floats, Integers, Notation, Truths
 from wellposed.data.table_files import as_frame
 
 if TYPE_CHECKING:
@@ -43,9 +36,7 @@ LEAST_ROWS = 4  # a category with fewer training rows teaches nothing alone; suc
 MOST_CATEGORY_FEATURES = 2048  # of all category columns together; with more than 64 of them each keeps fewer levels
 BEND = 3.0  # scaled numbers stay within (-3, 3)
 FURTHEST = 1e12  # scaled numbers are cut here first, so that nothing overflows
-MOST_PIECE_FEATURES = (
-    512  # of all number columns together: a wide table has fewer pieces for each, and a very wide one none
-)
+MOST_PIECE_FEATURES = 512  # of all number columns together: a wide table has fewer for each, and a very wide one none
 MOST_PIECE_CELLS = 2**27  # of all training rows together, half a gibibyte: very many rows have fewer pieces, too
 FEWEST_PIECES = 4  # fewer say little more than the number itself
 NORMAL_IQR = 1.349  # the interquartile range of a standard normal: scaled by IQR/1.349 it keeps standard deviation 1
@@ -138,14 +129,14 @@ class Column(ABC):
     def encode(self, values: pd.Series[Any]) -> Matrix | Floats:
         """``(rows,)`` values as ``(rows, features)``, finite."""
 
-    @abstractmethod
     def doubts(self, values: pd.Series[Any]) -> list[str]:
         """What about new rows is not as in training, in sentences that go on after the column's name."""
+        return []
 
     def _with_missing(self, names: list[str]) -> list[str]:
         return [*names, f"{self.name} (missing)"] if self.missing else names
 
-    def _stacked(self, features: Sequence[Floats], absent: np.ndarray[Any, np.dtype[np.bool_]]) -> Floats:
+    def _stacked(self, features: Sequence[Floats], absent: Truths) -> Floats:
         return np.column_stack([*features, absent.astype(np.float64)] if self.missing else features)
 
 
@@ -187,10 +178,9 @@ class NumberColumn(Column):
     def doubts(self, values: pd.Series[Any]) -> list[str]:
         x = as_numbers(values, self.reading)
         x = x[np.isfinite(x)]
-        if self.low is None or self.high is None or not x.size:
+        if self.low is None or self.high is None:
             return []
-        beyond = (x < self.low) | (x > self.high)
-        far = beyond | (np.abs(x - self.center) / self.scale > FAR)
+        far = (x < self.low) | (x > self.high) | (np.abs(x - self.center) / self.scale > FAR)
         if 2 * far.sum() <= x.size:
             return []
         return [
@@ -221,9 +211,6 @@ class BooleanColumn(Column):
     def encode(self, values: pd.Series[Any]) -> Floats:
         x = as_truths(values)
         return self._stacked([np.nan_to_num(2 * x - 1)], np.isnan(x))
-
-    def doubts(self, values: pd.Series[Any]) -> list[str]:
-        return []
 
 
 @dataclass(frozen=True)
@@ -312,7 +299,7 @@ class DateColumn(Column):
     def doubts(self, values: pd.Series[Any]) -> list[str]:
         days = as_days(values, self.reading)
         days = days[np.isfinite(days)]
-        if self.low is None or self.high is None or not days.size:
+        if self.low is None or self.high is None:
             return []
         width = max(self.high - self.low, 366.0)  # new rows come later: that alone is no doubt
         far = (days < self.low - width) | (days > self.high + width)
@@ -331,8 +318,7 @@ def _phases(days: Floats) -> list[Floats]:
     return [(whole - year) / 366, ((whole + 3) % 7) / 7, days % 1]  # 1970-01-01 was a Thursday
 
 
-_CLASSES: tuple[type[Column], ...] = (NumberColumn, CategoryColumn, BooleanColumn, DateColumn)
-_BY_KIND: dict[str, type[Column]] = {cls.kind: cls for cls in _CLASSES}
+_BY_KIND: dict[str, type[Column]] = {c.kind: c for c in (NumberColumn, CategoryColumn, BooleanColumn, DateColumn)}
 
 
 # --- the table -----------------------------------------------------------------------------------------------------
@@ -377,19 +363,16 @@ class TableEncoder:
             raise DataError(
                 f"The training rows are {table.shape[0]} x {table.shape[1]}; an encoder needs at least one of both."
             )
-        given = checked_kinds(kinds or {}, list(table.columns))
+        given = tabled.checked_kinds(kinds or {}, list(table.columns))
         table = table.drop(columns=[name for name, kind in given.items() if kind == "ignore"])
         found: dict[str, Notation] = {}
         for name in table.columns:
-            kind = given.get(name)
-            found[name] = kind if isinstance(kind, Notation) else column_reading(table[name], kind=cast(Any, kind))
-        categories = sum(reading.kind == "category" for reading in found.values())
-        numbers = sum(reading.kind == "number" for reading in found.values())
-        pieces = min(pieces, min(MOST_PIECE_FEATURES, MOST_PIECE_CELLS // len(table)) // max(numbers, 1))
-        limits = ColumnLimits(
-            max(1, min(MOST_LEVELS, MOST_CATEGORY_FEATURES // max(categories, 1) - 2)),
-            pieces if pieces >= FEWEST_PIECES else 0,
-        )
+            kind: Any = given.get(name)
+            found[name] = kind if isinstance(kind, Notation) else tabled.column_reading(table[name], kind=kind)
+        many = Counter(reading.kind for reading in found.values())
+        pieces = min(pieces, min(MOST_PIECE_FEATURES, MOST_PIECE_CELLS // len(table)) // max(many["number"], 1))
+        levels = max(1, min(MOST_LEVELS, MOST_CATEGORY_FEATURES // max(many["category"], 1) - 2))
+        limits = ColumnLimits(levels, pieces if pieces >= FEWEST_PIECES else 0)
         return cls(tuple(_BY_KIND[r.kind].learn(table[name], limits, r) for name, r in found.items()))
 
     @property
@@ -398,14 +381,16 @@ class TableEncoder:
         return [name for column in self.columns for name in column.names]
 
     @property
-    def whole(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def whole(self) -> Integers:
         """Places from 0 on, increasing, of the features that are no pieces of a number. The references take these alone."""
-        kept = [
-            not 0 < k < len(column.edges) if isinstance(column, NumberColumn) else True
-            for column in self.columns
-            for k in range(len(column.names))
-        ]
-        return np.flatnonzero(kept)
+        pieces = [(k, len(getattr(column, "edges", ()))) for column in self.columns for k in range(len(column.names))]
+        return np.flatnonzero([not 0 < k < edges for k, edges in pieces])
+
+    @property
+    def places(self) -> dict[Column, slice]:
+        """Where each column's features are among all."""
+        ends = list(itertools.accumulate((len(column.names) for column in self.columns), initial=0))
+        return {column: slice(*ends[k : k + 2]) for k, column in enumerate(self.columns)}
 
     def transform(self, frame: Any) -> Matrix:
         """Encode a table as ``(rows, features)`` float32 numbers, all of them finite.
@@ -419,11 +404,8 @@ class TableEncoder:
         table = as_frame(frame)
         self._check(list(table.columns))
         encoded = np.empty((len(table), len(self.names)), dtype=np.float32)
-        start = 0
-        for column in self.columns:
-            stop = start + len(column.names)
-            encoded[:, start:stop] = column.encode(table[column.name])
-            start = stop
+        for column, place in self.places.items():
+            encoded[:, place] = column.encode(table[column.name])
         return encoded
 
     def doubts(self, frame: Any) -> list[str]:
@@ -476,19 +458,16 @@ def _column_from(item: Mapping[str, Any]) -> Column:
     what = f"The description of the column {described(item.get('name'))}"
     found = validate(_BY_KIND[kind], item, what)
     if isinstance(found, (NumberColumn, DateColumn)) and found.low is not None and found.high is not None:
-        _check_center(found.low, found.center, found.high, what)
+        low, center, high = found.low, found.center, found.high
+        if not low <= center <= high:
+            raise FormatError(f"{what} is damaged: its center {center:g} is not between {low:g} and {high:g}.")
     return found
-
-
-def _check_center(low: float, center: float, high: float, what: str) -> None:
-    if not low <= center <= high:
-        raise FormatError(f"{what} is damaged: its center {center:g} is not between {low:g} and {high:g}.")
 
 
 def _doubts(column: Column, values: pd.Series[Any]) -> list[str]:
     said: list[str] = []
     if column.reading is not None:
-        missed = unread(values, column.reading)
+        missed = tabled.unread(values, column.reading)
         if missed.count:
             what = f"{missed.count} of {missed.there} values that are no {column.kind}, such as {missed.example!r}"
             learned = getattr(column, "low", 0.0) is not None  # a column that was empty in training was read as nothing
@@ -615,7 +594,7 @@ def _finite_numbers(target: pd.Series[Any]) -> Floats:
     return y
 
 
-def _refuse_missing(absent: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
+def _refuse_missing(absent: Truths) -> None:
     if absent.any():
         raise DataError(f"The target is missing in {int(absent.sum())} rows. Remove these rows.")
 

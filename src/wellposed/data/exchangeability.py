@@ -24,8 +24,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from wellposed.core.errors import require
 from wellposed.core.random import numpy_generator
-from wellposed.data.columns import as_days, as_numbers, category_codes, column_kind, distinct, is_text
+from wellposed.data import columns
+from wellposed.data.columns import as_numbers, category_codes, column_kind, distinct, is_text, ordered_values
 from wellposed.data.readings import Floats, Integers
 
 if TYPE_CHECKING:
@@ -109,14 +111,13 @@ def suspects(
     draw = numpy_generator(seed, "exchangeability")
     found: list[Suspect] = []
     for candidate in [*entities, *orders]:
-        of_file = candidate.kind == "time" and _is_file_order(candidate)
+        of_file = candidate.kind == "time" and np.array_equal(candidate.values, np.arange(len(frame)))
         if of_file and ("group" in skip or found):
             continue  # a file that is written entity after entity, or year after year, has an order for this reason alone
         kept, statistic = _statistic(candidate, draw)
         fitted = frame.iloc[kept].drop(columns=candidate.column, errors="ignore")
-        if (
-            candidate.kind == "group"
-        ):  # what is one value in all rows of an entity tells it, and is no reason to let it go
+        if candidate.kind == "group":
+            # What is one value in all rows of an entity tells it, and is no reason to let it go.
             fitted = fitted.drop(columns=_fixed(candidate.values.astype(np.int64)[kept], fitted))
         left = residuals(scores[kept], fitted)
         p = permutation_p(statistic, left, draw, level / tests)
@@ -131,28 +132,27 @@ def residuals(scores: Floats, frame: pd.DataFrame) -> Floats:
 
     A curve that all entities share, such as a rise and a fall over time, would make the rows of one entity unlike each other.
     """
-    columns: list[Floats] = [np.ones(len(scores))]
+    terms: list[Floats] = [np.ones(len(scores))]
     bent: list[Floats] = []
     for name in frame.columns:
         kind = column_kind(frame[name])
         if kind == "number":
             x = as_numbers(frame[name])
-            known = x[np.isfinite(x)]
-            middle = (
-                np.sort(known)[len(known) // 2] if len(known) else 0.0
-            )  # a median of numbers near the largest would overflow
-            place = 2 * _ranks(np.where(np.isfinite(x), x, middle)) / len(x) - 1
-            columns.append(place)
+            known = np.sort(x[np.isfinite(x)])
+            # The mean of two numbers near the largest would overflow.
+            middle = known[len(known) // 2] if len(known) else 0.0
+            place = 2 * ranks(np.where(np.isfinite(x), x, middle)) / len(x) - 1
+            terms.append(place)
             bent += [place**2, place**3]
         elif kind in ("category", "boolean"):
             codes, values = distinct(frame[name])
             if len(values) <= MOST_LEVELS_FITTED:
-                columns += [(codes == level).astype(np.float64) for level in range(len(values))]
-    if (len(columns) + len(bent)) * ROWS_PER_FEATURE <= len(scores):
-        columns += bent
-    if len(columns) * ROWS_PER_FEATURE > len(scores):
+                terms += [(codes == level).astype(np.float64) for level in range(len(values))]
+    if (len(terms) + len(bent)) * ROWS_PER_FEATURE <= len(scores):
+        terms += bent
+    if len(terms) * ROWS_PER_FEATURE > len(scores):
         return scores
-    x = np.stack(columns, axis=1)
+    x = np.stack(terms, axis=1)
     return np.asarray(scores - x @ np.linalg.lstsq(x, scores, rcond=None)[0])
 
 
@@ -162,7 +162,7 @@ def target_scores(target: Any, classes: bool) -> Floats:
     if classes:
         u = (y[:, None] == np.unique(y)[None, :]).astype(np.float64)
     else:
-        u = np.stack([_ranks(one) for one in y.reshape(len(y), -1).T.astype(np.float64)], axis=1)
+        u = np.stack([ranks(one) for one in y.reshape(len(y), -1).T.astype(np.float64)], axis=1)
     u -= u.mean(axis=0)
     size = np.sqrt(np.square(u).mean(axis=0))
     return np.asarray(u / np.where(size > 0, size, 1.0))
@@ -229,8 +229,7 @@ def _entities(frame: pd.DataFrame) -> Iterator[Suspect]:
             if beginnings is None:
                 continue
             ids = beginnings
-        alone = ids < 0
-        ids = np.where(alone, ids.max() + np.cumsum(alone), ids)
+        ids = columns.apart_where_missing(ids)
         sizes = np.bincount(ids)
         count, rows = int((sizes > 0).sum()), len(ids)
         if rows < 1.5 * count or sizes.max() > LARGEST_ENTITY * rows:
@@ -248,19 +247,22 @@ def _are_whole(x: Floats) -> bool:
 def _beginnings(column: pd.Series[Any]) -> Integers | None:
     """Ids of the texts without their last number: ``S01`` of ``S01_1``; None where texts are not all written so."""
     codes, names = category_codes(column)
-    begins = [re.fullmatch(r"(.*\d)[-_./ ]\d+", name) for name in names]
-    if not names or any(match is None for match in begins) or (codes < 0).any():
+    begins = [match[1] for name in names if (match := re.fullmatch(r"(.*\d)[-_./ ]\d+", name))]
+    if not names or len(begins) < len(names) or (codes < 0).any():
         return None
-    place: dict[str, int] = {}
-    table = np.array([place.setdefault(match[1], len(place)) for match in begins if match is not None], dtype=np.int64)
-    return np.asarray(table[codes])
+    return np.asarray(require("pandas", "tables").factorize(np.array(begins, dtype=object))[0][codes])
+
+
+def _neighbours(ids: Integers) -> tuple[Integers, Integers]:
+    """Rows, and for each of them the next row of its entity."""
+    order = np.argsort(ids, kind="stable")
+    pairs = np.flatnonzero(np.diff(ids[order]) == 0)
+    return order[pairs], order[pairs + 1]
 
 
 def _fixed(ids: Integers, frame: pd.DataFrame) -> list[str]:
     """The columns that are the same in all rows of each entity."""
-    order = np.argsort(ids, kind="stable")
-    pairs = np.flatnonzero(np.diff(ids[order]) == 0)
-    one, next_one = order[pairs], order[pairs + 1]
+    one, next_one = _neighbours(ids)
     codes = {str(name): distinct(frame[name])[0] for name in frame.columns}
     return [name for name, values in codes.items() if (values[one] == values[next_one]).all()]
 
@@ -268,11 +270,9 @@ def _fixed(ids: Integers, frame: pd.DataFrame) -> list[str]:
 def _fixes_another(ids: Integers, name: str, codes: dict[str, Integers]) -> bool:
     """Whether another, coarser column is the same in all rows of each entity, as the sex of a patient is."""
     count = int(ids.max()) + 1
-    order = np.argsort(ids, kind="stable")
-    pairs = np.flatnonzero(np.diff(ids[order]) == 0)  # rows next to another of their entity
-    if len(pairs) < LEAST_ROWS:
+    one, next_one = _neighbours(ids)
+    if len(one) < LEAST_ROWS:
         return False
-    one, next_one = order[pairs], order[pairs + 1]
     few = slice(0, LEAST_ROWS)  # most columns differ at once
     for other, values in codes.items():
         if other == name or (values[one[few]] != values[next_one[few]]).any():
@@ -291,10 +291,10 @@ def _is_panel(ids: Integers, frame: pd.DataFrame, name: str) -> bool:
     if len(begins) + 1 != len(np.unique(ids)):
         return False
     for other in frame.columns:
-        kind = column_kind(frame[other])
-        if str(other) == name or kind not in ("number", "date"):
+        moments = None if str(other) == name else ordered_values(frame[other])
+        if moments is None:
             continue
-        steps = np.diff(as_days(frame[other]) if kind == "date" else as_numbers(frame[other]))
+        steps = np.diff(moments)
         between = np.zeros(len(steps), dtype=bool)
         between[begins - 1] = True
         if bool((steps[~between] > 0).all()) and float((steps[between] < 0).mean()) > 0.9:
@@ -308,27 +308,19 @@ def _orders(frame: pd.DataFrame) -> Iterator[Suspect]:
     seen: list[Floats] = []
     counter = ROW_ORDER
     for name in map(str, frame.columns):
-        kind = column_kind(frame[name])
-        if kind not in ("number", "date"):
+        x, dates = ordered_values(frame[name]), column_kind(frame[name]) == "date"
+        if x is None or not np.isfinite(x).all() or len(np.unique(x)) < LEAST_ENTITIES:
             continue
-        x = as_days(frame[name]) if kind == "date" else as_numbers(frame[name])
-        if not np.isfinite(x).all() or len(np.unique(x)) < LEAST_ENTITIES:
-            continue
-        if kind == "number" and _counts(x):
+        rises = bool((np.diff(x) >= 0).all()) and len(np.unique(x)) > len(x) / 2
+        years = _are_whole(x) and bool(x.min() > 1500) and bool(x.max() < 2200)
+        calendar = dates or (TIMELIKE.search(name) and rises) or (YEAR.search(name) and years)
+        if not dates and _counts(x):
             counter = name if counter == ROW_ORDER else counter
-        elif _is_calendar(name, kind, x) and not any(_same_order(x, other) for other in seen):
+        elif calendar and not any(_same_order(x, other) for other in seen):
             seen.append(x)
             yield Suspect("time", name, x, 1.0)
     if not any(_same_order(rows, other) for other in seen):
         yield Suspect("time", counter, rows, 1.0, named=False)
-
-
-def _is_calendar(name: str, kind: str, x: Floats) -> bool:
-    return kind == "date" or bool((TIMELIKE.search(name) and _rises(x)) or (YEAR.search(name) and _are_years(x)))
-
-
-def _is_file_order(suspect: Suspect) -> bool:
-    return np.array_equal(suspect.values, np.arange(len(suspect.values)))
 
 
 def _counts(x: Floats) -> bool:
@@ -336,16 +328,8 @@ def _counts(x: Floats) -> bool:
     return bool((np.diff(x) >= 1).all()) and _are_whole(x) and 2 * len(x) >= x[-1] - x[0] + 1
 
 
-def _rises(x: Floats) -> bool:
-    return bool((np.diff(x) >= 0).all()) and len(np.unique(x)) > len(x) / 2
-
-
-def _are_years(x: Floats) -> bool:
-    return _are_whole(x) and bool(x.min() > 1500) and bool(x.max() < 2200)
-
-
 def _same_order(x: Floats, y: Floats) -> bool:
-    return abs(float(np.corrcoef(_ranks(x), _ranks(y))[0, 1])) > 0.999
+    return abs(float(np.corrcoef(ranks(x), ranks(y))[0, 1])) > 0.999
 
 
 def _is_sorted(frame: pd.DataFrame, target: Any, classes: bool) -> bool:
@@ -379,26 +363,26 @@ def _in_blocks(x: Floats, unordered: bool) -> bool:
     runs = 1 + int((steps != 0).sum())
     if len(values) > 1 and runs <= 3 * len(values) and 5 * runs <= by_chance:
         return True
-    moved = steps[steps != 0]
-    if unordered or len(moved) < LEAST_ENTITIES:
-        return False
-    moved = moved if np.median(moved) > 0 else -moved
-    back = -moved[moved < 0]
-    return len(back) < 0.05 * len(moved) and (not len(back) or float(np.median(back)) > FAR * float(np.median(moved)))
+    back, moved = _steps_back(steps)
+    far = not len(back) or float(np.median(back)) > FAR * float(np.median(moved))
+    return not unordered and len(back) < 0.05 * len(moved) and far
 
 
 def _trends(x: Floats) -> bool:
     """Whether numbers rise (or fall) in most steps, and step back by no more than usual now and then."""
-    moved = np.diff(np.nan_to_num(x.astype(np.float64)))
-    moved = moved[moved != 0]
-    if len(moved) < LEAST_ENTITIES:
-        return False
-    moved = moved if np.median(moved) > 0 else -moved
-    back = -moved[moved < 0]
+    back, moved = _steps_back(np.diff(np.nan_to_num(x.astype(np.float64))))
     return 0 < len(back) < 0.2 * len(moved) and float(np.median(back)) < FAR * float(np.median(moved))
 
 
-def _ranks(x: Floats) -> Floats:
-    """Ranks, the mean rank for equal values."""
+def _steps_back(steps: Floats) -> tuple[Floats, Floats]:
+    """The lengths of the steps against the direction of most, and all steps in that direction; none where they are too few."""
+    moved = steps[steps != 0]
+    moved = moved if len(moved) >= LEAST_ENTITIES else moved[:0]
+    moved = moved if not len(moved) or np.median(moved) > 0 else -moved
+    return -moved[moved < 0], moved
+
+
+def ranks(x: Floats) -> Floats:
+    """Ranks less one half, the mean rank for equal values."""
     _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
     return np.asarray((np.cumsum(counts) - counts / 2)[inverse.reshape(-1)])

@@ -8,7 +8,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -84,16 +84,11 @@ def pixel_statistics(x: Array | Tensor) -> tuple[Tensor, Tensor]:
     """
     images = x if isinstance(x, Tensor) else image_tensor(x)
     pixels = images.shape[0] * images.shape[2] * images.shape[3]
-    mean = torch.stack([chunk.sum(dim=(0, 2, 3)) for chunk in _chunks(images)]).sum(dim=0) / pixels
-    center = mean.view(-1, 1, 1)
-    squares = [(chunk - center).square().sum(dim=(0, 2, 3)) for chunk in _chunks(images)]
+    chunks = torch.split(images, CHUNK)
+    mean = torch.stack([chunk.double().sum(dim=(0, 2, 3)) for chunk in chunks]).sum(dim=0) / pixels
+    squares = [(chunk.double() - mean.view(-1, 1, 1)).square().sum(dim=(0, 2, 3)) for chunk in chunks]
     std = (torch.stack(squares).sum(dim=0) / pixels).sqrt()
     return mean.float(), torch.where(std > 0, std, torch.ones_like(std)).float()
-
-
-def _chunks(images: Tensor) -> Iterator[Tensor]:
-    for start in range(0, len(images), CHUNK):
-        yield images[start : start + CHUNK].double()
 
 
 def arrays_in(path: Path, wanted: Iterable[str]) -> tuple[dict[str, Array], list[str]]:
@@ -125,8 +120,7 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str, path: Path
             if math.prod(shape) * dtype.itemsize != length:
                 raise ValueError("its header says another size")
             with archive.open(info) as file:
-                found: Array = npy.read_array(file, allow_pickle=False)
-                return found
+                return npy.read_array(file, allow_pickle=False)
     except BROKEN:
         raise DataError(f"{key} in '{path}' is damaged. Make the file again with numpy.savez_compressed.") from None
     raise DataError(f"{key} in '{path}' holds Python objects, which are not loaded. Save arrays of numbers.")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from wellposed.core.checks import Count, checked
 from wellposed.core.errors import DataError
-from wellposed.data.arrays import real_numbers
+from wellposed.data.arrays import doubles
 
 
 @checked
@@ -63,7 +63,7 @@ class PiecewiseLinear:
 
     @staticmethod
     def _numbers(X: Any) -> Tensor:
-        x = real_numbers(X, "X", "Give an array of numbers.").cpu().double()
+        x = doubles(X, "X")
         if x.ndim != 2 or not x.numel() or not bool(x.isfinite().all()):
             raise DataError(
                 f"PiecewiseLinear needs finite numbers of shape (rows, columns), not empty; X has {tuple(x.shape)}."

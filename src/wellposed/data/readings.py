@@ -25,6 +25,7 @@ Decimal = Literal[".", ","]
 DateOrder = Literal["year", "day", "month"]
 Floats: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Integers: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+Truths: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
 MOSTLY = 0.9  # a column of texts with at least this share of numbers (or of dates) is one of numbers (dates)
 MOST_LEVELS = 30  # a column with more distinct values than this is poorly said by categories
@@ -89,9 +90,9 @@ class Notation:
         if self.kind == "date":
             return days_in(texts, self.order)
         if self.kind == "boolean":
-            return np.array([_truth(text) for text in texts], dtype=np.float64)
-        found = np.array([self._number(text) for text in texts], dtype=np.float64)
-        return self.without_sentinels(found)
+            words = [text.strip().lower() for text in texts]
+            return np.array([1.0 if w in TRUE_WORDS else 0.0 if w in FALSE_WORDS else np.nan for w in words])
+        return self.without_sentinels(np.array([self._number(text) for text in texts], dtype=np.float64))
 
     def without_sentinels(self, x: Floats) -> Floats:
         """The numbers, NaN where one means "missing"."""
@@ -139,7 +140,10 @@ def infer_reading(
         readable = int(counts[there & ~np.isnan(values)].sum())
         enough = readable >= MOSTLY * total or (2 * readable >= total and len(texts) > MOST_LEVELS)
         again = bool((counts[there & np.isnan(values)] > 1).any())  # which a slip of the pen is not
-        enough = enough and not (again and _are_levels(values))
+        known = values[~np.isnan(values)]
+        # A few whole numbers beside a text such as "U" are the names of levels.
+        levels = again and len(known) <= MOST_NAMED_LEVELS and bool((known == np.round(known)).all())
+        enough = enough and not levels
         if kind == "number" or (enough and not numbers.doubt.startswith("codes")):
             dates = Notation("date") if kind is None and _are_compact_dates(texts, there) else None
             return dates or numbers
@@ -151,12 +155,6 @@ def infer_reading(
     return Notation("category", doubt=numbers.doubt)
 
 
-def _are_levels(values: Floats) -> bool:
-    """Whether numbers are a few whole ones: beside a text such as ``U`` they are the names of levels."""
-    known = values[~np.isnan(values)]
-    return len(known) <= MOST_NAMED_LEVELS and bool((known == np.round(known)).all())
-
-
 def quantity(text: str) -> str | None:
     """What a text alone says that it is: a date (``date``), a number (its unit, or nothing), or neither (None)."""
     if _iso(text, "day") is not None:
@@ -165,15 +163,7 @@ def quantity(text: str) -> str | None:
     return None if found is None else found.unit
 
 
-# --- truths --------------------------------------------------------------------------------------------------------
-
-
-def _truth(text: str) -> float:
-    word = text.strip().lower()
-    return 1.0 if word in TRUE_WORDS else 0.0 if word in FALSE_WORDS else np.nan
-
-
-def _are_truths(texts: Sequence[str], there: np.ndarray[Any, np.dtype[np.bool_]]) -> bool:
+def _are_truths(texts: Sequence[str], there: Truths) -> bool:
     words = {text.lower() for text in texts}
     if words <= PLAIN_TRUTHS:
         return bool(words)
@@ -277,14 +267,14 @@ def _plain_word(text: str) -> float:
 
 def _infer_numbers(texts: Sequence[str], counts: Integers, usual: Usual) -> Notation:
     written = [(found, int(count)) for text, count in zip(texts, counts, strict=True) if (found := _written(text))]
-    units: Counter[str] = Counter()
+    beside: Counter[str] = Counter()
     for found, count in written:
-        units[found.unit] += count
-    beside = Counter({unit: count for unit, count in units.items() if unit})
-    unit = max(sorted(beside), key=beside.__getitem__) if beside else ""
+        if found.unit:
+            beside[found.unit] += count
+    unit = max(sorted(beside), key=beside.__getitem__, default="")
     if beside[unit] < MOSTLY * beside.total():
         most = ", ".join(f"{name} ({count})" for name, count in beside.most_common(3))
-        often = units.total() >= MOSTLY * counts.sum()
+        often = sum(count for _, count in written) >= MOSTLY * counts.sum()
         return Notation("number", doubt=f"numbers in several units: {most}" if often else "")
     written = [(found, count) for found, count in written if found.unit in ("", unit)]
     if _are_codes(written):
@@ -298,11 +288,9 @@ def _infer_numbers(texts: Sequence[str], counts: Integers, usual: Usual) -> Nota
 
 def _are_codes(written: Sequence[tuple[_Written, int]]) -> bool:
     """Whether they are digits of which some begin with 0, as ``007``: twice, or all equally long."""
-    bare = [(found.body, count) for found, count in written if found.body.isdigit() and not found.unit]
-    zeros = sum(count for body, count in bare if len(body) > 1 and body[0] == "0")
-    if len(bare) < len(written) or not zeros:
-        return False
-    return zeros > 1 or len({len(body) for body, _ in bare}) == 1
+    bare = all(found.body.isdigit() and not found.unit for found, _ in written)
+    zeros = sum(count for found, count in written if len(found.body) > 1 and found.body[0] == "0")
+    return bare and (zeros > 1 or (zeros == 1 and len({len(found.body) for found, _ in written}) == 1))
 
 
 def _decimal(written: Sequence[tuple[_Written, int]], usual: Usual) -> tuple[Decimal, str]:
@@ -314,7 +302,7 @@ def _decimal(written: Sequence[tuple[_Written, int]], usual: Usual) -> tuple[Dec
         votes[sign] += count
         examples.setdefault(sign, found.body)
     if votes["."] or votes[","]:
-        return (("," if votes[","] > votes["."] else "."), "")
+        return "," if votes[","] > votes["."] else ".", ""
     unsure: Decimal = "." if votes["?."] >= votes["?,"] else ","
     if not votes[f"?{unsure}"]:
         return (usual.decimal or "."), ""
@@ -380,8 +368,7 @@ def days_in(texts: Iterable[str], order: DateOrder) -> Floats:
     """
     pandas = require("pandas", "tables")
     written = [_iso(text, order) for text in texts]
-    moments = pandas.DatetimeIndex(pandas.to_datetime(written, errors="coerce", utc=True, format="ISO8601"))
-    return days_of(moments)
+    return days_of(pandas.DatetimeIndex(pandas.to_datetime(written, errors="coerce", utc=True, format="ISO8601")))
 
 
 def days_of(moments: Any) -> Floats:
@@ -422,12 +409,11 @@ def _joined(year: str, month: str, day: str, time: str | None) -> str:
     return f"{year}-{month:0>2}-{day:0>2}" + (f"T{time.strip():0>5}" if time else "")
 
 
-def _are_compact_dates(texts: Sequence[str], there: np.ndarray[Any, np.dtype[np.bool_]]) -> bool:
+def _are_compact_dates(texts: Sequence[str], there: Truths) -> bool:
     """``20240531``: eight digits that are a day of the last or this century, in every cell, and not all one day."""
     found = [text for text, is_there in zip(texts, there, strict=True) if is_there]
-    if len(found) < 3 or not all(map(_COMPACT.fullmatch, found)):
-        return False
-    return not bool(np.isnan(days_in(found, "year")).any())
+    written = len(found) > 2 and all(map(_COMPACT.fullmatch, found))
+    return written and not bool(np.isnan(days_in(found, "year")).any())
 
 
 def _infer_dates(texts: Sequence[str], counts: Integers, usual: Usual) -> Notation:
@@ -435,12 +421,10 @@ def _infer_dates(texts: Sequence[str], counts: Integers, usual: Usual) -> Notati
     if not parts:
         return Notation("date")
     first, second = (np.array([int(found[name]) for found in parts]) for name in ("first", "second"))
-    if (first > 12).sum() != (second > 12).sum():
-        return Notation("date", order="day" if (first > 12).sum() > (second > 12).sum() else "month")
-    monthly: dict[bool, DateOrder] = {True: "day", False: "month"}
-    one, other = len(set(first.tolist())) == 1, len(set(second.tolist())) == 1
-    if one != other:  # each month's first day
-        return Notation("date", order=monthly[one])
+    late = int((first > 12).sum()) - int((second > 12).sum())
+    same = int((first == first[0]).all()) - int((second == second[0]).all())  # each month's first day
+    if late or same:
+        return Notation("date", order="day" if (late or same) > 0 else "month")
     if parts[0][2] == ".":
         return Notation("date", order="day")
     doubt = f"{parts[0].group()} is read with the day first; if that is the month, give it the kind date:month"

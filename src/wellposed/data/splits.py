@@ -11,6 +11,7 @@ import numpy as np
 from wellposed.core.errors import DataError, listed, require
 from wellposed.core.random import numpy_generator
 from wellposed.data.columns import category_codes, is_text
+from wellposed.data.readings import Truths
 from wellposed.data.table_files import as_frame
 
 Rows: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
@@ -138,7 +139,7 @@ def duplicate_ids(table: Any, target: Any = None) -> Rows:
         for name in frame.columns:
             ids = _refined(ids, _column_ids(frame[name]))
     if target is not None:
-        ids = _refined(ids, _target_ids(target))
+        ids = _refined(ids, _column_ids(target))
     return ids
 
 
@@ -150,9 +151,7 @@ def duplicate_count(ids: AnyArray) -> int:
 # --- at random -----------------------------------------------------------------------------------------------------
 
 
-def _drawn(
-    units: Rows, classes: Rows, fraction: float, draw: np.random.Generator, others: Rows | int = 0
-) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _drawn(units: Rows, classes: Rows, fraction: float, draw: np.random.Generator, others: Rows | int = 0) -> Truths:
     """Which rows are held out. Units come in random order, so that large ones are no likelier than small ones.
 
     Args:
@@ -197,11 +196,8 @@ class _Choice:
     def take(self, contents: Sequence[Content], order: Sequence[int]) -> list[int]:
         chosen = [unit for unit in order if self._nearer(contents[unit]) and self._taken(contents[unit])]
         already = set(chosen)
-        chosen += [
-            unit
-            for unit in order
-            if unit not in already and self._nearer_in_total(contents[unit]) and self._taken(contents[unit])
-        ]
+        left = [unit for unit in order if unit not in already]
+        chosen += [unit for unit in left if self._nearer_in_total(contents[unit]) and self._taken(contents[unit])]
         return chosen or [self._smallest(contents, order)]
 
     def _allowed(self, content: Content) -> bool:
@@ -289,20 +285,15 @@ def _whole_blocks(moments: Rows, groups: AnyArray | None) -> Rows:
 
 
 def _ids(values: AnyArray) -> Rows:
-    """Any values as 0, 1, ... in sorted order.
-
-    Raises:
-        DataError: they have no order, such as texts among numbers or missing values.
-    """
+    """Any values as 0, 1, ... in sorted order."""
     try:
-        inverse: Rows = np.unique(np.asarray(values), return_inverse=True)[1].reshape(-1).astype(np.int64)
+        return np.unique(np.asarray(values), return_inverse=True)[1].reshape(-1).astype(np.int64)
     except TypeError:
         kinds = sorted({type(value).__name__ for value in np.asarray(values).flat})
         raise DataError(
             f"Groups must all be numbers, or all be texts; these are {listed(kinds)}, which have no common order. Give "
             "each row the number or the name of its group."
         ) from None
-    return inverse
 
 
 def _united(rows: int, groups: AnyArray | None, duplicates: AnyArray | None) -> Rows:
@@ -337,16 +328,12 @@ def _bytes_ids(array: AnyArray) -> Rows:
     return np.array([place.setdefault(key, len(place)) for key in keys], dtype=np.int64)
 
 
-def _target_ids(target: Any) -> Rows:
-    if isinstance(target, np.ndarray) and target.dtype.kind != "O":
-        return _ids(target)
-    return _column_ids(require("pandas", "tables").Series(target))
-
-
 def _column_ids(column: Any) -> Rows:
-    if is_text(column):
-        return category_codes(column)[0]
-    return np.asarray(require("pandas", "tables").factorize(column)[0], dtype=np.int64)
+    if isinstance(column, np.ndarray) and column.dtype.kind != "O":
+        return _ids(column)
+    pandas = require("pandas", "tables")
+    column = pandas.Series(column)
+    return category_codes(column)[0] if is_text(column) else np.asarray(pandas.factorize(column)[0], dtype=np.int64)
 
 
 def _refined(ids: Rows, by: Rows) -> Rows:

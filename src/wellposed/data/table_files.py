@@ -17,18 +17,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from wellposed.core.csv import (
-    SEPARATORS,
-    SNIFFED_RECORDS,
-    decoded,
-    first_records,
-    lines,
-    no_rows,
-    records,
-    refuse_duplicates,
-    separated,
-    too_wide,
-)  # fmt: skip
+from wellposed.core import csv
+from wellposed.core.csv import no_rows, records, refuse_duplicates
 from wellposed.core.errors import DataError, listed, require
 from wellposed.core.reading import check_memory, format_bytes, memory_limit, open_regular, read_bytes
 from wellposed.core.shared import warnings_apart
@@ -67,12 +57,7 @@ class TableFile:
 
 
 def read_table(path: str | Path, kinds: Mapping[str, str | Notation] | None = None) -> pd.DataFrame:
-    """Read a text table, an Excel sheet or ``.parquet`` as a frame of ``(rows, columns)``: the frame of `open_table`.
-
-    Raises:
-        DataError: as `open_table`.
-        MissingExtra: as `open_table`.
-    """
+    """Read a text table, an Excel sheet or ``.parquet`` as a frame of ``(rows, columns)``: the frame of `open_table`."""
     return open_table(path, kinds).frame
 
 
@@ -96,27 +81,24 @@ def open_table(path: str | Path, kinds: Mapping[str, str | Notation] | None = No
     cells, separator, layout, notes = read_cells(path, known)
     given = {name: kind for name, kind in (kinds or {}).items() if name in cells or name not in known}
     frame, readings, said = read_columns(cells, given, separator)
-    return TableFile(
-        frame, cells, readings, f"{layout}; {len(frame):,} rows, {cells.shape[1]:,} columns", (*notes, *said)
-    )
+    layout = f"{layout}; {len(frame):,} rows, {cells.shape[1]:,} columns"
+    return TableFile(frame, cells, readings, layout, (*notes, *said))
 
 
 def read_cells(path: str | Path, names: Sequence[str] = ()) -> tuple[pd.DataFrame, str, str, list[str]]:
-    """The cells of a table as they stand in the file: ``frame, separator, layout, notes``.
+    """The cells of a table as they stand in the file: ``frame, separator, layout, notes``; errors as of `open_table`.
 
     Args:
         names: columns that must be there: the first row is a header if it has one of them.
-    Raises:
-        DataError: as `open_table`.
-        MissingExtra: as `open_table`.
     """
     path = Path(path)
-    extension = _extension(path)
-    packed = extension.endswith(".gz")
+    extension = next((end for end in EXTENSIONS if path.name.lower().endswith(end)), None)
+    if extension is None:
+        raise DataError(f"'{path}' is not a kind of table that can be read. Give one of {listed(EXTENSIONS)}.")
     if extension == ".parquet":
         with open_regular(path, DataError) as file:
             return _from_parquet(file, path), ",", "Parquet", []
-    content = read_bytes(path, "table", DataError, packed=packed)
+    content = read_bytes(path, "table", DataError, packed=extension.endswith(".gz"))
     if extension == ".parquet.gz":
         return _from_parquet(io.BytesIO(content), path), ",", "Parquet", []
     if extension in SHEETS:
@@ -159,19 +141,10 @@ def as_frame(x: Any) -> pd.DataFrame:
             frame[name] = frame[name].dt.to_timestamp()
         elif str(kind).startswith("duration["):  # Arrow's durations are pandas' own
             frame[name] = frame[name].astype("timedelta64[ns]")
-    result: pd.DataFrame = frame.reset_index(drop=True)
-    return result
+    return frame.reset_index(drop=True)  # type: ignore[no-any-return]
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
-
-
-def _extension(path: Path) -> str:
-    name = path.name.lower()
-    for extension in EXTENSIONS:
-        if name.endswith(extension):
-            return extension
-    raise DataError(f"'{path}' is not a kind of table that can be read. Give one of {listed(EXTENSIONS)}.")
 
 
 def _short(error: BaseException) -> str:
@@ -191,7 +164,7 @@ def _decoded(content: bytes, path: Path) -> tuple[str, str]:
             break
     encoding = "UTF-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "UTF-8"
     try:
-        text = decoded(content, path)
+        text = csv.decoded(content, path)
     except DataError:
         legacy = _windows_text(content) if encoding == "UTF-8" else None
         if legacy is None:
@@ -219,16 +192,12 @@ def _from_text(text: str, path: Path, expected: Sequence[str]) -> tuple[pd.DataF
     """All cells as texts, a missing one where it is empty; one row for each line, blank ones among them too."""
     pandas = require("pandas", "tables")
     if 32 * len(text) > memory_limit():  # a record is a list of texts while it is looked at
-        longest = max(map(len, lines(text)))
+        longest = max(map(len, csv.lines(text)))
         check_memory(f"'{path}' has a line of {longest:,} signs", 32 * longest, DataError)
     text, notes = _below_titles(_single_spaced(text))
-    text, separator = separated(text, path)
-    head = [record for _, record in first_records(text, path, separator)]
-    if headed := has_header(head, expected):
-        names = _names(head[0] if head else [], path)
-    else:
-        names = [f"column_{place}" for place in range(1, len(head[0]) + 1)]
-        notes.append(f"The first row holds values and no names: the columns are called {names[0]}, ..., {names[-1]}.")
+    text, separator = csv.separated(text, path)
+    head = [record for _, record in csv.first_records(text, path, separator)]
+    names, headed = _names(head, expected, path, notes)
     width = _checked_width(text, path, separator, names, headed)
     body = (_below_header(text, path, separator) if headed else text).strip("\n")
     errors = pandas.errors
@@ -262,8 +231,8 @@ def _single_spaced(text: str) -> str:
 
 def _below_titles(text: str) -> tuple[str, list[str]]:
     """The text without lines of one filled cell that stand above a header of three or more, and a note of them."""
-    first = [line for _, line in zip(range(12), lines(text), strict=False)]
-    filled_by = {sign: [sum(bool(cell.strip()) for cell in line.split(sign)) for line in first] for sign in SEPARATORS}
+    first = list(itertools.islice(csv.lines(text), 12))
+    filled_by = {sign: [sum(map(bool, map(str.strip, line.split(sign)))) for line in first] for sign in csv.SEPARATORS}
     for sign, filled in filled_by.items():
         if filled[:1] > [1] and len({line.count(sign) for line in first if line.strip()}) == 1:
             return text, []  # a header with as many cells as the rows below it, where another sign stands within cells
@@ -312,12 +281,19 @@ def has_header(head: Sequence[Sequence[str]], expected: Sequence[str] = ()) -> b
     return counted or all(1900 <= year <= 2100 for year in whole)
 
 
-def _names(first: Sequence[str], path: Path) -> list[str]:
-    if not first:
+def _names(
+    head: Sequence[Sequence[str]], expected: Sequence[str], path: Path, notes: list[str]
+) -> tuple[list[str], bool]:
+    """The names of the columns, and whether the first record holds them; where it does not, a note says so."""
+    if not has_header(head, expected):
+        names = [f"column_{place}" for place in range(1, len(head[0]) + 1)]
+        notes.append(f"The first row holds values and no names: the columns are called {names[0]}, ..., {names[-1]}.")
+        return names, False
+    if not head or not head[0]:
         raise DataError(f"'{path}' is empty. A table needs a header and at least one row.")
-    names = [name.strip() or f"unnamed_{place}" for place, name in enumerate(first, start=1)]
+    names = [name.strip() or f"unnamed_{place}" for place, name in enumerate(head[0], start=1)]
     refuse_duplicates(names, f"'{path}'")
-    return names
+    return names, True
 
 
 def _checked_width(text: str, path: Path, separator: str, names: Sequence[str], headed: bool) -> int:
@@ -330,7 +306,7 @@ def _checked_width(text: str, path: Path, separator: str, names: Sequence[str], 
         rows += 1
         if len(record) > len(names):
             if any(cell.strip() for cell in record[len(names) :]):
-                raise too_wide(path, line, len(record), len(names), separator)
+                raise csv.too_wide(path, line, len(record), len(names), separator)
             width = max(width, len(record))
     if rows == 0:
         raise no_rows(path)
@@ -343,7 +319,7 @@ def _checked_width(text: str, path: Path, separator: str, names: Sequence[str], 
 def _below_header(text: str, path: Path, separator: str) -> str:
     """The text after the first record that is not blank."""
     line, _ = next(records(text, path, separator))
-    return text[sum(map(len, itertools.islice(lines(text), line))) :]
+    return text[sum(map(len, itertools.islice(csv.lines(text), line))) :]
 
 
 def _without_empty_ends(frame: pd.DataFrame) -> pd.DataFrame:
@@ -375,21 +351,19 @@ def _from_sheets(content: bytes, path: Path, expected: Sequence[str]) -> tuple[p
     notes = [] if len(full) == 1 else [f"Of {len(full)} sheets ({listed(full)}), the first is read: {title!r}."]
     filled = np.flatnonzero(sheet.notna().to_numpy().any(axis=1))
     sheet = sheet.iloc[filled[0] : filled[-1] + 1].map(_in_a_sheet)
-    head = sheet.head(SNIFFED_RECORDS).map(lambda cell: "" if cell is None else str(cell)).to_numpy().tolist()
-    if has_header(head, expected):
-        names, rows = _names(head[0], path), sheet.iloc[1:]
-    else:
-        names, rows = [f"column_{place}" for place in range(1, sheet.shape[1] + 1)], sheet
-        notes.append(f"The first row holds values and no names: the columns are called {names[0]}, ..., {names[-1]}.")
+    head = sheet.head(csv.SNIFFED_RECORDS).map(lambda cell: "" if cell is None else str(cell)).to_numpy().tolist()
+    names, headed = _names(head, expected, path, notes)
+    rows = sheet.iloc[1:] if headed else sheet
     if len(rows) == 0:
         raise no_rows(path)
     frame = rows.reset_index(drop=True).set_axis(pandas.Index(names, dtype=object), axis=1).infer_objects()
-    for name in [
-        name for name in frame.columns if pandas.api.types.is_object_dtype(frame[name])
-    ]:  # texts among others: all become texts, written alike
-        texts = frame[name][frame[name].map(lambda cell: isinstance(cell, str))]
+    for name, column in list(frame.items()):
+        if not pandas.api.types.is_object_dtype(column):
+            continue
+        # Texts among others: all become texts, written alike.
+        texts = column[column.map(lambda cell: isinstance(cell, str))]
         decimal = column_reading(texts).decimal if len(texts) else "."
-        frame[name] = frame[name].map(lambda cell, sign=decimal: _as_text(cell, sign), na_action="ignore")
+        frame[name] = column.map(lambda cell, sign=decimal: _as_text(cell, sign), na_action="ignore")
     return _without_empty_ends(frame), ",", f"sheet {title!r}", notes
 
 
@@ -462,9 +436,8 @@ def _check_parquet(content: BinaryIO, file: Any, path: Path) -> None:
                 largest = max(largest, part.total_uncompressed_size)
     need += largest
     check_memory(large, need, DataError)
-    limit = memory_limit()
     for name, at_most in texts.items():
-        if need + at_most > limit:
+        if need + at_most > memory_limit():
             need += _text_bytes(content, name)
             check_memory(large, need, DataError)
 
@@ -498,15 +471,12 @@ def _from_columns(columns: Mapping[Any, Any]) -> pd.DataFrame:
     if len(set(lengths.values())) > 1:
         shown = listed(f"{name!r} {length[0] if length else 'one value'}" for name, length in lengths.items())
         raise DataError(f"The columns have unequal lengths: {shown}. Give every column the same number of rows.")
+    values = {name: np.asarray(v) if _is_tensor(v) else v for name, v in columns.items()}
     try:
-        frame: pd.DataFrame = pandas.DataFrame(
-            {name: np.asarray(v) if _is_tensor(v) else v for name, v in columns.items()}
-        )
+        return pandas.DataFrame(values)  # type: ignore[no-any-return]
     except ValueError as error:
-        raise DataError(
-            f"The dict of columns is no table: {_short(error)}. Give a list of values for each name."
-        ) from None
-    return frame
+        said = f"The dict of columns is no table: {_short(error)}. Give a list of values for each name."
+        raise DataError(said) from None
 
 
 def _is_tensor(value: Any) -> bool:
@@ -526,5 +496,4 @@ def _from_array(x: Any) -> pd.DataFrame:
             f"A {type(x).__name__} of shape {array.shape} is no table. "
             "Give a frame, a dict of columns, or an array of shape (rows, features)."
         )
-    frame: pd.DataFrame = pandas.DataFrame(array, columns=[f"x{i}" for i in range(array.shape[1])])
-    return frame.infer_objects()
+    return pandas.DataFrame(array, columns=[f"x{i}" for i in range(array.shape[1])]).infer_objects()  # type: ignore[no-any-return]

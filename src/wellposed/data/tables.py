@@ -9,39 +9,28 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from wellposed.core.errors import DataError, did_you_mean, listed, require
 from wellposed.core.numbers import LARGEST
 from wellposed.core.random import numpy_generator
-from wellposed.data.columns import (
-    as_days,
-    as_numbers,
-    category_codes,
-    column_kind,
-    column_reading,
-    distinct,
-    is_text,
-    level_name,
-    mixture,
-    unread,
-)
+from wellposed.data import columns
+from wellposed.data.columns import as_numbers, category_codes, column_kind, distinct, is_text, ordered_values
 from wellposed.data.encoding import TableEncoder as TableEncoder
 from wellposed.data.encoding import TargetEncoder as TargetEncoder
-from wellposed.data.exchangeability import ROW_ORDER, Suspect, suspects
-from wellposed.data.readings import Floats, Integers, Notation
+from wellposed.data.exchangeability import ROW_ORDER, Suspect, ranks, suspects
+from wellposed.data.readings import Floats, Integers, Notation, Truths
 from wellposed.data.splits import duplicate_count, duplicate_ids
 from wellposed.data.table_files import as_frame
 from wellposed.data.table_files import read_table as read_table
-from wellposed.data.target_columns import LINKS, Link, is_long_tailed, ordered_levels
+from wellposed.data.target_columns import LINKS, Link, is_long_tailed, level_places, ordered_levels
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Task = Literal["classification", "regression"]
-Truths: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
 TARGET_NAMES = ("target", "label", "y", "class")
 LEAST_ROWS = 10  # fewer cannot be split into training, validation and confirmation rows
@@ -143,8 +132,7 @@ def prepare_table(
     table = as_frame(frame)
     warnings: list[str] = []
     goals = _target_names(table, target, warnings)
-    for one in goals:
-        _check_columns(table, one, drop, group, time, weight)
+    _check_columns(table, goals, drop, group, time, weight)
     if link not in (None, *LINKS):
         raise DataError(
             f"There is no target transform {link!r}.{did_you_mean(str(link), LINKS)} Use {' or '.join(LINKS)}."
@@ -152,8 +140,9 @@ def prepare_table(
     table = table.drop(columns=list(dict.fromkeys(drop)))
     if time == ROW_ORDER and time not in table.columns:
         table = table.assign(**{time: np.arange(len(table))})
-    apart = [n for n in (*goals, group, time, weight) if n is not None]
-    ids = _id_like(table.drop(columns=list(dict.fromkeys(apart))))  # before rows are left out
+    apart = list(dict.fromkeys(n for n in (*goals, group, time, weight) if n is not None))
+    others = table.drop(columns=apart)
+    ids = [str(name) for name in others if _names_rows(others[name])]  # before rows are left out
     for one in goals:
         table = _rows_with_target(table, one, warnings)
     moments = None if time is None else _moments(table[time])
@@ -165,16 +154,21 @@ def prepare_table(
     else:
         goal, decided, order = _several_targets(table[goals], task, levels), "regression", None
     chosen = _link(goal, link, decided, order, warnings)
-    groups = None if group is None else _group_ids(table[group])
+    groups = None if group is None else columns.apart_where_missing(distinct(table[group])[0])
     shares = None if weight is None else _weights(table[weight])
-    others = table.drop(columns=list(dict.fromkeys(apart)))
+    others = table.drop(columns=apart)
     features = _usable(others, ids, warnings)
     if features.shape[1] == 0:
-        raise DataError(f"{name} has no usable feature column besides the target {', '.join(goals)!r}.{_why(warnings)}")
+        why = warnings[-1] if warnings else "Give a table with at least one more column."
+        raise DataError(f"{name} has no usable feature column besides the target {', '.join(goals)!r}. {why}")
     for one in goals:
         _warn_of_leaks(features, goal if len(goals) == 1 else goal[one], decided, warnings)
     scored = features.assign(**{f"target {n}": goal[n] for n in goals}) if len(goals) > 1 else features
-    _warn_of_copies(scored, None if len(goals) > 1 else goal, warnings)
+    if copies := duplicate_count(duplicate_ids(scored, None if len(goals) > 1 else goal)):
+        warnings.append(
+            f"{copies} of {len(scored)} rows are exact copies of an earlier row, target included; "
+            "copies stay on one side of every split."
+        )
     _warn_of_totals(table, warnings)
     digest = table_hash(scored, goal if len(goals) == 1 else goal[goals[0]])
     if shares is not None or chosen != "none" or order is not None:
@@ -228,38 +222,30 @@ def table_hash(frame: pd.DataFrame, target: pd.Series[Any]) -> str:
 
 def _target_names(table: pd.DataFrame, target: str | Sequence[str] | None, warnings: list[str]) -> list[str]:
     """The columns of the targets: one, or several, of which none comes twice."""
-    if target is None or isinstance(target, str):
-        return [_target_name(table, target, warnings)]
-    found = list(dict.fromkeys(_target_name(table, one, warnings) for one in target))
-    if not found:
-        raise DataError("No target was named. Give at least one column.")
-    return found
-
-
-def _target_name(table: pd.DataFrame, target: str | None, warnings: list[str]) -> str:
-    names = [str(name) for name in table.columns]
+    names = list(table.columns)
     if not names:
         raise DataError("The table has no columns. Give one with features and a target.")
-    if target is not None:
-        if target not in names:
-            raise DataError(
-                f"There is no column {target!r} to be the target.{did_you_mean(target, names)} "
-                f"Columns: {listed(names)}."
+    if target is None:
+        likely = [name for wanted in TARGET_NAMES for name in names if name.lower() == wanted]
+        if not likely:
+            warnings.append(
+                f"No target was given: the last column, {names[-1]!r}, is taken. Name another if it is not the target."
             )
-        return target
-    for likely in TARGET_NAMES:
-        for name in names:
-            if name.lower() == likely:
-                return name
-    warnings.append(
-        f"No target was given: the last column, {names[-1]!r}, is taken. Name another if it is not the target."
-    )
-    return names[-1]
+        return [*likely, names[-1]][:1]
+    found = list(dict.fromkeys([target] if isinstance(target, str) else target))
+    if not found:
+        raise DataError("No target was named. Give at least one column.")
+    for name in found:
+        if name not in names:
+            raise DataError(
+                f"There is no column {name!r} to be the target.{did_you_mean(str(name), names)} Columns: {listed(names)}."
+            )
+    return found
 
 
 def _check_columns(
     table: pd.DataFrame,
-    target: str,
+    targets: Sequence[str],
     drop: Sequence[str],
     group: str | None,
     time: str | None,
@@ -267,27 +253,22 @@ def _check_columns(
 ) -> None:
     if isinstance(drop, str):
         raise DataError(f"drop={drop!r} is a text; a list of column names is needed. Write [{drop!r}].")
-    names = [str(name) for name in table.columns]
+    names = list(table.columns)
     asked: list[tuple[str, str | None]] = [("to drop", name) for name in drop]
-    asked += [("to group by", group), ("to order rows in time by", time), ("to weigh rows by", weight)]
+    asked += [("to group by", group), ("to weigh rows by", weight)]
+    asked += [("to order rows in time by", None if time == ROW_ORDER else time)]
     for purpose, name in asked:
-        if purpose == "to order rows in time by" and name == ROW_ORDER:
-            continue
         if name is not None and name not in names:
             raise DataError(
                 f"There is no column {name!r} {purpose}.{did_you_mean(name, names)} Columns: {listed(names)}."
             )
-        if name == target:
+        if name in targets:
             raise DataError(f"Column {name!r} is the target and cannot be the one {purpose}. Give another target.")
     for name in (group, time, weight):
         if name is not None and name in drop:
             raise DataError(
                 f"Column {name!r} is dropped and also needed for splits or weights. Remove it from the columns to drop."
             )
-
-
-def _why(warnings: list[str]) -> str:
-    return f" {warnings[-1]}" if warnings else " Give a table with at least one more column."
 
 
 # --- which rows ----------------------------------------------------------------------------------------------------
@@ -317,13 +298,12 @@ def _rows_with_target(table: pd.DataFrame, target: str, warnings: list[str]) -> 
 
 
 def _moments(column: pd.Series[Any]) -> Floats:
-    kind = column_kind(column)
-    if kind not in ("number", "date"):
+    moments = ordered_values(column)
+    if moments is None:
         raise DataError(
             f"The time {str(column.name)!r} holds neither numbers nor dates. "
             "Write dates as 2024-05-31, or give another column."
         )
-    moments = as_days(column) if kind == "date" else as_numbers(column)
     return np.where(np.isfinite(moments), moments, np.nan)
 
 
@@ -338,12 +318,6 @@ def _rows_with_time(
     # Put first or last, they would be training rows from the future, or held-out rows from the past.
     warnings.append(f"The time {time!r} is missing in {absent.sum()} of {len(table)} rows; these are left out.")
     return table.loc[~absent].reset_index(drop=True), moments[~absent]
-
-
-def _group_ids(column: pd.Series[Any]) -> Integers:
-    codes = distinct(column)[0]
-    alone = codes < 0
-    return np.where(alone, codes.max() + np.cumsum(alone), codes)
 
 
 def _weights(column: pd.Series[Any]) -> Floats:
@@ -378,20 +352,19 @@ def _one_target(
     return _checked_target(column, decided, warnings), decided, None
 
 
-def _several_targets(columns: pd.DataFrame, task: str | None, levels: Sequence[str]) -> pd.DataFrame:
+def _several_targets(frame: pd.DataFrame, task: str | None, levels: Sequence[str]) -> pd.DataFrame:
     if task not in (None, "regression") or levels:
         raise DataError(
             f"Several targets are trained together as numbers (regression), and not as {task or 'levels'}. Give one of them alone."
         )
     found = {}
-    for name in columns.columns:
-        if _numeric_target(columns[name]) is None:
+    for name, column in frame.items():
+        if _numeric_target(column) is None:
             raise DataError(
-                f"Several targets must all be numbers, and {name!r} holds {_example(columns[name])}. Leave it "
-                "out, or give it alone."
+                f"Several targets must all be numbers, and {name!r} holds {_example(column)}. Leave it out, or give it alone."
             )
-        _task(columns[name], "regression", [])
-        found[name] = _checked_target(columns[name], "regression", [])
+        _task(column, "regression", [])
+        found[name] = _checked_target(column, "regression", [])
     return require("pandas", "tables").DataFrame(found)  # type: ignore[no-any-return]
 
 
@@ -430,9 +403,7 @@ def _link(
 def _as_places(goal: Any, order: tuple[Any, ...] | None) -> Floats:
     if order is None:
         return np.asarray(goal, dtype=np.float64)
-    place = {level_name(level): float(i) for i, level in enumerate(order)}
-    codes, names = category_codes(goal)
-    return np.array([place[name] for name in names])[codes]
+    return level_places(goal, [columns.level_name(level) for level in order])
 
 
 def _numeric_target(target: pd.Series[Any]) -> Floats | None:
@@ -528,44 +499,34 @@ def _checked_target(target: pd.Series[Any], task: Task, warnings: list[str]) -> 
 
 def _usable(frame: pd.DataFrame, ids: Sequence[str], warnings: list[str]) -> pd.DataFrame:
     """The columns that can help, numbers as numbers; what was left out or changed goes to the warnings."""
-    _leave_out(ids, "look like ids that name rows", warnings)
-    frame = frame.drop(columns=list(ids))
-    frame = _finite(frame, warnings)
-    frame = _one_type_each(frame, warnings)
-    distinct_values = {name: _variety(frame[name]) for name in frame.columns}
-    empty = [name for name, (count, _) in distinct_values.items() if count == 0]
-    constant = [name for name, (count, missing) in distinct_values.items() if count == 1 and not missing]
-    _leave_out(empty, "are missing in all rows", warnings)
-    _leave_out(constant, "have one value only", warnings)
-    return frame.drop(columns=[*empty, *constant])
+    frame = _without(frame, ids, "look like ids that name rows", warnings)
+    frame = _one_type_each(_finite(frame, warnings), warnings)
+    empty, constant = [], []
+    for name in frame.columns:
+        codes, values = category_codes(frame[name]) if is_text(frame[name]) else distinct(frame[name])
+        if not len(values):
+            empty.append(name)
+        elif len(values) == 1 and not (codes < 0).any():  # one value and missing ones are two kinds of rows
+            constant.append(name)
+    frame = _without(frame, empty, "are missing in all rows", warnings)
+    return _without(frame, constant, "have one value only", warnings)
 
 
-def _leave_out(names: Sequence[str], why: str, warnings: list[str]) -> None:
+def _without(frame: pd.DataFrame, names: Sequence[str], why: str, warnings: list[str]) -> pd.DataFrame:
     if names:
         warnings.append(f"Left out, since they {why}: {listed(map(repr, names))}.")
-
-
-def _variety(column: pd.Series[Any]) -> tuple[int, bool]:
-    """Number of distinct values, and whether any is missing. One value and missing ones are still two kinds of rows."""
-    codes, names = category_codes(column) if is_text(column) else distinct(column)
-    return len(names), bool((codes < 0).any())
+    return frame.drop(columns=list(names))
 
 
 def _finite(frame: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
     """Infinite numbers as missing."""
-    found: dict[str, int] = {}
-    replaced: dict[str, Floats] = {}
-    for name in frame.columns:
-        if is_text(frame[name]) or column_kind(frame[name]) != "number":
-            continue
-        x = as_numbers(frame[name])
-        if np.isinf(x).any():
-            found[name] = int(np.isinf(x).sum())
-            replaced[name] = np.where(np.isinf(x), np.nan, x)
-    if found:
-        shown = listed(f"{name!r} ({count} rows)" for name, count in found.items())
+    numbers = [name for name in frame.columns if not is_text(frame[name]) and column_kind(frame[name]) == "number"]
+    values = {name: as_numbers(frame[name]) for name in numbers}
+    wild = {name: x for name, x in values.items() if np.isinf(x).any()}
+    if wild:
+        shown = listed(f"{name!r} ({np.isinf(x).sum()} rows)" for name, x in wild.items())
         warnings.append(f"Infinite values are treated as missing: {shown}.")
-    return frame.assign(**replaced)
+    return frame.assign(**{name: np.where(np.isinf(x), np.nan, x) for name, x in wild.items()})
 
 
 def _one_type_each(frame: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
@@ -574,20 +535,15 @@ def _one_type_each(frame: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
     for name in frame.columns:
         if not is_text(frame[name]):
             continue
-        reading = column_reading(frame[name])
-        as_number = reading if reading.kind == "number" else Notation("number")
-        missed = unread(frame[name], as_number)
+        reading = columns.column_reading(frame[name])
         if reading.kind == "number":
             numbers = as_numbers(frame[name], reading)
             replaced[name] = np.where(np.isinf(numbers), np.nan, numbers)
-        if reading.kind in ("boolean", "date") or not missed.count or 2 * missed.count > missed.there:
-            continue
-        warnings.append(mixture(name, missed, reading))
+        if reading.kind not in ("boolean", "date"):
+            missed = columns.unread(frame[name], reading if reading.kind == "number" else Notation("number"))
+            if 0 < 2 * missed.count <= missed.there:
+                warnings.append(columns.mixture(name, missed, reading))
     return frame.assign(**replaced)
-
-
-def _id_like(frame: pd.DataFrame) -> list[str]:
-    return [str(name) for name in frame.columns if _names_rows(frame[name])]
 
 
 def _names_rows(column: pd.Series[Any]) -> bool:
@@ -640,10 +596,9 @@ def _tells_class(target: pd.Series[Any]) -> Callable[[pd.Series[Any]], bool]:
     allowed = LEAK_ERRORS * len(y)
 
     def tells(column: pd.Series[Any]) -> bool:
-        kind = column_kind(column)
-        ordered = kind in ("number", "date")
-        if ordered:
-            x = as_numbers(column) if kind == "number" else as_days(column)
+        x = ordered_values(column)
+        ordered = x is not None
+        if x is not None:
             places: Integers = np.unique(np.where(np.isnan(x), np.inf, x), return_inverse=True)[1].astype(np.int64)
         else:
             places = category_codes(column)[0] + 1
@@ -674,15 +629,9 @@ def _tells_number(target: pd.Series[Any]) -> Callable[[pd.Series[Any]], bool]:
         there = np.isfinite(x)
         if there.sum() < max(LEAST_ROWS, 0.5 * len(x)):
             return False
-        return _correlation(x[there], y[there]) > LEAK or _correlation(_ranks(x[there]), _ranks(y[there])) > LEAK
+        return _correlation(x[there], y[there]) > LEAK or _correlation(ranks(x[there]), ranks(y[there])) > LEAK
 
     return tells
-
-
-def _ranks(x: Floats) -> Floats:
-    """Ranks, the mean rank for equal values."""
-    _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - counts / 2)[inverse]
 
 
 def _correlation(x: Floats, y: Floats) -> float:
@@ -691,15 +640,6 @@ def _correlation(x: Floats, y: Floats) -> float:
     x, y = x - x.mean(), y - y.mean()
     size = float(np.sqrt((x @ x) * (y @ y)))
     return abs(float(x @ y)) / size if size > 0 else 0.0
-
-
-def _warn_of_copies(frame: pd.DataFrame, target: pd.Series[Any] | None, warnings: list[str]) -> None:
-    copies = duplicate_count(duplicate_ids(frame, target))
-    if copies:
-        warnings.append(
-            f"{copies} of {len(frame)} rows are exact copies of an earlier row, target included; "
-            "copies stay on one side of every split."
-        )
 
 
 def _warn_of_totals(table: pd.DataFrame, warnings: list[str]) -> None:

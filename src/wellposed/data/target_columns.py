@@ -8,7 +8,7 @@ is predicted or scored.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -66,14 +66,18 @@ class TargetColumn:
             DataError: a value is missing or no number, no level, or below 0 under a logarithm.
         """
         name, unit = str(series.name), 0.0
-        y = _places(series, levels) if levels is not None else as_numbers(series)
+        y = cls._numbers(series, levels)
         if link == "log":
             above = y[y > 0]
             with_zeros = (zeros or len(above) < len(y)) and len(above) > 0
             unit = float(np.quantile(above, SMALLEST_PART)) if with_zeros else 0.0
         bare = cls(name, 0.0, 1.0, link, unit, None if levels is None else tuple(levels))
         base = TargetEncoder.fit(bare.linked(y), "regression")
-        return cls(name, base.mean, base.scale, link, unit, bare.levels)
+        return replace(bare, mean=base.mean, scale=base.scale)
+
+    @staticmethod
+    def _numbers(series: Any, levels: Sequence[Label] | None) -> Floats:
+        return as_numbers(series) if levels is None else level_places(series, [level_name(level) for level in levels])
 
     def transform(self, series: Any) -> Floats:
         """``(rows,)``, mean 0 and deviation 1 on the training rows.
@@ -81,8 +85,8 @@ class TargetColumn:
         Raises:
             DataError: as `fit`.
         """
-        y = _places(series, self.levels) if self.levels is not None else as_numbers(series)
-        return TargetEncoder("regression", None, self.mean, self.scale).transform(self.linked(y))
+        y = self.linked(self._numbers(series, self.levels))
+        return TargetEncoder("regression", None, self.mean, self.scale).transform(y)
 
     def linked(self, y: Floats) -> Floats:
         """The target as the network learns it: ``y`` itself, or its logarithm. ``(rows,)``.
@@ -140,12 +144,8 @@ class TargetColumns:
             DataError: see `TargetColumn.fit`.
         """
         kept = slice(None) if rows is None else rows
-        return cls(
-            tuple(
-                TargetColumn.fit(one.iloc[kept], link, levels, link == "log" and bool((as_numbers(one) == 0).any()))
-                for one in _series_of(frame)
-            )
-        )
+        several = [(one, link == "log" and bool((as_numbers(one) == 0).any())) for one in _series_of(frame)]
+        return cls(tuple(TargetColumn.fit(one.iloc[kept], link, levels, zeros) for one, zeros in several))
 
     task: Literal["regression"] = "regression"
 
@@ -225,30 +225,31 @@ def ordered_levels(series: Any, levels: Sequence[str]) -> tuple[Label, ...]:
     Raises:
         DataError: texts without a given order, a level that is not there, or a value that is no level.
     """
-    names = category_codes(series)[1]
-    if not levels:
-        numbers = np.unique(as_numbers(series))
-        if np.isnan(numbers).any():
-            raise DataError(
-                f"The order of the levels of {series.name!r} ({listed(names)}) is not known. Give it from the lowest on: "
-                f"--levels {','.join(names[:3])}."
-            )
-        return tuple(int(n) if n.is_integer() else n for n in numbers.tolist())
     given = [level_name(level) for level in levels]
-    if len(set(given)) < len(given) or len(given) < 2:
-        raise DataError(f"Levels are at least two different values; these are {listed(given)}.")
-    _place_of(series, given)
-    numbers = as_numbers(require("pandas", "tables").Series(given))
+    if given:
+        if len(set(given)) < len(given) or len(given) < 2:
+            raise DataError(f"Levels are at least two different values; these are {listed(given)}.")
+        level_places(series, given)
+        numbers = as_numbers(require("pandas", "tables").Series(given))
+    else:
+        numbers = np.unique(as_numbers(series))
     if not np.isnan(numbers).any():
         return tuple(int(n) if n.is_integer() else n for n in numbers.tolist())
-    return tuple(given)
+    if given:
+        return tuple(given)
+    names = category_codes(series)[1]
+    raise DataError(
+        f"The order of the levels of {series.name!r} ({listed(names)}) is not known. Give it from the lowest on: "
+        f"--levels {','.join(names[:3])}."
+    )
 
 
-def _places(series: Any, levels: Sequence[Label]) -> Floats:
-    return _place_of(series, [level_name(level) for level in levels])
+def level_places(series: Any, levels: Sequence[str]) -> Floats:
+    """``(rows,)`` the place 0, 1, ... of each row's level, by the levels' names; NaN where it is missing.
 
-
-def _place_of(series: Any, levels: Sequence[str]) -> Floats:
+    Raises:
+        DataError: a value is no level.
+    """
     codes, names = category_codes(series)
     place = {level: i for i, level in enumerate(levels)}
     unknown = [name for name in names if name not in place]

@@ -157,7 +157,7 @@ class Classifier(base.ClassifierMixin, Networks):  # type: ignore[misc]
         return float(costs @ counts / counts.sum())
 
     def _settle(self, held: HeldOut) -> None:
-        logs = torch.cat([self._logs(o, w) for o, w in zip(held.outputs, held.weights, strict=True)])
+        logs = held.each(self._logs)
         self.power_ = _power(logs, torch.cat(held.y), torch.cat(held.counts))
 
 

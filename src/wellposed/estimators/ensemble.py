@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -41,6 +41,10 @@ class HeldOut:
     weights: tuple[Tensor, ...]
     counts: tuple[Tensor, ...]
     x: tuple[Tensor, ...] = field(repr=False)
+
+    def each(self, of: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """A function of outputs and weights, whose last axes but one are rows, of all parts one after the other."""
+        return torch.cat([of(*part) for part in zip(self.outputs, self.weights, strict=True)], -2)
 
 
 @dataclass(frozen=True, eq=False)

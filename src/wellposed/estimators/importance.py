@@ -27,9 +27,7 @@ def importances(
         parts: encoded rows ``(rows, features)``, and their cost.
         repeats: how often each column is shuffled.
     """
-    places, start = {}, 0
-    for column in encoder.columns:
-        places[column.name] = slice(start, start := start + len(column.names))
+    places = {column.name: place for column, place in encoder.places.items()}
     rises: dict[str, list[Tensor]] = {name: [] for name in places}
     for part, (x, cost) in enumerate(parts):
         rows = torch.arange(len(x))

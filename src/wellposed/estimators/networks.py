@@ -25,12 +25,12 @@ from wellposed.core.formats import count_noun
 from wellposed.core.progress import emit
 from wellposed.core.shared import threads_of
 from wellposed.core.signs import escape_html
-from wellposed.data.columns import as_days, column_kind
+from wellposed.data.columns import ordered_values
 from wellposed.data.data import Data
 from wellposed.data.encoding import TableEncoder
 from wellposed.data.splits import duplicate_ids
 from wellposed.estimators.ensemble import PICKS, HeldOut, Joint, Members, outputs_of
-from wellposed.estimators.importance import RowCost, importances
+from wellposed.estimators.importance import importances
 from wellposed.estimators.rows import FEW_ROWS, features_of, refuse_texts, row_values
 from wellposed.estimators.training import EncodedRows, HeldPart, held_out, train, untuned
 from wellposed.recipe.presets import as_recipe
@@ -157,8 +157,11 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
                     f"validation= is (X, y) or (X, y, sample_weight); it was given {described(validation)}."
                 )
             valid = self._given(*validation, like=given)
+        count = None if self.n_jobs is None else int(self.n_jobs)
+        if count is not None and count < 0:
+            count = max(1, (os.cpu_count() or 1) + 1 + count)
         with (
-            contextlib.nullcontext() if self.n_jobs is None else threads_of(self._threads()),
+            contextlib.nullcontext() if count is None else threads_of(count),
             show_progress(budget) if self.verbose and not budget.none else contextlib.nullcontext(),
         ):
             self._fit(given, valid, budget, seed, began)
@@ -179,10 +182,6 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
         whole = isinstance(self.random_state, (int, np.integer))
         return Budget.parse(self.budget), int(self.random_state if whole else state.randint(2**31))
 
-    def _threads(self) -> int:
-        count = int(self.n_jobs)
-        return count if count > 0 else max(1, (os.cpu_count() or 1) + 1 + count)
-
     def _given(
         self, X: Any, y: Any, weight: Any = None, groups: Any = None, time: Any = None, *, like: FitRows | None = None
     ) -> FitRows:
@@ -202,15 +201,11 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
             weight = validation._check_sample_weight(weight, np.zeros((rows, 1)), ensure_non_negative=True)
         if (by_class := self._weights(y)) is not None:
             weight = by_class if weight is None else weight * by_class
-        times = None
-        if time is not None:
-            kind = column_kind(time)
-            if kind not in ("number", "date"):
-                raise DataError("time= needs numbers or dates. Of texts pandas.to_datetime makes dates.")
-            times = as_days(time) if kind == "date" else time.to_numpy(dtype=np.float64)
-        given = FitRows(
-            frame, y, weight, None if groups is None else np.unique(groups.map(str), return_inverse=True)[1], times
-        )
+        times = None if time is None else ordered_values(time)
+        if time is not None and times is None:
+            raise DataError("time= needs numbers or dates. Of texts pandas.to_datetime makes dates.")
+        ids = None if groups is None else np.unique(groups.map(str), return_inverse=True)[1]
+        given = FitRows(frame, y, weight, ids, times)
         if weight is not None:
             if np.count_nonzero(weight) < 2:
                 raise DataError("All sample weights but one are zero; at least two rows must have a weight above zero.")
@@ -280,9 +275,8 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
         return counts
 
     def _encoded(self, given: FitRows) -> EncodedRows:
-        weight = (
-            None if given.weight is None else torch.as_tensor(given.weight / given.weight.mean(), dtype=torch.float32)
-        )
+        shares = None if given.weight is None else given.weight / given.weight.mean()
+        weight = None if shares is None else torch.as_tensor(shares, dtype=torch.float32)
         return EncodedRows(torch.from_numpy(self.encoder_.transform(given.frame)), self._scaled(given.y), weight)
 
     @property
@@ -313,21 +307,16 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
             (given.frame, target(given.y)), held, groups=given.groups, time=given.times, weight=given.weight,
             task=self._task, split_seed=seed, pieces=PIECES[self._task],
         )  # fmt: skip
-        metric = self.metric or self._usual_metric(given.y)
-        problem = Problem(TableMLP(), self._loss, data, space=TABLE_SPACE, metric=metric, name=type(self).__name__)
+        metric, name = self.metric or self._usual_metric(given.y), type(self).__name__
+        problem = Problem(TableMLP(), self._loss, data, space=TABLE_SPACE, metric=metric, name=name)
         if budget.unit == "seconds":
             budget = Budget(SEARCHED * budget.amount, "seconds")
-        command = f"wp.{type(self).__name__}"
-        return improve(problem, budget, seed, recipe=own, device=self.device, command=command, began=began)
+        return improve(problem, budget, seed, recipe=own, device=self.device, command=f"wp.{name}", began=began)
 
     # --- afterwards
 
     def _x(self, X: Any) -> Tensor:
-        """New rows, encoded; says where they are not as in training.
-
-        Raises:
-            NotFittedError, DataError: see `features_of`.
-        """
+        """New rows, encoded; says where they are not as in training."""
         validation.check_is_fitted(self)
         frame = features_of(self, X, [column.name for column in self.encoder_.columns])
         if len(frame) >= FEW_ROWS:
@@ -361,22 +350,17 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
         if X is not None:
             x, target = self._x(X), self._scaled(self._target(y, new=False))
             validation.check_consistent_length(x, target)
-            parts = [(x, target, list(self.members_.models), self.members_.weights)]
+            parts: list[Any] = [(x, target, list(self.members_.models), self.members_.weights)]
         else:
             held = self.held_out_
             if not held.x:
                 raise InputError("A model that was loaded or copied has no rows of its own. Give importances X and y.")
             parts = list(zip(held.x, held.y, self.members_.unseen_by(), held.weights, strict=True))
 
-        def cost(target: Tensor, models: Sequence[Saved], weights: Tensor) -> RowCost:
-            def of(rows: Tensor, index: Tensor) -> Tensor:
-                return self._row_losses(
-                    torch.stack([outputs_of(m.model, rows) for m in models]), weights, target[index]
-                )
+        def cost(target: Tensor, models: Sequence[Saved], weights: Tensor, rows: Tensor, index: Tensor) -> Tensor:
+            return self._row_losses(torch.stack([outputs_of(m.model, rows) for m in models]), weights, target[index])
 
-            return of
-
-        judged = [(x, cost(target, models, weights)) for x, target, models, weights in parts]
+        judged = [(x, partial(cost, *how)) for x, *how in parts]
         return importances(self.encoder_, judged, repeats, level, seed)
 
     def _html_repr(self) -> str:

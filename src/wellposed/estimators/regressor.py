@@ -112,29 +112,27 @@ class Regressor(base.RegressorMixin, Networks):  # type: ignore[misc]
             Romano, Patterson & Candès (2019), NeurIPS; over folds: Barber et al. (2021), Annals of Statistics 49.
         """
         outputs, weights = self._answers(X)
-        low, high = self._ends(outputs, weights, level)
-        held = self.held_out_
-        ends = [self._ends(o, w, level) for o, w in zip(held.outputs, held.weights, strict=True)]
-        y = torch.cat(held.y).double().reshape(-1, low.shape[1])
-        for target in range(low.shape[1]):
-            below, above = (torch.cat([pair[side] for pair in ends])[:, target] for side in (0, 1))
+        ends, held = self._ends(outputs, weights, level), self.held_out_
+        known = held.each(partial(self._ends, level=level))
+        y = torch.cat(held.y).double().reshape(known.shape[1:])
+        for target in range(y.shape[1]):
+            below, above = known[..., target]
             margin = conformal(below, above, y[:, target], level, torch.cat(held.counts))
-            low[:, target], high[:, target] = margin.predict(low[:, target], high[:, target])
-        return self._restored(low), self._restored(high)
+            ends[..., target] = torch.stack(margin.predict(*ends[..., target]))
+        return self._restored(ends[0]), self._restored(ends[1])
 
     def _answers(self, X: Any) -> tuple[Tensor, Tensor]:
         """The networks' outputs for new rows, and their weights."""
         x = self._x(X)
         return self.members_.outputs(x), self.members_.weights
 
-    def _ends(self, outputs: Tensor, weights: Tensor, level: float) -> tuple[Tensor, Tensor]:
-        """Ends of intervals before rows held out widen them, ``(rows, targets)`` each, scaled: of most losses the mean twice."""
+    def _ends(self, outputs: Tensor, weights: Tensor, level: float) -> Tensor:
+        """Ends of intervals before rows held out widen them, ``(2, rows, targets)``, scaled: of most losses the mean twice."""
         spread = self.members_.loss.distribution
         if spread is None:
-            mean = self._mean(outputs, weights)
-            return mean.clone(), mean.clone()
-        low = self._averaged(partial(spread.quantile, level=(1 - level) / 2), outputs, weights)
-        return low, self._averaged(partial(spread.quantile, level=(1 + level) / 2), outputs, weights)
+            return torch.stack([self._mean(outputs, weights)] * 2)
+        levels = (1 - level) / 2, (1 + level) / 2
+        return torch.stack([self._averaged(partial(spread.quantile, level=at), outputs, weights) for at in levels])
 
     def _std(self, outputs: Tensor, weights: Tensor, mean: Tensor) -> Tensor:
         """``sqrt(sum_k w_k (s_k^2 + (m_k - m)^2))``, ``(rows, targets)``, scaled."""
@@ -211,9 +209,6 @@ class Regressor(base.RegressorMixin, Networks):  # type: ignore[misc]
         return Joint(self.members_, False, torch.as_tensor(self.shift_), torch.as_tensor(self.scale_), 1.0)
 
     def _settle(self, held: HeldOut) -> None:
-        errors = [
-            (self._mean(o, w) - y.reshape(len(y), -1)).square()
-            for o, w, y in zip(held.outputs, held.weights, held.y, strict=True)
-        ]
-        counts = torch.cat(held.counts)
-        self.noise_ = (counts @ torch.cat(errors) / counts.sum()).sqrt().numpy()
+        y, counts = torch.cat(held.y), torch.cat(held.counts)
+        errors = (held.each(self._mean) - y.reshape(len(y), -1)).square()
+        self.noise_ = (counts @ errors / counts.sum()).sqrt().numpy()

@@ -32,27 +32,15 @@ def features_of(estimator: Any, X: Any, known: Sequence[str] | None = None) -> p
         DataError, ValueError, TypeError: there is no row or column, a value is infinite, complex or an object, or the columns are
             not those of `fit`.
     """
-    pandas = require("pandas", "tables")
     validation: Any = require("sklearn.utils.validation", "tables")
     if hasattr(X, "to_pandas"):
         X = X.to_pandas()
-    if not isinstance(X, pandas.DataFrame):
+    if isinstance(X, require("pandas", "tables").DataFrame):
+        frame = as_frame(X)  # refuses two columns of one name
+        validation.validate_data(estimator, X, reset=known is None, skip_check_array=True)
+    else:
         X = validation.validate_data(estimator, X, reset=known is None, dtype=None, ensure_all_finite="allow-nan")
-        return _checked(as_frame(X), known)
-    names = [str(name) for name in X.columns]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"Two columns are called {twice!r}. Give each column a name of its own.")
-    validation.validate_data(estimator, X, reset=known is None, skip_check_array=True)
-    return _checked(as_frame(X), known)
-
-
-def _checked(frame: pd.DataFrame, known: Sequence[str] | None) -> pd.DataFrame:
-    """The frame, whose columns of objects that are all numbers, dates or truths have the type of these.
-
-    Raises:
-        DataError: it is empty, or holds infinite numbers or objects.
-    """
+        frame = as_frame(X)
     if not frame.shape[0] or not frame.shape[1]:
         raise DataError(
             f"Found {frame.shape[0]} rows (samples) and {frame.shape[1]} feature(s) in X, while a minimum of 1 is required of both."
@@ -60,7 +48,7 @@ def _checked(frame: pd.DataFrame, known: Sequence[str] | None) -> pd.DataFrame:
     # scikit-learn has compared the names where both have some, and counted the columns.
     if known is not None and {*known} != {*frame}:
         frame = frame.set_axis(list(known), axis=1)
-    frame = frame.infer_objects()
+    frame = frame.infer_objects()  # columns of objects that are all numbers, dates or truths have the type of these
     for name, column in frame.items():
         if column.dtype.kind == "c":
             raise DataError(f"Complex data not supported: column {name!r} is of complex numbers.")
@@ -82,18 +70,16 @@ def refuse_texts(frame: pd.DataFrame) -> None:
         DataError: naming them.
     """
     found = []
-    for name in (name for name in frame.columns if is_text(frame[name])):
-        codes, values = category_codes(frame[name])
+    for name, column in frame.items():
+        codes, values = category_codes(column) if is_text(column) else (np.zeros(0), [])
         there = int((codes >= 0).sum())
         words = np.mean([len(value.split()) for value in values]) if values else 0.0
-        if len(values) >= max(FEW_TEXTS, there / 2) and words >= WORDS and column_kind(frame[name]) == "category":
-            found.append(
-                (name, f"column {name!r} holds {len(values)} different texts in {there} rows, such as {values[0]!r}")
-            )
+        if len(values) >= max(FEW_TEXTS, there / 2) and words >= WORDS and column_kind(column) == "category":
+            found.append(f"column {name!r} holds {len(values)} different texts in {there} rows, such as {values[0]!r}")
     if found:
         raise DataError(
-            f"Texts are not learned from: {listed((said for _, said in found), 2)}. Leave such columns out, or make numbers of "
-            "them, as sklearn.feature_extraction.text.TfidfVectorizer and sklearn.decomposition.TruncatedSVD do."
+            f"Texts are not learned from: {listed(found, 2)}. Leave such columns out, or make numbers of them, as "
+            "sklearn.feature_extraction.text.TfidfVectorizer and sklearn.decomposition.TruncatedSVD do."
         )
 
 

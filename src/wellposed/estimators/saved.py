@@ -117,11 +117,9 @@ def _written(settings: dict[str, Any]) -> dict[str, Any]:
         found["loss"] = str(Loss(found["loss"]))
     if isinstance(found.get("class_weight"), dict):
         found["class_weight"] = [[_plain(key), _plain(value)] for key, value in found["class_weight"].items()]
-    whole = isinstance(found["random_state"], (int, np.integer))
-    return {
-        **{name: _plain(value) for name, value in found.items()},
-        "random_state": int(found["random_state"]) if whole else None,
-    }
+    if not isinstance(found["random_state"], (int, np.integer)):
+        found["random_state"] = None
+    return {name: _plain(value) for name, value in found.items()}
 
 
 def _plain(value: Any) -> Any:
@@ -179,11 +177,7 @@ def load(folder: str | Path) -> Any:
 
 
 def _set_target(model: Any, found: SavedEstimator, folder: Path) -> None:
-    """What was learned of the target.
-
-    Raises:
-        FormatError: it is not there, or does not fit.
-    """
+    """What was learned of the target."""
     parts = (found.classes,) if found.kind == "Classifier" else (found.shift, found.scale, found.noise)
     if any(part is None for part in parts) or len({len(part) for part in parts if part is not None}) > 1:
         raise FormatError(f"The estimator in '{folder}' is damaged: what it learned of the target is incomplete.")

@@ -24,7 +24,6 @@ from wellposed.search.holdout import plain_recipe
 from wellposed.training.checkpoint import Saved
 from wellposed.training.problem import Problem
 from wellposed.training.ready_problems import TableMLP
-from wellposed.training.run import Run
 
 VALID = 0.2
 """Share of the rows that are held out where they are held out once: by time, or of very many rows."""
@@ -130,15 +129,15 @@ def train(
         runs = fit_many(problem, recipes, seeds=list(seeds), device=device, deadline=ends)
         begun += len(runs)
         found.append({})
-        for run in filter(_finite, runs):
-            found[-1].setdefault(run.recipe.to_toml(), []).append(Saved.of(run))
+        for run in runs:
+            if all(bool(weight.isfinite().all()) for weight in run.model.state_dict().values()):
+                found[-1].setdefault(run.recipe.to_toml(), []).append(Saved.of(run))
+    if not begun:
+        raise TrainingError("The budget was over before a network had begun to learn. Give more time.")
     if not any(found):
-        why = (
+        raise TrainingError(
             "Training diverged: the networks' weights are no numbers. Look for huge values in the columns and in the target."
-            if begun
-            else "The budget was over before a network had begun to learn. Give more time."
         )
-        raise TrainingError(why)
     return found
 
 
@@ -155,7 +154,3 @@ class PartOfRows(Problem):
     def prepared(self) -> Prepared:
         """The data, and how many outputs they need."""
         return replace(super().prepared, outputs=self.outputs)
-
-
-def _finite(run: Run) -> bool:
-    return all(bool(weight.isfinite().all()) for weight in run.model.state_dict().values())

@@ -79,19 +79,15 @@ class Certificate:
     def optimal(self) -> bool:
         """Stationary and feasible within the tolerance, by measures that prove it. Of a cost that is not convex this is
         a stationary point, not more."""
-        return self._proven and self.violation <= self.tolerance
-
-    @property
-    def _proven(self) -> bool:
-        return all(row.measure != "fixed point" for row in self.rows)
+        return self.violation <= self.tolerance and all(row.measure != "fixed point" for row in self.rows)
 
     def _said(self) -> str:
         """Without a gap a small gradient is all that is known: on a flat cost it may be far from the minimum."""
         if self.optimal:
             near = self.gap is not None and self.gap <= self.tolerance
             return f"optimal to {self.gap:.3g}" if near else f"stationary to {self.tolerance:g}"
-        goal = "stationary" if self.gap is None else "optimal"
-        return f"not {goal}" if self._proven else f"not proven {goal}"
+        proven = all(row.measure != "fixed point" for row in self.rows)
+        return f"not {'' if proven else 'proven '}{'stationary' if self.gap is None else 'optimal'}"
 
     @property
     def distance_bound(self) -> float | None:
@@ -233,10 +229,7 @@ def _of_numbers(cost: Cost, point: CostPoint) -> list[str]:
         notes.append("penalties of the outputs are means over batches, weighed by their rows.")
     if any(isinstance(one, Jacobian) and one.projections for one in cost.charges.functional):
         notes.append("random projections of the Jacobian are judged at one draw.")
-    dtype = cost.params[0].dtype
-    if dtype != torch.float64:
-        allowed = 1e3 * torch.finfo(dtype).eps
-        notes.append(
-            f"{str(dtype).removeprefix('torch.')} allows a violation of about {allowed:.0e} times the gradient's terms."
-        )
+    if (dtype := cost.params[0].dtype) != torch.float64:
+        name, allowed = str(dtype).removeprefix("torch."), 1e3 * torch.finfo(dtype).eps
+        notes.append(f"{name} allows a violation of about {allowed:.0e} times the gradient's terms.")
     return notes

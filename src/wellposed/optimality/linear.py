@@ -43,9 +43,8 @@ def strong_convexity(cost: Cost, point: CostPoint) -> float | None:
     if layer is None or len(totals) < len(parts) or not math.isfinite(taken) or not sets_are_convex:
         return None
     squares = {key: total.l2 for key, total in totals.items()}
-    table = None
-    if cost.loss.summed == "squared_error" and layer.in_features < MOST_FEATURES:
-        table = double_table(cost, layer)
+    known = cost.loss.summed == "squared_error" and layer.in_features < MOST_FEATURES
+    table = double_table(cost, layer) if known else None
     lowest = min(squares.values()) if table is None else _curvature(table[0], point.units, layer, squares)
     return max(lowest - taken, 0.0)
 

@@ -158,6 +158,16 @@ class _Mean:
         return [slope / self.count if self.count else slope for slope in self.slopes]
 
 
+@dataclass(frozen=True)
+class BatchList:
+    """Batches that can be gone through again and again, taken as they are: a plain list could be one of examples."""
+
+    batches: Sequence[Any]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.batches)
+
+
 def all_rows(data: Any, dtype: torch.dtype) -> Batches:
     """A way to go through all rows again and again, from what a person gave.
 

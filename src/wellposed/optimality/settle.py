@@ -101,7 +101,7 @@ class _Descent:
             lower = reached < objective - slack
             last, w, momentum = w, u, following
             objective = min(objective, reached)
-            residual = _norm(_less(y, u)) / self.step
+            residual = math.sqrt(_dot(_less(y, u), _less(y, u))) / self.step
             if residual <= 2.0 * self.tolerance or number % 10 == 0 or turned or weight == 0.0:
                 at_w = self._at(w)
                 found = self._violation(at_w)
@@ -123,10 +123,8 @@ class _Descent:
         if best <= self.tolerance or not steps:
             return []
         if idle >= PATIENCE:
-            return [
-                "settling ended: no step lowers the objective by more than rounding in "
-                f"{str(self.params[0].dtype).removeprefix('torch.')}."
-            ]
+            precision = str(self.params[0].dtype).removeprefix("torch.")
+            return [f"settling ended: no step lowers the objective by more than rounding in {precision}."]
         return [
             f"settling used up its {steps} steps; the violation was still falling or above the tolerance. Give more steps=."
         ]
@@ -169,7 +167,3 @@ def _less(a: Sequence[Tensor], b: Sequence[Tensor]) -> TensorList:
 
 def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
     return float(torch.stack([(x.double() * y.double()).sum() for x, y in zip(a, b, strict=True)]).sum())
-
-
-def _norm(a: Sequence[Tensor]) -> float:
-    return math.sqrt(_dot(a, a))

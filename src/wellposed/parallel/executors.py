@@ -83,17 +83,13 @@ def engine_of(name: str) -> Engine:
         InputError: there is none.
         MissingExtra: it needs a package that is not installed.
     """
-    if name == "auto":
-        return train_auto
-    if name == "inprocess":
-        return train_population
-    if name == "processes":
-        return train_in_processes
+    if name not in ENGINES:
+        raise InputError(f"There is no engine {name!r}.{did_you_mean(name, ENGINES)} Use one of {listed(ENGINES)}.")
     if name == "ray":
         from wellposed.parallel.cluster import train_on_ray
 
         return train_on_ray
-    raise InputError(f"There is no engine {name!r}.{did_you_mean(name, ENGINES)} Use one of {listed(ENGINES)}.")
+    return {"auto": train_auto, "inprocess": train_population, "processes": train_in_processes}[name]
 
 
 TOGETHER = 5
@@ -109,11 +105,12 @@ def train_auto(problem: Problem, jobs: Sequence[Job], conditions: Conditions) ->
     if len(alone) < 2:
         return train_population(problem, jobs, replace(conditions, device=where))
     told = Outcomes(len(jobs), conditions.done)
-    left = (len(jobs) - len(alone)) / TOGETHER
     here = [i for i in range(len(jobs)) if i not in alone]
-    parts: list[tuple[Engine, list[int], float]] = [
-        (train_population, here, left / (left + len(alone))), (train_in_processes, alone, 1.0),
-    ]  # fmt: skip
+    left = len(here) / TOGETHER
+    parts: tuple[tuple[Engine, list[int], float], ...] = (
+        (train_population, here, left / (left + len(alone))),
+        (train_in_processes, alone, 1.0),
+    )
     for train, places, share in parts:
         now = time.monotonic()
         deadline = now + share * (conditions.deadline - now)

@@ -154,18 +154,16 @@ class SentRun:
     engine: str
 
 
-@dataclass(frozen=True)
-class SentError:
-    """An error of ours, with what was reached."""
-
-    kind: type[WellposedError]
-    arguments: tuple[Any, ...]
-    notes: tuple[str, ...]
-    trained: SentRun | None
-
-
 def pack_outcome(outcome: Outcome) -> bytes:
-    return pickle.dumps(_trained(outcome) if isinstance(outcome, Run) else _failed(outcome), protocol=5)
+    """A run, or what an error is made of again and the run that it keeps."""
+    error: Any = None
+    run: Any = outcome
+    if not isinstance(outcome, Run):
+        notes = list(getattr(outcome, "__notes__", ()))
+        if outcome.__cause__ is not None:
+            notes.append("In the worker:\n" + "".join(traceback.format_exception(outcome.__cause__)).rstrip())
+        error, run = (type(outcome), outcome.args, notes), getattr(outcome, "run", None)
+    return pickle.dumps((error, _trained(run) if isinstance(run, Run) else None), protocol=5)
 
 
 def unpack_outcome(answer: bytes, problem: Problem, job: Job, engine: str) -> Outcome:
@@ -174,16 +172,17 @@ def unpack_outcome(answer: bytes, problem: Problem, job: Job, engine: str) -> Ou
     Args:
         engine: whose worker it was; put before what the worker says of itself.
     """
-    value: SentRun | SentError = pickle.loads(answer)
-    if isinstance(value, SentRun):
-        return _run(value, problem, job, engine)
-    error = value.kind(*value.arguments)
-    for note in value.notes:
-        error.add_note(note)
-    if isinstance(error, TrainingError) and value.trained is not None:
-        run = _run(value.trained, problem, job, engine)
-        error.run = run if isinstance(run, Run) else None
-    return error
+    error, trained = pickle.loads(answer)
+    run: Any = None if trained is None else _run(trained, problem, job, engine)
+    if error is None:
+        return run  # type: ignore[no-any-return]
+    kind, arguments, notes = error
+    made: WellposedError = kind(*arguments)
+    for note in notes:
+        made.add_note(note)
+    if isinstance(made, TrainingError) and isinstance(run, Run):
+        made.run = run
+    return made
 
 
 def _trained(run: Run) -> SentRun:
@@ -195,14 +194,6 @@ def _trained(run: Run) -> SentRun:
 
 def _own(value: Any) -> Any:
     return value.detach().cpu().clone() if isinstance(value, Tensor) else value
-
-
-def _failed(error: WellposedError) -> SentError:
-    notes = list(getattr(error, "__notes__", ()))
-    if error.__cause__ is not None:
-        notes.append("In the worker:\n" + "".join(traceback.format_exception(error.__cause__)).rstrip())
-    run = error.run if isinstance(error, TrainingError) else None
-    return SentError(type(error), error.args, tuple(notes), _trained(run) if isinstance(run, Run) else None)
 
 
 def _run(trained: SentRun, problem: Problem, job: Job, engine: str) -> Outcome:

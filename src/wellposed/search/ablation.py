@@ -82,7 +82,9 @@ def ablation(bench: Bench, baseline: Recipe, best: Recipe, epochs: int, rows: in
         bench.notes.append("The ablation was cut before its runs had ended; it is left out.")
         return found
     arrays = {one.name: theirs for one, theirs in zip(inside, others, strict=True)}
-    judged = holm({name: differences(full, rows) for name, rows in arrays.items() if len(rows) == pairs}, LEVEL)
+    judged = holm(
+        {name: np.stack([*np.subtract(full, a)], axis=1) for name, a in arrays.items() if len(a) == pairs}, LEVEL
+    )
     recipes = zip(inside, without, strict=True)
     found.worths = [Worth(one, recipe, judged[one.name]) for one, recipe in recipes if one.name in judged]
     found.worths.sort(key=lambda worth: worth.interval.estimate, reverse=True)
@@ -136,14 +138,9 @@ def simplest(
     }
 
 
-def differences(full: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> np.ndarray:
-    """How much better the full recipe is, row by row and seed by seed: ``(rows, seeds)``."""
-    return np.stack([a - b for a, b in zip(full, theirs, strict=True)], axis=1)
-
-
 def gain(full: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> Interval:
     """How much better the full recipe is, with its interval."""
-    return paired_interval(differences(full, theirs), LEVEL)
+    return paired_interval(np.stack([*np.subtract(full, theirs)], axis=1), LEVEL)
 
 
 def affordable_pairs(
@@ -153,8 +150,7 @@ def affordable_pairs(
     if not bench.account.timed:
         tried = len(bench.state.of("baseline", "search"))
         return fewest if share == 1.0 else min(PAIRS[1], tried // len(recipes))
-    time = budget_split.HASTE * share * (bench.until(budget_split.ABLATION) - bench.account.spent)
-    left = time * bench.account.budget.amount
+    left = bench.seconds_until(budget_split.ABLATION, share)
     each = bench.pace.seconds("ablation", list(recipes), epochs, rows or bench.total)
     return max(0, min(PAIRS[1], int(left / max(each, 1e-9))))
 

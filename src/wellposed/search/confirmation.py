@@ -93,7 +93,11 @@ def confirm(bench: Bench, baseline: Recipe, best: Recipe, epochs: int) -> Confir
         )
     pairs, cut = trained_pairs(bench, pair, how, 0, how.pairs)
     if bench.account.timed and not bench.interrupted and not cut:
-        more = further_pairs(bench, pair, how)
+        # The first have shown how long they take, and so how many more fit.
+        scored = scoring(bench, pair)
+        each = bench.pace.seconds("confirmation", pair, how.epochs, how.rows or bench.total) + scored
+        left = seconds_left(bench, pair) - how.pairs * scored
+        more = max(0, min(PAIRS[2] - how.pairs, int(left / max(each, 1e-9))))
         later, cut = trained_pairs(bench, pair, how, how.pairs, more)
         pairs += later
     if cut:
@@ -189,18 +193,10 @@ def plan_pairs(bench: Bench, pair: list[Recipe], epochs: int) -> ConfirmationPla
     return ConfirmationPlan(PAIRS[0], max(fewer, min(FEWEST_EPOCHS, epochs)), rows)
 
 
-def further_pairs(bench: Bench, pair: list[Recipe], how: ConfirmationPlan) -> int:
-    """How many more pairs fit now that the first have shown how long they take."""
-    each = bench.pace.seconds("confirmation", pair, how.epochs, how.rows or bench.total) + scoring(bench, pair)
-    left = seconds_left(bench, pair) - how.pairs * scoring(bench, pair)
-    return max(0, min(PAIRS[2] - how.pairs, int(left / max(each, 1e-9))))
-
-
 def seconds_left(bench: Bench, pair: Sequence[Recipe]) -> float:
     """What the confirmation may still take; where there is nothing to take apart, the ablation's share too."""
     share = budget_split.ABLATION if len(pair) == 1 and not bench.kept_free else budget_split.CONFIRMATION
-    ends = bench.until(share - bench.kept_free)
-    return budget_split.HASTE * max(0.0, ends - bench.account.spent) * bench.account.budget.amount
+    return max(0.0, bench.seconds_until(share - bench.kept_free))
 
 
 def scoring(bench: Bench, pair: Sequence[Recipe]) -> float:

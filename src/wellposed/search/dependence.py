@@ -130,18 +130,19 @@ def _measured(table: TableData, suspect: Suspect, name: str | None) -> Dependenc
     scored, clusters = _scored(suspect, values, draw)
     chance = np.array_split(draw.permutation(len(kept)), FOLDS)
     strict = _strict_folds(suspect, values, scored, draw)
+
+    def rows_of(outputs: torch.Tensor) -> torch.Tensor:
+        return metric.rows(outputs[scored], torch.from_numpy(y[scored]), None if weight is None else weight[scored])
+
     rows = []
     try:
         with few_threads(np.empty((len(frame), frame.shape[1]))), warnings_apart():
             warnings.simplefilter("ignore")
             for folds, features in ((chance, frame), (strict, frame.drop(columns=own))):
-                outputs = _out_of_fold(TableEncoder.fit(features).transform(features), y, task, folds)
-                counts = None if weight is None else weight[scored]
-                rows.append(metric.rows(outputs[scored], torch.from_numpy(y[scored]), counts))
+                rows.append(rows_of(_out_of_fold(TableEncoder.fit(features).transform(features), y, task, folds)))
     except (ValueError, InputError):
         return None
-    same = _constant_outputs(y, task)
-    least = metric.rows(same[scored], torch.from_numpy(y[scored]), None if weight is None else weight[scored])
+    least = rows_of(_constant_outputs(y, task))
     lost = (rows[0] - rows[1]).numpy()
     sums = np.bincount(clusters, weights=lost - lost.mean())
     count = len(np.unique(clusters))

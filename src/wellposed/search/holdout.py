@@ -1,11 +1,12 @@
-"""What is studied: a problem with rows that are kept for the end, recognized again by its data."""
+"""What is studied: a problem with rows that are kept for the end, and the recipe that it begins with."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 
 from wellposed.core.errors import ProblemError, WellposedError
-from wellposed.data.data import Prepared
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.problem import Problem
 from wellposed.training.ready_problems import TEST_SHARE
@@ -19,18 +20,19 @@ def with_test(problem: Problem) -> Problem:
     return changed
 
 
-def prepare_data(problem: Problem) -> Prepared:
-    """The problem's data; whatever somebody's data set raises is said as one sentence.
+@contextlib.contextmanager
+def in_a_sentence(what: str) -> Iterator[None]:
+    """Whatever somebody's model or data set raises inside is said as one sentence that begins with ``what``.
 
     Raises:
-        ProblemError: they cannot be prepared.
+        ProblemError: it raised something.
     """
     try:
-        return problem.prepared
+        yield
     except WellposedError:
         raise
     except Exception as error:
-        raise ProblemError(f"The data cannot be prepared: {type(error).__name__}: {error}.") from error
+        raise ProblemError(f"{what}: {type(error).__name__}: {error}.") from error
 
 
 def plain_recipe(rows: int) -> Recipe:

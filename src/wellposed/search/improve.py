@@ -26,7 +26,7 @@ from wellposed.search.baseline import findings_of, tuned_baseline
 from wellposed.search.confirmation import Confirmed, against_references, confirm, reliability
 from wellposed.search.error_sources import error_budgets
 from wellposed.search.finalists import best_of_finalists
-from wellposed.search.holdout import plain_recipe, prepare_data, with_test
+from wellposed.search.holdout import in_a_sentence, plain_recipe, with_test
 from wellposed.search.lots import Rounds
 from wellposed.search.playbook import edge_note
 from wellposed.search.references import References, references
@@ -134,7 +134,8 @@ class Search:
         own_test = problem.data.test is not None and not isinstance(problem.data.test, float)
         if problem.data.test is None:
             problem = with_test(problem)
-        self.plain = plain_recipe(len(prepare_data(problem).train))
+        with in_a_sentence("The data cannot be prepared"):
+            self.plain = plain_recipe(len(problem.prepared.train))
         name = problem.metric.name if problem.metric else "loss"
         state = State(fingerprint(problem), name, seed, own_test)
         if resume and folder is not None and (folder / STATE).exists():
@@ -271,11 +272,13 @@ class Search:
         data, problem, bench = self.problem.prepared, self.problem, self.bench
         sizes = {"train": len(data.train), "valid": len(data.valid), "test": len(data.test) if data.test else 0}
         sign = bench.sign if problem.metric is not None else -1.0
-        scores: dict[str, dict[str, list[float]]] = {}
-        for name, side in (("baseline", 0), ("best", 1)):
-            tested = [sign * float(pair[side].mean()) for pair in shown.tested]
-            valid = [shown_score(chosen_row(pair[side])) for pair in pairs]
-            scores[name] = {"valid": valid, "test": tested or [float("nan")]}
+        scores = {
+            name: {
+                "valid": [shown_score(chosen_row(pair[side])) for pair in pairs],
+                "test": [sign * float(pair[side].mean()) for pair in shown.tested] or [math.nan],
+            }
+            for side, name in enumerate(("baseline", "best"))
+        }
         budget = self.account.budget
         return {
             "scores": scores,

@@ -136,8 +136,6 @@ def own_charges(recipe: Recipe | None) -> tuple[Charge, ...]:
 def _own(term: TermSpec) -> Charge | None:
     """None where it has no size that could be tried."""
     declared, size = vars(term.penalty).get("searched"), term.amount
-    known = {ingredient.name for ingredient in ingredients()}
-    name = term.name if term.name not in known else f"own_{term.name}"
     if declared is None and size:
         declared = Searched(
             low=size / WITHIN, high=size * WITHIN, least=size / AT_MOST, most=size * AT_MOST, odds=OWN_ODDS,
@@ -145,8 +143,9 @@ def _own(term: TermSpec) -> Charge | None:
         )  # fmt: skip
     if declared is None:
         return None
-    fixed = ("penalty", declared.amount)
-    settings = {k: v for k, v in term.model_dump(exclude_defaults=True).items() if k not in fixed}
+    known = {ingredient.name for ingredient in ingredients()}
+    name = term.name if term.name not in known else f"own_{term.name}"
+    settings = term.model_dump(exclude_defaults=True, exclude={"penalty", declared.amount})
     return Charge(name=name, penalty=term.penalty, **{**vars(declared), "settings": settings})
 
 
@@ -197,39 +196,22 @@ def noises() -> list[Ingredient]:
 
 @dataclass(frozen=True)
 class FixedPart:
-    """A part that every recipe has; without it means: as in the baseline.
-
-    Attributes:
-        name: in the ablation.
-        keys: of the recipe.
-        baseline: whose part takes its place.
-    """
+    """A part that every recipe has, such as its optimizer; without it means: as in the baseline."""
 
     name: str
-    keys: tuple[str, ...]
     baseline: Recipe
 
     def inside(self, recipe: Recipe) -> bool:
         """Whether the recipe's part differs from the baseline's."""
-        return any(getattr(recipe, key) != getattr(self.baseline, key) for key in self.keys)
+        return bool(getattr(recipe, self.name) != getattr(self.baseline, self.name))
 
     def removed(self, recipe: Recipe) -> Recipe:
         """The recipe with the baseline's part."""
-        theirs = self.baseline.model_dump()
-        return Recipe(**{**recipe.model_dump(), **{key: theirs[key] for key in self.keys}})
-
-
-def parts(baseline: Recipe) -> tuple[FixedPart, ...]:
-    """The parts of a recipe that are not ingredients."""
-    return (
-        FixedPart("optimizer", ("optimizer",), baseline),
-        FixedPart("schedule", ("schedule",), baseline),
-        FixedPart("batch_size", ("batch_size",), baseline),
-        FixedPart("model", ("model",), baseline),
-    )
+        return Recipe(**{**recipe.model_dump(), self.name: self.baseline.model_dump()[self.name]})
 
 
 def contents(recipe: Recipe, baseline: Recipe) -> list[Ingredient | FixedPart]:
     """What a recipe has beyond its baseline: ingredients and parts, in the order in which they are declared."""
-    everything: tuple[Ingredient | FixedPart, ...] = (*ingredients(), *own_charges(recipe), *parts(baseline))
+    fixed = [FixedPart(name, baseline) for name in ("optimizer", "schedule", "batch_size", "model")]
+    everything: tuple[Ingredient | FixedPart, ...] = (*ingredients(), *own_charges(recipe), *fixed)
     return [one for one in everything if one.inside(recipe) and one.removed(recipe) != recipe]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Sequence
@@ -165,13 +166,12 @@ class Rounds:
         recipes: list[tuple[Recipe, Point]] = []
         advice: list[tuple[str, Change]] = []
         if state.lots == 0:
-            recipes += [(self.own, {})] if self.own is not None else []
-            advice = first_changes(self.bench, self.space.baseline)
-            advice = [one for one in advice if self.can_be_confirmed(one[1].recipe)]
-            recipes += [(change.recipe, {}) for _, change in advice]
+            changes = first_changes(self.bench, self.space.baseline)
+            advice = [(name, change) for name, change in changes if self.can_be_confirmed(change.recipe)]
             starts = [(self.space.recipe(point), point) for point in self.space.starts()]
-            recipes += [start for start in starts if self.can_be_confirmed(start[0])]
-            recipes = recipes[:room]
+            recipes = [(self.own, {})] if self.own is not None else []
+            recipes += [(change.recipe, {}) for _, change in advice]
+            recipes = [*recipes, *(start for start in starts if self.can_be_confirmed(start[0]))][:room]
         told = self.told()
         for number, count in enumerate(shared_out(room - len(recipes))):
             shared, count = self.group(state.lots, number, told, count)
@@ -221,10 +221,9 @@ class Rounds:
         several times as slow: as much more rarely they stay in it."""
         if not self.bench.account.timed:
             return point
+        inside = [one.name for one in self.space.ingredients if point.get(one.name)]
         try:
-            dear = {
-                one.name for one in self.space.ingredients if point.get(one.name) and self.by_torch(one.name, point)
-            }
+            dear = {name for name in inside if self.by_torch(name, point)}
             if not dear:
                 return point
             without = point_without(point, dear)
@@ -271,7 +270,11 @@ class Rounds:
                 for epoch, a, b in trial.rungs
             ]  # fmt: skip
             rows = self.pending[0].rows
-            expected = self.expected_seconds(lot, rows or bench.total)
+            expected = 0.0
+            if bench.account.timed:
+                with contextlib.suppress(InputError):  # one of them cannot be trained, and says so in a moment
+                    recipes = [planned.run for planned in lot]
+                    expected = bench.pace.seconds("search", recipes, self.epochs, rows or bench.total)
             began = time.monotonic()
             bench.train(
                 "search", lot, rows, ends=self.ends() + budget_split.FINALISTS / 4, halving=Halving(bench.sign, before),
@@ -285,15 +288,6 @@ class Rounds:
         self.look([trial for trial in state.of("search") if trial.index in numbers])
         state.pending, state.losses = [], ""
         bench.keep()
-
-    def expected_seconds(self, lot: Sequence[PlannedTrial], rows: int) -> float:
-        """What a lot should take under a clock; 0 without one."""
-        if not self.bench.account.timed:
-            return 0.0
-        try:
-            return self.bench.pace.seconds("search", [planned.run for planned in lot], self.epochs, rows)
-        except InputError:  # one of them cannot be trained, and says so in a moment
-            return 0.0
 
     def planned(self, pending: Pending) -> PlannedTrial:
         """A pending recipe as it is trained."""
@@ -312,9 +306,8 @@ class Rounds:
 
 def point_without(point: Point, names: set[str]) -> Point:
     """The point without these ingredients."""
-    return {key: value for key, value in point.items() if key.removesuffix(".size") not in names} | dict.fromkeys(
-        names, False
-    )
+    kept = {key: value for key, value in point.items() if key.removesuffix(".size") not in names}
+    return kept | dict.fromkeys(names, False)
 
 
 def shared_out(count: int) -> list[int]:

@@ -17,12 +17,10 @@ from wellposed.core.errors import require
 from wellposed.core.files import open_for_appending, replace
 from wellposed.search.proposals import distribution, quietly, to_optuna
 from wellposed.search.space import Space
-from wellposed.study.trials import Trial
+from wellposed.study.trials import BOOKED, Trial
 from wellposed.training.history import Stopped
 
-FILE = "optuna.journal"
-KINDS = ("baseline", "search")
-NAME = "wellposed"
+FILE, NAME = "optuna.journal", "wellposed"
 
 
 class Journal:
@@ -45,23 +43,21 @@ class Journal:
             stale.unlink()
         fresh = self.path.with_name(f"{FILE}.new")
         with quietly():
-            self._opened(fresh).add_trials([self._frozen(trial) for trial in trials if trial.kind in KINDS])
+            self._opened(fresh).add_trials([self._frozen(trial) for trial in trials if trial.kind in BOOKED])
             replace(fresh, self.path)
             self._study = self._opened(self.path)
 
     def add(self, trial: Trial) -> None:
         """Write a trial that has ended; before `open` nothing is written, and `open` does it."""
-        if trial.kind in KINDS and self._study is not None:
+        if trial.kind in BOOKED and self._study is not None:
             with quietly():
                 self._study.add_trial(self._frozen(trial))
 
     def _opened(self, path: Path) -> Any:
         optuna = require("optuna", "search")
-        backend = _backend(path)
-        return optuna.create_study(
-            storage=optuna.storages.JournalStorage(backend), study_name=NAME, load_if_exists=True,
-            direction="maximize" if self.maximize else "minimize",
-        )  # fmt: skip
+        storage = optuna.storages.JournalStorage(_backend(path))
+        direction = "maximize" if self.maximize else "minimize"
+        return optuna.create_study(storage=storage, study_name=NAME, load_if_exists=True, direction=direction)
 
     def _frozen(self, trial: Trial) -> Any:
         """The trial as Optuna keeps it: one that diverged has failed, one that halving stopped is pruned."""

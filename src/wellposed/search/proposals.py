@@ -92,14 +92,12 @@ class Proposals:
         """Values of the shared dimensions for a group of a lot: drawn as the space says at first, later often those of one of
         the best that are told."""
         draw = numpy_generator(self.seed, "group", lot, number)
-        shared = [d for d in self.space.dimensions.values() if d.shared]
         best = sorted((t for t in told if t.rank > WORST and t.culled is None), key=lambda t: t.rank, reverse=True)
-        chosen: Point = {}
         take = best[draw.integers(min(LEADERS, len(best)))].point if best else {}
         exploit = len(told) >= self.quasi and draw.random() < EXPLOIT
-        for dimension in shared:
-            value = dimension.at(draw.random())
-            changes = draw.random() < CHANGES
+        chosen: Point = {}
+        for dimension in (d for d in self.space.dimensions.values() if d.shared):
+            value, changes = dimension.at(draw.random()), draw.random() < CHANGES
             leads = take.get(dimension.name)
             chosen[dimension.name] = leads if exploit and not changes and leads is not None else value
         return chosen
@@ -120,22 +118,23 @@ class Proposals:
         study = optuna.create_study(direction="maximize", sampler=sampler)
         order = {rank: place for place, rank in enumerate(sorted({t.rank for t in told}))}
         study.add_trials([self._frozen(t, float(order[t.rank])) for t in told if self.space.fits(t.point)])
-        study.add_trials([self._trial(point, state=optuna.trial.TrialState.RUNNING) for point in running])
+        study.add_trials([self._trial(point, "RUNNING") for point in running])
         return study
 
     def _said(self, point: Point) -> Point:
         return {name: to_optuna(self.space.dimensions[name], value) for name, value in point.items()}
 
-    def _trial(self, point: Point, **outcome: Any) -> Any:
+    def _trial(self, point: Point, state: str, **outcome: Any) -> Any:
         distributions = {name: distribution(self.space.dimensions[name]) for name in point}
-        create: Any = require("optuna", "search").trial.create_trial
-        return create(params=self._said(point), distributions=distributions, **outcome)
+        trial: Any = require("optuna", "search").trial
+        return trial.create_trial(
+            params=self._said(point), distributions=distributions, state=trial.TrialState[state], **outcome
+        )
 
     def _frozen(self, told: TrialResult, value: float) -> Any:
         if told.culled is None or told.rank == WORST:
-            return self._trial(told.point, value=value)
-        pruned = require("optuna", "search").trial.TrialState.PRUNED
-        return self._trial(told.point, intermediate_values={told.culled: value}, state=pruned)
+            return self._trial(told.point, "COMPLETE", value=value)
+        return self._trial(told.point, "PRUNED", intermediate_values={told.culled: value})
 
     def _learned(self, study: Any, shared: Point) -> Point:
         study.enqueue_trial(self._said(shared))

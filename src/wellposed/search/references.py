@@ -81,8 +81,7 @@ def references(problem: Problem, deadline: float = math.inf) -> References:
     if data.encoder is not None:
         x, inputs = x[:, data.encoder.whole], inputs[:, data.encoder.whole]
     weight = _fit_weights(problem, y)
-    found = References()
-    notes = []
+    found, notes = References(), []
     imported = time.monotonic()
     for module in ("dummy", "ensemble", "linear_model"):
         require(f"sklearn.{module}", "tables")
@@ -115,12 +114,11 @@ def references(problem: Problem, deadline: float = math.inf) -> References:
 
 def _fit_weights(problem: Problem, y: Tensor) -> np.ndarray | None:
     """What each training row counts in the network's loss: its weight, times that of its class; None where all count alike."""
-    own, by_class = problem.prepared.train_clean.weight, getattr(problem.loss.module, "weight", None)
-    if by_class is None or y.is_floating_point() or y.ndim != 1 or not problem.loss.classes_are_indices:
-        return None if own is None else own.numpy()
-    weight = by_class.detach().cpu().double()[y.clamp_min(0)]  # what is left out counts nothing anyway
-    found: np.ndarray = (weight if own is None else weight * own).numpy()
-    return found
+    weight, by_class = problem.prepared.train_clean.weight, getattr(problem.loss.module, "weight", None)
+    if by_class is not None and not y.is_floating_point() and y.ndim == 1 and problem.loss.classes_are_indices:
+        of_class = by_class.detach().cpu().double()[y.clamp_min(0)]  # what is left out counts nothing anyway
+        weight = of_class if weight is None else of_class * weight
+    return None if weight is None else weight.numpy()
 
 
 def few_threads(x: np.ndarray) -> contextlib.AbstractContextManager[Any]:
@@ -128,8 +126,7 @@ def few_threads(x: np.ndarray) -> contextlib.AbstractContextManager[Any]:
     require("sklearn", "tables")
     from threadpoolctl import threadpool_limits
 
-    limits: contextlib.AbstractContextManager[Any] = threadpool_limits(1 if x.size < SMALL else None)
-    return limits
+    return threadpool_limits(1 if x.size < SMALL else None)  # type: ignore[no-any-return]
 
 
 def _is_table(source: Source) -> bool:
@@ -146,11 +143,7 @@ def _rows(source: Source) -> tuple[np.ndarray, Tensor]:
 
 
 def _asked(problem: Problem, y: Tensor, test: Tensor) -> _Asked:
-    """What the loss, or where it is not known the metric and the target's type, make of the training targets ``y``.
-
-    Raises:
-        ValueError: the targets are none of those that scikit-learn's models take.
-    """
+    """What the loss, or where it is not known the metric and the target's type, make of the training targets ``y``."""
     if y.ndim > 2:
         raise ValueError(f"targets of the shape {tuple(y.shape)} have more than one axis of outputs")
     loss, metric = problem.loss, problem.metric
@@ -229,24 +222,21 @@ def _model(name: str, problem: Problem, asked: _Asked, deadline: float) -> Any:
     from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge
 
     if asked.classifies:
-        models = {"constant": DummyClassifier, "linear": LogisticRegression, "boosting": HistGradientBoostingClassifier}
-        settings: dict[str, Any] = {"boosting": {"random_state": 0}}
-        return models[name](**settings.get(name, {}))
-    loss = problem.loss.criterion
-    linear: Any = Ridge()
-    constant, boosting = {}, {}
-    if isinstance(loss, Quantile):
-        linear, constant = LinearQuantile(loss.level, deadline), {"strategy": "quantile", "quantile": loss.level}
-        boosting = {"loss": "quantile", "quantile": loss.level}
-    elif isinstance(loss, AbsoluteError) or isinstance(problem.loss.module, nn.L1Loss):
-        linear, constant, boosting = LinearQuantile(0.5, deadline), {"strategy": "median"}, {"loss": "absolute_error"}
-    elif problem.loss.of_log_rates:
-        linear, boosting = PoissonRegressor(), {"loss": "poisson"}
-    if name == "constant":
-        return DummyRegressor(**constant)
-    if name == "boosting":
-        return HistGradientBoostingRegressor(random_state=0, **boosting)
-    return linear
+        constant, linear, boosting = DummyClassifier(), LogisticRegression(), HistGradientBoostingClassifier()
+    else:
+        constant, linear, boosting = DummyRegressor(), Ridge(), HistGradientBoostingRegressor()
+        loss = problem.loss.criterion
+        if isinstance(loss, Quantile):
+            linear = LinearQuantile(loss.level, deadline)
+            constant.set_params(strategy="quantile", quantile=loss.level)
+            boosting.set_params(loss="quantile", quantile=loss.level)
+        elif isinstance(loss, AbsoluteError) or isinstance(problem.loss.module, nn.L1Loss):
+            linear = LinearQuantile(0.5, deadline)
+            constant.set_params(strategy="median")
+            boosting.set_params(loss="absolute_error")
+        elif problem.loss.of_log_rates:
+            linear, boosting = PoissonRegressor(), boosting.set_params(loss="poisson")
+    return {"constant": constant, "linear": linear, "boosting": boosting.set_params(random_state=0)}[name]
 
 
 def _fitted(

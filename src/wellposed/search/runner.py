@@ -6,9 +6,11 @@ import json
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -39,6 +41,9 @@ LAST = 5
 """Runs of the search and of the finalists whose models are kept: many would fill the memory."""
 
 
+Note = Callable[[Trial, Run], None]
+
+
 @dataclass(frozen=True)
 class PlannedTrial:
     """A recipe that is to be trained.
@@ -54,6 +59,10 @@ class PlannedTrial:
     run: Recipe
     seed: int
     point: Point = field(default_factory=dict)
+
+    def kept(self, kind: str) -> dict[str, Any]:
+        """The recipe as the state has it."""
+        return (self.run if kind == "confirmation" else self.recipe).to_dict()
 
 
 class Bench:
@@ -89,7 +98,7 @@ class Bench:
         self.kept_free = kept_free
         self.before, self.start = state.seconds, 0.0
         self.slower, self.seen = 1.0, (time.monotonic(), busy_seconds())
-        self.cut_short: dict[str, int] = {}
+        self.cut_short: Counter[str] = Counter()  # recipes of each kind that the clock cut
         self.booked = {trial.index for trial in state.of(*BOOKED)}
         self.numbered: set[int] = set()
 
@@ -118,11 +127,12 @@ class Bench:
     def late(self) -> bool:
         """Whether figures would be drawn when all should have been written."""
         self.look_around()
-        account = self.account
-        return (
-            account.timed
-            and account.elapsed + self.slower * budget_split.DRAWING > budget_split.ENDS * account.budget.amount
-        )
+        drawn = self.account.elapsed + self.slower * budget_split.DRAWING
+        return self.account.timed and drawn > budget_split.ENDS * self.account.budget.amount
+
+    def seconds_until(self, share: float, part: float = 1.0) -> float:
+        """Seconds that a lot may be planned to take which ends by a share of what was left at the start, or a ``part`` of them."""
+        return budget_split.HASTE * part * (self.until(share) - self.account.spent) * self.account.budget.amount
 
     @property
     def total(self) -> int:
@@ -136,14 +146,17 @@ class Bench:
 
     def planned(self, kind: str, recipe: Recipe, run: Recipe, seed: int, point: Point | None = None) -> PlannedTrial:
         """A recipe to be trained; one that was planned before, since the last confirmation, keeps its number."""
-        text = json.dumps((run if kind == "confirmation" else recipe).to_dict(), sort_keys=True)
+        text = json.dumps(PlannedTrial(0, recipe, run, seed).kept(kind), sort_keys=True)
         before: list[Pending | Trial] = [*self.state.pending, *self.state.trials[self.state.confirmed :]]
-        for one in before:
-            known = one.index not in self.numbered and (one.kind, one.seed) == (kind, seed)
-            if known and json.dumps(one.recipe, sort_keys=True) == text:
-                self.numbered.add(one.index)
-                return PlannedTrial(one.index, recipe, run, seed, point or {})
-        self.numbered.add(number := self.state.number())
+        same = (
+            one.index
+            for one in before
+            if one.index not in self.numbered and (one.kind, one.seed) == (kind, seed)
+            and json.dumps(one.recipe, sort_keys=True) == text
+        )  # fmt: skip
+        number = next(same, None)
+        number = self.state.number() if number is None else number
+        self.numbered.add(number)
         return PlannedTrial(number, recipe, run, seed, point or {})
 
     def left(self, lot: Sequence[PlannedTrial]) -> list[PlannedTrial]:
@@ -167,8 +180,8 @@ class Bench:
         if kind != "search":
             self.state.pending = [pending for pending in self.state.pending if pending.kind != kind]
             for one in lot:
-                kept = (one.run if kind == "confirmation" else one.recipe).to_dict()
-                self.state.pending.append(Pending(one.index, kept, one.point, one.run.epochs, rows, kind, one.seed))
+                pending = Pending(one.index, one.kept(kind), one.point, one.run.epochs, rows, kind, one.seed)
+                self.state.pending.append(pending)
             self.keep()
 
     def trained(self, recipe: Recipe) -> Run | None:
@@ -194,7 +207,7 @@ class Bench:
         rows: int | None = None,
         ends: float = math.inf,
         halving: Halving | None = None,
-        note: Callable[[Trial, Run], None] | None = None,
+        note: Note | None = None,
     ) -> list[Run | None]:
         """Train a lot together; its runs in order, None for what was not trained to an end.
 
@@ -217,7 +230,7 @@ class Bench:
             if isinstance(outcome, Run):
                 runs[place] = self._ended(kind, lot[place], outcome, rows, (time.monotonic() - began) / len(lot), note)
             elif time.monotonic() > deadline and getattr(outcome, "run", None) is None:
-                self.short(kind)  # it had not begun, which says nothing of it
+                self.cut_short[kind] += 1  # it had not begun, which says nothing of it
             elif kind in ("search", "finalist", "ablation", "small"):
                 self._not_trained(kind, lot[place], outcome)
             else:
@@ -249,13 +262,7 @@ class Bench:
         return runs
 
     def _ended(
-        self,
-        kind: str,
-        planned: PlannedTrial,
-        run: Run,
-        rows: int | None,
-        seconds: float,
-        note: Callable[[Trial, Run], None] | None,
+        self, kind: str, planned: PlannedTrial, run: Run, rows: int | None, seconds: float, note: Note | None
     ) -> Run | None:
         """Book a run and keep it; None for one that was interrupted, or cut before its first epoch."""
         if run.stopped == Stopped.INTERRUPTED:
@@ -263,14 +270,14 @@ class Bench:
             self.interrupted, self.cut = True, run
             return None
         if run.stopped == Stopped.BUDGET:
-            self.short(kind)
+            self.cut_short[kind] += 1
             if not ended_usable(run):
                 return None
         last, finite = chosen_row(run), ended_usable(run)
         trial = Trial(
             index=planned.index,
             kind=kind,
-            recipe=(planned.run if kind == "confirmation" else planned.recipe).to_dict(),
+            recipe=planned.kept(kind),
             describe=planned.run.describe(),
             seed=planned.seed,
             valid=shown_score(last) if finite else math.nan,
@@ -312,10 +319,6 @@ class Bench:
             self.account.book(1)
         self.state.failed.append(FailedTrial(planned.index, kind, f"{planned.recipe.describe()}: {error}"))
         self.keep()
-
-    def short(self, kind: str) -> None:
-        """The clock cut a recipe."""
-        self.cut_short[kind] = self.cut_short.get(kind, 0) + 1
 
     def diagnosed(self, run: Run | History) -> Diagnosis:
         """What holds a run back; rules of the user's own are asked too."""

@@ -54,11 +54,9 @@ def _traded(bench: Bench, shown: Confirmed) -> dict[str, Any]:
     compress(shown.pairs[0][1])  # a network that cannot be traced is refused before any of this is trained
     epochs = shown.epochs
     if bench.account.timed:
-        left = bench.until(budget_split.CONFIRMATION) - bench.account.spent
-        seconds = budget_split.HASTE * left * bench.account.budget.amount
         alike = [shown.best] * (1 + len(STRENGTHS))
         each = bench.pace.seconds("small", alike, 1, shown.rows or bench.total)
-        epochs = min(epochs, int(seconds / max(each, 1e-9)))
+        epochs = min(epochs, int(bench.seconds_until(budget_split.CONFIRMATION) / max(each, 1e-9)))
         if epochs < min(FEWEST_EPOCHS, shown.epochs):
             return _without(bench, "There was no time for smaller networks. Give more time.")
     recipes = [shown.best, *charged(bench, shown.best)]
@@ -75,10 +73,10 @@ def _traded(bench: Bench, shown: Confirmed) -> dict[str, Any]:
             empty.append(strength)
     if empty:
         bench.notes.append(f"At strength {listed([f'{one:g}' for one in empty])} nothing would be left of the network.")
-    if bench.interrupted or not any(small.shrunk for _, _, _, small in ended):
-        return (
-            {} if bench.interrupted else _without(bench, "No strength of the group penalty made the network smaller.")
-        )
+    if bench.interrupted:
+        return {}
+    if not any(small.shrunk for _, _, _, small in ended):
+        return _without(bench, "No strength of the group penalty made the network smaller.")
     ended.sort(key=lambda one: -one[3].after.parameters)
     return _judged(ended)
 
@@ -86,29 +84,24 @@ def _traded(bench: Bench, shown: Confirmed) -> dict[str, Any]:
 def _judged(ended: list[tuple[float, Run, np.ndarray, Compressed]]) -> dict[str, Any]:
     """All models with their place among the others; the picked one is looked at on the test rows."""
     means = [float(np.mean(scores)) for _, _, scores, _ in ended]
-    sizes = [small.after.parameters for _, _, _, small in ended]
+    costs = [(small.after.parameters, -mean) for mean, (_, _, _, small) in zip(means, ended, strict=True)]
     best = ended[int(np.argmax(means))][2]
-    behind = [float(np.mean(best - scores)) for _, _, scores, _ in ended]
-    errors = [_error_of_mean(best - scores) for _, _, scores, _ in ended]
-    close = [i for i, lost in enumerate(behind) if lost <= errors[i]]
-    picked = min(close, key=lambda i: (sizes[i], -means[i]))
     points = [
         {
             "strength": strength,
-            "parameters": sizes[i],
+            "parameters": cost[0],
             "before": small.before.parameters,
             "valid": run.score("valid"),
             "valid_se": _error_of_mean(scores),
-            "behind": behind[i],
-            "behind_se": errors[i],
-            "front": not any(
-                (size, -mean) != (sizes[i], -means[i]) and size <= sizes[i] and mean >= means[i]
-                for size, mean in zip(sizes, means, strict=True)
-            ),
-            "picked": i == picked,
+            "behind": float(np.mean(best - scores)),
+            "behind_se": _error_of_mean(best - scores),
+            "front": not any(other != cost and other[0] <= cost[0] and other[1] <= cost[1] for other in costs),
         }
-        for i, (strength, run, scores, small) in enumerate(ended)
+        for cost, (strength, run, scores, small) in zip(costs, ended, strict=True)
     ]
+    close = [i for i, point in enumerate(points) if point["behind"] <= point["behind_se"]]
+    picked = min(close, key=costs.__getitem__)
+    points = [{**point, "picked": i == picked} for i, point in enumerate(points)]
     run = ended[picked][1]
     return {"points": points, "test": run.score("test"), "recipe": run.recipe.to_toml()}
 

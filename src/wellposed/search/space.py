@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,12 +78,8 @@ class Dimension:
             return self.back(self.scaled(self.low) + u * (self.scaled(self.high) - self.scaled(self.low)))
         if self.kind == "in":
             return u < self.odds[0]
-        passed = 0.0
-        for choice, odds in zip(self.choices, self.odds, strict=True):
-            passed += odds
-            if u < passed:
-                return choice
-        return self.choices[-1]
+        passed = zip(self.choices, itertools.accumulate(self.odds), strict=True)
+        return next((choice for choice, odds in passed if u < odds), self.choices[-1])
 
     def scaled(self, value: float) -> float:
         """The value on the scale of the range."""
@@ -90,8 +87,7 @@ class Dimension:
 
     def back(self, scaled: float) -> float:
         """The value that lies there on the scale, with two digits: enough for a size, and people can read it."""
-        value = math.exp(scaled) if self.log else scaled
-        return min(max(float(f"{value:.2g}"), self.low), self.high)
+        return min(max(_short(self._unscaled(scaled)), self.low), self.high)
 
     def holds(self, value: Any) -> bool:
         """Whether a value is one of this dimension."""
@@ -105,20 +101,22 @@ class Dimension:
         edge = BORDER * (high - low)
         return "low" if at <= low + edge else "high" if at >= high - edge else None
 
+    def _unscaled(self, scaled: float) -> float:
+        return math.exp(scaled) if self.log else scaled
+
     def widened(self, side: Literal["low", "high"]) -> Dimension:
         """With a range that reaches further on this side, up to ``least`` or ``most``."""
         step = math.log(WIDER) if self.log else FURTHER * (self.high - self.low)
         if side == "high":
-            high = self.scaled(self.high) + step
-            return dataclasses.replace(self, high=min(self.most, _short(math.exp(high) if self.log else high)))
-        low = self.scaled(self.low) - step
-        return dataclasses.replace(self, low=max(self.least, _short(math.exp(low) if self.log else low)))
+            high = _short(self._unscaled(self.scaled(self.high) + step))
+            return dataclasses.replace(self, high=min(self.most, high))
+        low = _short(self._unscaled(self.scaled(self.low) - step))
+        return dataclasses.replace(self, low=max(self.least, low))
 
     def shrunk(self, high: float) -> Dimension:
         """With a range that ends at ``high``, or at a tenth of the range where that is more."""
         least = self.scaled(self.low) + SOMEWHAT * (self.scaled(self.high) - self.scaled(self.low))
-        floor = math.exp(least) if self.log else least
-        return dataclasses.replace(self, high=min(self.high, _short(max(high, floor))))
+        return dataclasses.replace(self, high=min(self.high, _short(max(high, self._unscaled(least)))))
 
     def told(self) -> dict[str, Any]:
         range_ = {"low": self.low, "high": self.high, "log": self.log} if self.kind == "size" else {}
@@ -238,11 +236,7 @@ class Space:
     def starts(self) -> list[Point]:
         """Points that are tried first: proven cocktails, stronger ones where the baseline overfits, and where it underfits,
         none that regularizes and the largest settings of the model."""
-        cocktails = list(LIGHT)
-        if self.overfits:
-            cocktails = [*STRONG, *LIGHT]
-        elif self.underfits:
-            cocktails = [*PLAIN, LIGHT[0]]
+        cocktails = (*STRONG, *LIGHT) if self.overfits else (*PLAIN, LIGHT[0]) if self.underfits else LIGHT
         return [self._start(cocktail, large=self.underfits and n == 0) for n, cocktail in enumerate(cocktails)]
 
     def _start(self, cocktail: Mapping[str, Any], large: bool) -> Point:

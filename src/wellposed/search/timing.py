@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from wellposed.core.batches import tensors_in
-from wellposed.core.errors import ProblemError, WellposedError
 from wellposed.core.preserve import random_states_kept
 from wellposed.core.shared import threads_of
 from wellposed.data.arrays import to_device
 from wellposed.noise.activations import dropout_from_streams
 from wellposed.recipe.recipe import Recipe
+from wellposed.search.holdout import in_a_sentence
 from wellposed.study.budget import Account
 from wellposed.training.evaluate import evaluating
 from wellposed.training.history import Stopped
@@ -73,14 +73,6 @@ class TrialTiming:
         return cls(run.recipe, len(run.history), sum(run.history["seconds"]), run.stopped == Stopped.BUDGET)
 
 
-@dataclass(frozen=True)
-class NetworkSize:
-    """Of a network: the multiplications for one row, and its weights."""
-
-    work: float
-    weights: int
-
-
 class Pace:
     """Plans the epochs of a study's runs.
 
@@ -98,9 +90,8 @@ class Pace:
         self.together, self.load, self.compiled = 1, 1.0, False
         self.torch_threads = torch.get_num_threads()
         self.most = self.torch_threads if device.type == "cpu" else 1
-        self._sizes: dict[str, NetworkSize] = {}
-        self._factors: dict[TrainingShape, float] = {}
-        self._alike: dict[TrainingShape, float] = {}
+        self._sizes: dict[str, tuple[float, int]] = {}
+        self._factors: dict[TrainingShape, tuple[float, float]] = {}  # with the seconds of an epoch by its arithmetic
         self._lasting: dict[str, float] = {}
         self._around: dict[str, float] = {}
         self._last_around = 1.0
@@ -109,44 +100,43 @@ class Pace:
 
     def check(self, recipe: Recipe) -> None:
         """Take a step of this very recipe, and evaluate, so that what cannot be trained is said early."""
-        with threads_of(1), random_states_kept(), trainable():
+        with threads_of(1), random_states_kept(), in_a_sentence("The model cannot be trained"):
             training = Training.begin(self.problem, recipe, 0, self.device, math.inf, None, PROBE_ROWS)
             training.model.train()
             with dropout_from_streams(training.model, training.streams):
                 training.step(0, next(iter(training.batches(0))))
             training.record({"epoch": 0}, time.perf_counter())
 
-    def size(self, recipe: Recipe) -> NetworkSize:
-        """Of the recipe's network: what its layers multiply is counted in a forward pass of a few rows."""
+    def size(self, recipe: Recipe) -> tuple[float, int]:
+        """Of the recipe's network the multiplications for one row, counted in a forward pass of a few, and its weights."""
         key = repr(sorted(recipe.model.items()))
         if key not in self._sizes:
             data = self.problem.prepared.train_clean
             index = torch.arange(min(COUNTED, len(data)))
-            with random_states_kept(), trainable():
+            with random_states_kept(), in_a_sentence("The model cannot be trained"):
                 model = self.problem.build(recipe.model, 0).to(self.device)
                 inputs = to_device(data.batch(index)[0], self.device)
                 work = count_work(model, lambda: self.problem.forward(model, inputs))
-            self._sizes[key] = NetworkSize(work / len(index), sum(p.numel() for p in model.parameters()))
+            self._sizes[key] = work / len(index), sum(p.numel() for p in model.parameters())
         return self._sizes[key]
 
     def step(self, recipe: Recipe) -> float:
         """Seconds of a step by its arithmetic alone. Sharpness takes each gradient twice."""
-        size = self.size(recipe)
-        step = STEP + PER_WORK * size.work * recipe.batch_size + PER_WEIGHT * size.weights
+        work, weights = self.size(recipe)
+        step = STEP + PER_WORK * work * recipe.batch_size + PER_WEIGHT * weights
         if self.compiled and stepped_by_torch(recipe):
             step += BY_TORCH
         return 2.0 * step if recipe.sharpness.radius else step
 
     def epoch(self, recipe: Recipe, rows: int) -> float:
         """Seconds of an epoch by its arithmetic alone, with its evaluation."""
-        scored = len(self.problem.prepared.valid) + rows
-        if (most := self.probe_rows(rows)) is not None:
-            scored = min(most, rows) + min(most, len(self.problem.prepared.valid))
+        most, valid = self.probe_rows(rows), len(self.problem.prepared.valid)
+        scored = valid + rows if most is None else min(most, rows) + min(most, valid)
         return rows / recipe.batch_size * self.step(recipe) + self.scoring(recipe, scored)
 
     def scoring(self, recipe: Recipe, rows: int) -> float:
         """Seconds in which a network is evaluated on so many rows, by its arithmetic alone."""
-        return SCORING + PER_SCORED * self.size(recipe).work * rows
+        return SCORING + PER_SCORED * self.size(recipe)[0] * rows
 
     def probe_rows(self, rows: int) -> int | None:
         """Under a clock, watching must not cost more than training: half of the training rows, at least 1000."""
@@ -166,12 +156,12 @@ class Pace:
         """How many times as long as by its arithmetic an epoch takes: of recipes of this shape, or of the shape that is most alike
         in size; before anything was trained, ``load``: how many times as long as alone this process takes."""
         if (shape := recipe_shape(recipe)) in self._factors:
-            return self._factors[shape]
+            return self._factors[shape][0]
         known = [other for other in self._factors if other[-2:] == shape[-2:]] or list(self._factors)
         if not known:
             return self.load
         here = math.log(self.epoch(recipe, FEWEST_ROWS))
-        return self._factors[min(known, key=lambda other: abs(math.log(self._alike[other]) - here))]
+        return min((self._factors[other] for other in known), key=lambda one: abs(math.log(one[1]) - here))[0]
 
     def took(self, kind: str, lot: Sequence[TrialTiming], rows: int, seconds: float) -> None:
         """Learn from a lot that took so long: what an epoch of each shape takes, how many of their epochs runs of this kind have,
@@ -183,8 +173,7 @@ class Pace:
             together = sum(one.seconds for one in members)
             expected = sum(one.epochs * self.epoch(one.recipe, rows) for one in members)
             if together > 0 and expected > 0 and (len(members) >= FEW or shape not in self._factors):
-                self._factors[shape] = together / expected
-                self._alike[shape] = self.epoch(members[0].recipe, FEWEST_ROWS)
+                self._factors[shape] = together / expected, self.epoch(members[0].recipe, FEWEST_ROWS)
         if len(lot) < FEW:
             return
         ended = [one for one in lot if not one.cut]
@@ -206,20 +195,13 @@ class Pace:
 
     # --- plans
 
-    def fixed_epochs(self) -> int | None:
-        """Epochs of a run without a clock, so that a study can be repeated exactly; None under a clock."""
-        budget = self.account.budget
-        if self.account.timed:
-            return None
-        if budget.unit == "epochs" and not budget.none:
-            return max(1, min(PLAIN_EPOCHS, round(budget.amount / EPOCH_RUNS)))
-        return PLAIN_EPOCHS
-
     def search_plan(self, plain: Recipe, total: int, seconds: float) -> tuple[int, int]:
-        """Epochs and rows of the search's runs: with ``FEWEST_EPOCHS`` for `FEWEST_RECIPES` at least, if need be on fewer rows."""
-        fixed = self.fixed_epochs()
-        if fixed is not None:
-            return fixed, total
+        """Epochs and rows of the search's runs: with ``FEWEST_EPOCHS`` for `FEWEST_RECIPES` at least, if need be on fewer rows;
+        without a clock always the same ones, so that a study can be repeated exactly."""
+        budget = self.account.budget
+        if not self.account.timed:
+            few = budget.unit == "epochs" and not budget.none
+            return max(1, min(PLAIN_EPOCHS, round(budget.amount / EPOCH_RUNS))) if few else PLAIN_EPOCHS, total
         wanted = seconds / (FEWEST_EPOCHS * FEWEST_RECIPES)
         rows, cost = total, self.cost("search", plain, total)
         if cost > wanted:
@@ -253,21 +235,6 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
     if recipe.stopping != plain.stopping:
         return recipe.replace(epochs=epochs)
     return recipe.replace(epochs=epochs, stopping={"patience": max(10, epochs // 5)})
-
-
-@contextlib.contextmanager
-def trainable() -> Iterator[None]:
-    """Whatever somebody's model raises inside is said as one sentence.
-
-    Raises:
-        ProblemError: it raised something.
-    """
-    try:
-        yield
-    except WellposedError:
-        raise
-    except Exception as error:
-        raise ProblemError(f"The model cannot be trained: {type(error).__name__}: {error}.") from error
 
 
 def count_work(model: nn.Module, forward: Callable[[], Any]) -> float:

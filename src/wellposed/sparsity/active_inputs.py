@@ -63,36 +63,26 @@ def narrowed(
         parts: ``(parts,)`` booleans; the others must be zero.
     """
     x = batches[0][0] if batches else None
-    if (
-        support.noun != "inputs"
-        or not isinstance(x, Tensor)
-        or x.ndim != 2
-        or not 0 < parts.sum() <= MOST_ACTIVE * len(parts)
-    ):
+    few = 0 < parts.sum() <= MOST_ACTIVE * len(parts)
+    if support.noun != "inputs" or not isinstance(x, Tensor) or x.ndim != 2 or not few:
         return None
     if sum(given.numel() for given, _ in batches) < LEAST_NUMBERS:
         return None
     label = next(iter(support.labels.values()))[0]
-    modules = dict(net.named_modules())
-    readers = tuple(
-        name
-        for name in support.charged
-        if type(modules[name.rpartition(".")[0]]) is nn.Linear and name.endswith("weight")
-    )
+    readers = support.charged
+    owners = {name: net.get_submodule(name.rpartition(".")[0]) for name in readers}
+    if not all(type(owner) is nn.Linear and name.endswith("weight") for name, owner in owners.items()):
+        return None
     charges_them = [{leaf.name for leaf in select(net, term.where)} & set(readers) for term in terms[:-1]]
-    shapes = {tuple(net.get_parameter(name).shape[1:]) for name in readers}
-    if (
-        len(readers) < len(support.charged)
-        or any(charges_them)
-        or shapes != {(x.shape[1],)}
-        or label.shape != x.shape[1:]
-    ):
+    shapes = {net.get_parameter(name).shape[1:] for name in readers} | {label.shape}
+    if any(charges_them) or shapes != {x.shape[1:]}:
         return None
     own = terms[-1]
     charge = own.charge
+    groups = charge.by if isinstance(charge, GroupPenalty) and isinstance(charge.by, Tensor) else None
     if isinstance(charge, GroupPenalty) and isinstance(charge.weights, Tensor):
         return None  # one for each group, of which some would be missing
-    if isinstance(charge, GroupPenalty) and isinstance(charge.by, Tensor) and bool((charge.by < 0).any()):
+    if groups is not None and bool((groups < 0).any()):
         return None  # what is in no group would be in one
     columns = parts[label].nonzero()[:, 0]
     made = copy.deepcopy(net)
@@ -100,13 +90,12 @@ def narrowed(
         module: Any = made.get_submodule(name.rpartition(".")[0])
         module.weight = nn.Parameter(net.get_parameter(name).detach()[:, columns])
         module.in_features = len(columns)
-    if isinstance(charge, GroupPenalty) and isinstance(charge.by, Tensor):
-        groups = torch.unique(charge.by[:, columns], return_inverse=True)[1]
-        own = changed(charge, by=groups).on(own.where, "prox")
-    few = x[:TRIED_ROWS]
+    if groups is not None:
+        own = changed(charge, by=torch.unique(groups[:, columns], return_inverse=True)[1]).on(own.where, "prox")
+    some = x[:TRIED_ROWS]
     with torch.no_grad():
         try:
-            same = torch.allclose(made(few.index_select(1, columns)), net(few), rtol=1e-9, atol=1e-9)
+            same = torch.allclose(made(some.index_select(1, columns)), net(some), rtol=1e-9, atol=1e-9)
         except RuntimeError:  # something else reads the inputs
             return None
     return Narrowed(made, [*terms[:-1], own], columns, readers) if same else None

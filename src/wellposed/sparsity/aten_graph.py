@@ -48,8 +48,6 @@ DIVIDING = re.compile(r"div|remainder|fmod|gcd|lcm|avg_pool")
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
-NAMES = {"call_function": re.compile(".*"), "placeholder": WORD}
-
 
 def as_arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and named arguments of a call of a network: a tuple is several, a mapping is named ones."""
@@ -63,6 +61,11 @@ def first_rows(batch: Any, count: int) -> Any:
     return mapped(
         lambda leaf: leaf[torch.arange(count) % len(leaf)] if isinstance(leaf, Tensor) and leaf.ndim else leaf, batch
     )
+
+
+def free_rows(values: Any) -> Any:
+    """For each value of a tuple or a dict which axis may have any length: the first one of a tensor."""
+    return tree_map(lambda leaf: {0: torch.export.Dim.AUTO} if isinstance(leaf, Tensor) and leaf.ndim else None, values)
 
 
 @contextmanager
@@ -83,11 +86,6 @@ def traced(net: nn.Module, example: Any) -> fx.GraphModule:
         InputError: its code cannot be followed: it branches on values, changes its own buffers, or takes nested inputs.
     """
     args, named = as_arguments(first_rows(example, 2))
-    free = tree_map(lambda leaf: {0: torch.export.Dim.AUTO} if isinstance(leaf, Tensor) and leaf.ndim else None, args)
-    free_named = {
-        key: {0: torch.export.Dim.AUTO} if isinstance(leaf, Tensor) and leaf.ndim else None
-        for key, leaf in named.items()
-    }
     try:
         with (
             attention_apart(),
@@ -97,8 +95,7 @@ def traced(net: nn.Module, example: Any) -> fx.GraphModule:
             torch.no_grad(),
         ):
             warnings.simplefilter("ignore")
-            shapes: Any = (*free, *free_named.values()) if not named else free_named
-            program = torch.export.export(net, args, named, dynamic_shapes=shapes, strict=False)
+            program = torch.export.export(net, args, named, dynamic_shapes=free_rows(named or args), strict=False)
     except Exception as error:  # of torch's tracer, or of the network's own code
         raise InputError(
             f"{type(net).__name__} cannot be traced by torch.export, which finds what depends on what: {first_line(error)}. "
@@ -113,20 +110,15 @@ def _as_module(program: Any, net: nn.Module) -> fx.GraphModule:
         raise InputError(
             f"{type(net).__name__} changes its buffers or its inputs in evaluation mode; it is not compressed."
         )
-    places = {
-        **signature.inputs_to_parameters,
-        **signature.inputs_to_buffers,
-        **signature.inputs_to_lifted_tensor_constants,
-    }
+    places = signature.inputs_to_parameters | signature.inputs_to_buffers | signature.inputs_to_lifted_tensor_constants
     held = {**program.constants, **dict(program.named_buffers()), **program.state_dict}
     tensors: dict[str, Any] = {}
     for node in list(graph.nodes):
         if node.op == "placeholder" and node.name in places:
             if node.users:
                 name = places[node.name]
-                value = held[name]
+                value = held[name].detach().clone()
                 trained = node.name in signature.inputs_to_parameters
-                value = value.detach().clone()
                 tensors[name] = nn.Parameter(value, value.is_floating_point()) if trained else value
                 with graph.inserting_before(node):
                     node.replace_all_uses_with(graph.create_node("get_attr", name))
@@ -217,7 +209,8 @@ def from_json(graph: GraphRecord, tensors: dict[str, Tensor], where: str) -> fx.
             name, do, target = str(one["name"]), one["do"], str(one["target"])
             args: Any = _meant(one["args"], built)
             kwargs: Any = _meant(one["kwargs"], built)
-            if not WORD.fullmatch(name) or not NAMES.get(do, PATH).fullmatch(target):
+            named = do == "call_function" or (WORD if do == "placeholder" else PATH).fullmatch(target)
+            if not WORD.fullmatch(name) or not named:
                 raise FormatError(f"{where} is damaged: {name!r} with {target!r} is no name of a tensor.")
             if do == "call_function":
                 function = _operator(target, where)

@@ -182,11 +182,8 @@ def compress(source: nn.Module | Run, example: Any = None) -> Compressed:
             f"compress needs example= to be real rows: a tensor (rows, ...), a tuple of arguments or a dict of named ones; "
             f"it was given {described(example)}."
         )
-    net = (
-        source
-        if all(leaf.device.type == "cpu" for leaf in source.state_dict().values())
-        else copy.deepcopy(source).cpu()
-    )
+    here = all(leaf.device.type == "cpu" for leaf in source.state_dict().values())
+    net = source if here else copy.deepcopy(source).cpu()
     example = mapped(lambda leaf: leaf.detach().cpu() if isinstance(leaf, Tensor) else leaf, example)
     return _compressed(net, source, example)
 
@@ -205,28 +202,24 @@ def _compressed(net: nn.Module, given: nn.Module, example: Any) -> Compressed:
     args, named = as_arguments(first_rows(example, 2))
     original = copy.deepcopy(graph)
     try:
-        shrunk = without_zero_groups(graph, [*args, *named.values()])
-        made, removed = shrunk.model, shrunk.removed
-        found = [
-            *largest_difference(made, example, wanted),
-            *largest_difference(made, first_rows(example, 1), [w[:1] for w in wanted]),
-        ]
-        difference, tolerance = max(found[::2]), found[1]
+        made, removed, stayed = without_zero_groups(graph, [*args, *named.values()])
+        difference, tolerance = largest_difference(made, example, wanted)
+        alone, _ = largest_difference(made, first_rows(example, 1), [w[:1] for w in wanted])
+        difference = max(difference, alone)
         why = "" if difference <= tolerance else f"outputs would differ by {difference:.2g}, and may by {tolerance:.2g}"
     except InputError:
         raise
     except Exception as error:  # of an operator that does not take the sizes that are left
         why = f"the smaller network cannot be run: {first_line(error)}"
-    if why:
-        notes: list[str] = [f"The original is kept, since {why}."]
-    else:
-        notes = [
-            f"{_rows(number)} of {name!r} stay, although zero: what they make reaches more than weights, such as a norm, "
-            "an output, or the border of a padded convolution."
-            for name, number in shrunk.stayed.items()
-        ]
+    notes = [f"The original is kept, since {why}."] if why else []
+    if not why:
         if not removed:
-            notes.insert(0, "Nothing is removed: no group of zeros can leave without changing the outputs.")
+            notes = ["Nothing is removed: no group of zeros can leave without changing the outputs."]
+        notes += [
+            f"{'A row' if number == 1 else f'{count(number)} rows'} of {name!r} stay, although zero: what they make reaches more "
+            "than weights, such as a norm, an output, or the border of a padded convolution."
+            for name, number in stayed.items()
+        ]
     if why or not removed:
         cost = footprints([original], example, [net])[0]
         return Compressed(given, cost, cost, 0.0, 0.0, examples_in(example), {}, tuple(notes), original, example)
@@ -244,10 +237,6 @@ def _compressed(net: nn.Module, given: nn.Module, example: Any) -> Compressed:
     return Compressed(
         made, before, after, difference, tolerance, examples_in(example), removed, tuple(notes), original, example
     )
-
-
-def _rows(number: int) -> str:
-    return "A row" if number == 1 else f"{count(number)} rows"
 
 
 def _outputs(net: nn.Module, batch: Any, name: str) -> list[Tensor]:

@@ -121,9 +121,8 @@ class Dependencies:
     def on_labels(self, node: Any, table: dict[Any, Any]) -> Any:
         """The node's operator, run on labels or on masks."""
         args, kwargs = map_arg((node.args, node.kwargs), lambda leaf: table.get(leaf, self.value[leaf]))
-        view = (
-            table is not self.value and _packet(node) is aten.view
-        )  # a label's memory may not be laid out as the value's
+        # A label's memory may not be laid out as the value's.
+        view = table is not self.value and _packet(node) is aten.view
         return (aten.reshape.default if view else node.target)(*args, **kwargs)
 
     def masked(self, node: Any, source: Any, *rest: Any, **named: Any) -> Tensor:
@@ -160,14 +159,11 @@ class Dependencies:
             self.axes[name] = {axis: self.fresh((value.shape[axis],)) for axis in range(min(value.ndim, 2))}
         if name in self.axes and len(weight) < len(node.users):
             self.keep(*self.axes[name].values())
-        unit = value.ndim and name not in self.axes and value.numel() <= LARGEST
-        if (
-            unit
-            and (twin := next((n for n in self.label if n.op == "get_attr" and n.target == name), None)) is not None
-        ):
-            self.label[node] = self.label[twin]
+        twin = next((n for n in self.label if n.op == "get_attr" and n.target == name), None)
+        if not value.ndim or name in self.axes or value.numel() > LARGEST:
+            self.label[node] = torch.tensor(0).expand(value.shape)
         else:
-            self.label[node] = self.fresh(value.shape) if unit else torch.tensor(0).expand(value.shape)
+            self.label[node] = self.fresh(value.shape) if twin is None else self.label[twin]
 
     def _call(self, node: Any) -> None:
         made = self.value[node] = self.on_labels(node, self.value)
@@ -204,6 +200,10 @@ def _roots(count: int, joined: list[Tensor]) -> np.ndarray:
         np.minimum.at(parent, np.maximum(a, b), np.minimum(a, b))
         while (parent[parent] != parent).any():
             parent = parent[parent]
+
+
+def _varies(label: Tensor, axis: int) -> bool:
+    return bool((label != label.narrow(axis, 0, 1)).any())
 
 
 def _packet(node: Any) -> Any:
@@ -248,9 +248,7 @@ def _pointwise(d: Dependencies, node: Any) -> bool:
     wide = {
         leaf: d.label[leaf].reshape((1,) * (len(shape) - d.label[leaf].ndim) + d.label[leaf].shape) for leaf in given
     }
-    varies = {
-        leaf: [bool((wide[leaf] != wide[leaf].narrow(a, 0, 1)).any()) for a in range(len(shape))] for leaf in given
-    }
+    varies = {leaf: [_varies(wide[leaf], a) for a in range(len(shape))] for leaf in given}
     joined: list[Tensor] = []
     for leaf in given:
         others = [varies[other] for other in given if other is not leaf]
@@ -261,15 +259,11 @@ def _pointwise(d: Dependencies, node: Any) -> bool:
     for other in joined[1:]:
         d.join(joined[0], other)
     d.label[node] = joined[0] if joined else torch.tensor(0).expand(shape)
-    masks = [d.known[leaf] for leaf in node.all_input_nodes if leaf in d.known]
-    known = torch.ones((), dtype=torch.bool)
-    for mask in masks:
-        known = known & mask
-    if _packet(node) is aten.mul:
-        for leaf in node.all_input_nodes:
-            if leaf in d.known:
-                known = known | (d.known[leaf] & (d.value[leaf] == 0))
-    d.known[node] = known.expand(shape)
+    known, zero = torch.tensor(True), torch.tensor(False)
+    for leaf in node.all_input_nodes:
+        if leaf in d.known:
+            known, zero = known & d.known[leaf], zero | (d.known[leaf] & (d.value[leaf] == 0))
+    d.known[node] = (known | zero if _packet(node) is aten.mul else known).expand(shape)
     return True
 
 
@@ -328,14 +322,12 @@ def _matmul(d: Dependencies, node: Any) -> bool:
         return False
     d.keep(*(axis for leaf in (first, second) for axis in d.axes.get(str(leaf.target), {}).values()))
     left, right = d.label[first], d.label[second]
-    inner = [bool((x != x.narrow(axis, 0, 1)).any()) for x, axis in ((left, -1), (right, -2))]
-    outer = [bool((x != x.narrow(axis, 0, 1)).any()) for x, axis in ((left, -2), (right, -1))]
     matrices = [x[..., :1, :1] for x in (left, right)]
-    if any(bool((x != x.flatten()[0]).any()) for x in matrices) or outer[0]:
+    if any(bool((x != x.flatten()[0]).any()) for x in matrices) or _varies(left, -2):
         heads = [d.same_along(x, (-1, -2)) for x in (left, right)]
         d.join(heads[0], heads[1])
         d.label[node] = heads[0].expand(d.value[node].shape)
-    elif outer[1] and not any(inner):
+    elif _varies(right, -1) and not _varies(left, -1) and not _varies(right, -2):
         d.keep(left)
         d.label[node] = right[..., :1, :].expand(d.value[node].shape)
     else:
@@ -476,56 +468,32 @@ def _taken(d: Dependencies, node: Any) -> bool:
     return True
 
 
-def _packets(names: str) -> list[Any]:
-    return [getattr(aten, name) for name in names.split() if hasattr(aten, name)]
+def _by_packet(table: dict[Any, str]) -> dict[Any, Any]:
+    """From ATen's operators of these names, as far as this torch has them, to what the names stand for."""
+    return {getattr(aten, one): kind for kind, names in table.items() for one in names.split() if hasattr(aten, one)}
 
 
-RULES: dict[Any, Treatment] = {
-    **dict.fromkeys(
-        _packets(
-            "dropout feature_dropout alpha_dropout contiguous clone alias detach to _to_copy type_as lift_fresh_copy"
-        ),
-        _same,
-    ),
-    **dict.fromkeys(
-        _packets(
-            "view reshape _unsafe_view flatten unflatten permute transpose t squeeze unsqueeze select slice narrow split "
-            "split_with_sizes chunk unbind cat concat stack expand expand_as repeat movedim swapaxes flip numpy_T "
-            "pixel_shuffle channel_shuffle"
-        ),
-        _moves,
-    ),
-    **dict.fromkeys(
-        _packets("hardswish hardsigmoid selu celu relu6 log_sigmoid softplus hardtanh mish silu"), _pointwise
-    ),
-    **dict.fromkeys(_packets("softmax log_softmax _softmax cumsum"), _along_axis),
-    **dict.fromkeys(_packets("matmul mm bmm addmm"), _matmul),
-    **dict.fromkeys(
-        _packets("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"),
-        _convolves,
-    ),
-    **dict.fromkeys(_packets("batch_norm instance_norm prelu"), _by_channel),
-    **dict.fromkeys(_packets("layer_norm rms_norm"), _normalizes),
-    **dict.fromkeys(
-        _packets(
-            "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
-            "adaptive_avg_pool3d upsample_nearest1d upsample_nearest2d upsample_bilinear2d upsample_nearest3d upsample_linear1d "
-            "mean sum amax"
-        ),
-        _pools,
-    ),
-    **dict.fromkeys(_packets("pad constant_pad_nd"), _pads),
-    aten.linear: _linear,
-    aten.embedding: _looks_up,
-    aten.glu: _halves,
-    aten.scaled_dot_product_attention: _attends,
-    operator.getitem: _taken,
-}
-WEIGHT_AT = {
-    **dict.fromkeys(
-        _packets("linear matmul mm conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"), 1
-    ),
-    aten.addmm: 2,
-    aten.embedding: 0,
-}
+RULES: dict[Any, Treatment] = _by_packet({
+    _same: "dropout feature_dropout alpha_dropout contiguous clone alias detach to _to_copy type_as lift_fresh_copy",
+    _moves: "view reshape _unsafe_view flatten unflatten permute transpose t squeeze unsqueeze select slice narrow split "
+        "split_with_sizes chunk unbind cat concat stack expand expand_as repeat movedim swapaxes flip numpy_T "
+        "pixel_shuffle channel_shuffle",
+    _pointwise: "hardswish hardsigmoid selu celu relu6 log_sigmoid softplus hardtanh mish silu",
+    _along_axis: "softmax log_softmax _softmax cumsum",
+    _linear: "linear",
+    _matmul: "matmul mm bmm addmm",
+    _convolves: "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d",
+    _looks_up: "embedding",
+    _halves: "glu",
+    _attends: "scaled_dot_product_attention",
+    _by_channel: "batch_norm instance_norm prelu",
+    _normalizes: "layer_norm rms_norm",
+    _pools: "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
+        "adaptive_avg_pool3d upsample_nearest1d upsample_nearest2d upsample_bilinear2d upsample_nearest3d upsample_linear1d "
+        "mean sum amax",
+    _pads: "pad constant_pad_nd",
+}) | {operator.getitem: _taken}  # fmt: skip
+WEIGHT_AT = _by_packet({
+    0: "embedding", 1: "linear matmul mm conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d", 2: "addmm",
+})  # fmt: skip
 """Which argument of an operator is a weight: a matrix that joins units."""

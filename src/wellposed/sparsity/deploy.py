@@ -13,7 +13,7 @@ from torch import Tensor
 from wellposed.core.errors import InputError, first_line, require
 from wellposed.core.files import write_atomically
 from wellposed.core.shared import warnings_apart
-from wellposed.sparsity.aten_graph import as_arguments, outputs_in
+from wellposed.sparsity.aten_graph import as_arguments, free_rows, outputs_in
 
 if TYPE_CHECKING:
     from wellposed.sparsity.compress import Compressed
@@ -27,8 +27,7 @@ def write_onnx(small: Compressed, path: Path) -> float | None:
     require("onnx", "onnx")
     require("onnxscript", "onnx")
     args, named = as_arguments(small.example)
-    free: Any = {0: torch.export.Dim.AUTO}
-    shapes = tuple(free if isinstance(v, Tensor) and v.ndim else None for v in (*args, *named.values()))
+    shapes = free_rows((*args, *named.values()))
     with warnings_apart(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:

@@ -40,10 +40,9 @@ def penalty_of(given: object, where: object, prepared: Prepared) -> PathPenalty:
     if isinstance(given, str):
         known: dict[str, Any] = {**classes_in("wellposed.penalties", Penalty), "hierarchical": Hierarchical}
         kind = lookup("penalty", given, known | {short: known[name] for short, name in SHORT.items()})
+        by = {"by": "input"} if on_inputs and issubclass(kind, GroupPenalty) else {}
         try:
-            given = (
-                kind(strength=1.0, by="input") if on_inputs and issubclass(kind, GroupPenalty) else kind(strength=1.0)
-            )
+            given = kind(strength=1.0, **by)
         except TypeError:
             raise InputError(
                 f"The penalty {given!r} needs more than a strength; give one that is made, with strength 1."
@@ -54,16 +53,10 @@ def penalty_of(given: object, where: object, prepared: Prepared) -> PathPenalty:
             f"{described(given)}."
         )
     found: PathPenalty = changed(given, strength=1.0)
+    by_input = isinstance(found, GroupPenalty) and isinstance(found.by, str) and found.by == "input"
     columns = input_columns(prepared)
-    if (
-        isinstance(found, GroupPenalty)
-        and on_inputs
-        and isinstance(found.by, str)
-        and found.by == "input"
-        and len(set(columns)) < len(columns)
-    ):
-        places = {name: i for i, name in enumerate(dict.fromkeys(columns))}
-        found = changed(found, by=torch.tensor([[places[name] for name in columns]]))
+    if on_inputs and by_input and len(set(columns)) < len(columns):
+        found = changed(found, by=_numbered(columns)[None])
     return found
 
 
@@ -72,6 +65,12 @@ def input_columns(prepared: Prepared) -> list[str]:
     if prepared.encoder is None:
         return [f"x{i}" for i in range(prepared.shape[0] if prepared.shape else 0)]
     return [column.name for column in prepared.encoder.columns for _ in column.names]
+
+
+def _numbered(columns: list[str]) -> Tensor:
+    """``(features,)``: the number of each feature's column, in the order of appearance."""
+    places = {name: i for i, name in enumerate(dict.fromkeys(columns))}
+    return torch.tensor([places[name] for name in columns])
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,8 @@ class Support:
         labels: dict[str, Tensor] = {}
         for leaf in found:
             bound = penalty.at(leaf)
-            own = _grouped(bound, leaf) if isinstance(bound, GroupPenalty) else _single(leaf)
+            single = torch.arange(leaf.tensor.numel()).view_as(leaf.tensor)
+            own = _grouped(bound, leaf) if isinstance(bound, GroupPenalty) else single
             count = int(own.max()) + 1
             labels[leaf.name] = torch.where(own >= 0, own + len(names), own)
             names += [f"{leaf.name}[{i}]" for i in range(count)]
@@ -124,9 +124,8 @@ class Support:
             )
         if len(columns) != w.shape[1]:  # flattened, or not the rows' own features
             columns = [f"x{i}" for i in range(w.shape[1])]
-        places = {name: i for i, name in enumerate(dict.fromkeys(columns))}
-        number = torch.tensor([places[name] for name in columns]).view(1, -1, *[1] * (w.ndim - 2))
-        return cls(tuple(places), "inputs", {leaf.name: number.expand_as(w).contiguous()}, charged)
+        number = _numbered(columns).view(1, -1, *[1] * (w.ndim - 2))
+        return cls(tuple(dict.fromkeys(columns)), "inputs", {leaf.name: number.expand_as(w).contiguous()}, charged)
 
     def norms(self, net: nn.Module) -> Tensor:
         """The Euclidean norm of each part, ``(parts,)``; 0 exactly where a part is gone."""
@@ -156,10 +155,6 @@ def _by_input(penalty: object) -> bool:
     if not isinstance(penalty, GroupPenalty):
         return True
     return penalty.by.shape[0] == 1 if isinstance(penalty.by, Tensor) else penalty.by in ("input", "channel")
-
-
-def _single(leaf: Leaf) -> Tensor:
-    return torch.arange(leaf.tensor.numel()).view_as(leaf.tensor)
 
 
 def _grouped(penalty: GroupPenalty, leaf: Leaf) -> Tensor:

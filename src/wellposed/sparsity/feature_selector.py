@@ -8,9 +8,9 @@ import numpy as np
 
 from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, require
-from wellposed.core.selectors import inputs as all_inputs
 from wellposed.data.data import Data
-from wellposed.sparsity.select import LinearOrSkip, default_penalty, select
+from wellposed.penalties.hierarchical import Hierarchical
+from wellposed.sparsity.select import LinearOrSkip, select
 from wellposed.training.problem import Problem
 
 base: Any = require("sklearn.base", "tables")
@@ -72,7 +72,8 @@ class FeatureSelector(selection.SelectorMixin, base.BaseEstimator):  # type: ign
         Raises:
             InputError: settings, rows or targets cannot be used.
         """
-        table = hasattr(X, "columns") and any(kind.kind not in "biuf" for kind in map(np.dtype, _numpy_kinds(X)))
+        kinds = [kind.kind if isinstance(kind, np.dtype) else "O" for kind in getattr(X, "dtypes", ())]
+        table = hasattr(X, "columns") and any(kind not in "biuf" for kind in kinds)
         if hasattr(X, "columns") and len(set(X.columns)) < len(X.columns):
             raise InputError("Two columns of the frame have the same name; give each a name of its own.")
         # Dates and numbers have no common type of NumPy's.
@@ -102,24 +103,17 @@ class FeatureSelector(selection.SelectorMixin, base.BaseEstimator):  # type: ign
         task = "classification" if classifying else "regression"
         # Folds take all rows together; where k decides, or rows are too few to split, none are kept apart.
         whole = self.k is not None or (len(rows) < 10 and groups is None and time is None)
-        problem = Problem(
-            LinearOrSkip(self.hidden),
-            "cross_entropy" if classifying else "squared_error",
-            Data(train=(X, y), valid=(X, y), task=task) if whole
-            else Data(train=(X, y), valid=0.2, task=task, groups=groups, time=time),
-        )  # fmt: skip
+        split: dict[str, Any] = {"valid": (X, y)} if whole else {"valid": 0.2, "groups": groups, "time": time}
+        loss = "cross_entropy" if classifying else "squared_error"
+        problem = Problem(LinearOrSkip(self.hidden), loss, Data(train=(X, y), task=task, **split))
+        penalty = Hierarchical(1.0, self.hierarchy) if self.hidden else "group"  # whole inputs either way
+        folds = None if self.k is not None else min(self.folds, len(rows))
         self.selection_ = select(
-            problem, self.k, penalty=default_penalty(self.hidden, self.hierarchy), on=all_inputs, points=self.points,
-            folds=None if self.k is not None else min(self.folds, len(rows)), steps=self.steps, seed=self.seed,
-        )  # fmt: skip
+            problem, self.k, penalty=penalty, points=self.points, folds=folds, steps=self.steps, seed=self.seed
+        )
         self.importances_ = np.array([self.selection_.importance[name] for name in self.selection_.path.names])
         return self
 
     def _get_support_mask(self) -> Any:
         validation.check_is_fitted(self)
         return self.selection_.mask.numpy()
-
-
-def _numpy_kinds(frame: Any) -> list[Any]:
-    """The kinds of a frame's columns as numpy knows them; object for others."""
-    return [kind if isinstance(kind, np.dtype) else np.dtype(object) for kind in frame.dtypes]

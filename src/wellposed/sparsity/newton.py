@@ -22,7 +22,7 @@ MOST_ACTIVE = 300
 """Weights that are not zero, up to which a matrix of second derivatives pays."""
 MOST_NUMBERS = 3_000_000
 """Rows times active weights, up to which the second derivatives are formed at once."""
-HALVINGS = 6
+STEPS, HALVINGS = 8, 6
 
 
 class _Called(nn.Module):
@@ -36,7 +36,7 @@ class _Called(nn.Module):
         return self.call(self.net, inputs)
 
 
-def newton(cost: Cost, forward: Callable[[nn.Module, Any], Any], steps: int = 8) -> None:
+def newton(cost: Cost, forward: Callable[[nn.Module, Any], Any]) -> None:
     """Lower the cost in place, inside `Cost.frozen`; nothing is done where it is not smooth or too large.
 
     A step ends where the first charged weight reaches zero, which then is exactly zero. Directions of negative curvature are
@@ -51,27 +51,22 @@ def newton(cost: Cost, forward: Callable[[nn.Module, Any], Any], steps: int = 8)
     if len(parts) < len(cost.charges.parts) or cost.charges.functional or not rows:
         return
 
-    def active() -> list[Tensor]:
-        return [
-            torch.ones_like(p, dtype=torch.bool) if not part.charges else p != 0
+    for _ in range(STEPS):
+        masks = [
+            p != 0 if part.charges else torch.ones_like(p, dtype=torch.bool)
             for part, p in zip(parts, tensors, strict=True)
         ]
-
-    for _ in range(steps):
-        masks = active()
-        size = sum(int(mask.sum()) for mask in masks)
-        if not 0 < size <= MOST_ACTIVE or size * rows > MOST_NUMBERS:
+        sizes = [int(mask.sum()) for mask in masks]
+        if not 0 < sum(sizes) <= MOST_ACTIVE or sum(sizes) * rows > MOST_NUMBERS:
             return
         w = torch.cat([p.detach()[mask] for p, mask in zip(tensors, masks, strict=True)])
-        charged = torch.cat(
-            [torch.full((int(mask.sum()),), bool(part.charges)) for part, mask in zip(parts, masks, strict=True)]
-        )
+        charged = torch.tensor([bool(part.charges) for part in parts]).repeat_interleave(torch.tensor(sizes))
+        places = [mask.reshape(-1).nonzero()[:, 0] for mask in masks]
 
-        def objective(flat: Tensor, masks: list[Tensor] = masks) -> Tensor:
-            ends = torch.split(flat, [int(mask.sum()) for mask in masks])
+        def objective(flat: Tensor, sizes: list[int] = sizes, places: list[Tensor] = places) -> Tensor:
             filled = [
-                torch.zeros_like(p).reshape(-1).index_copy(0, mask.reshape(-1).nonzero()[:, 0], own).view_as(p)
-                for p, mask, own in zip(tensors, masks, ends, strict=True)
+                torch.zeros_like(p).reshape(-1).index_copy(0, place, own).view_as(p)
+                for p, place, own in zip(tensors, places, torch.split(flat, sizes), strict=True)
             ]
             weights = {names[id(p)]: value for p, value in zip(tensors, filled, strict=True)}
             sums = [cost.loss.parts(functional_call(called, weights, (x,)), y).sums() for x, y in batches]
@@ -100,9 +95,7 @@ def newton(cost: Cost, forward: Callable[[nn.Module, Any], Any], steps: int = 8)
             if halving == 0 and longest < 1.0:
                 u[first] = 0.0
             if float(objective(u)) < float(value):
-                for p, mask, own in zip(
-                    tensors, masks, torch.split(u, [int(mask.sum()) for mask in masks]), strict=True
-                ):
+                for p, mask, own in zip(tensors, masks, u.split(sizes), strict=True):
                     p.masked_scatter_(mask, own)
                 break
         else:

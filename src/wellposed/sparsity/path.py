@@ -33,7 +33,7 @@ from wellposed.data.arrays import Source, Subset, in_numpy, source_of, split_bat
 from wellposed.data.splits import duplicate_ids, split
 from wellposed.optim.charges import Charges
 from wellposed.optimality.certify import Certificate
-from wellposed.optimality.objective import Cost
+from wellposed.optimality.objective import BatchList, Cost
 from wellposed.optimality.settle import settle
 from wellposed.penalties.base import Term, changed
 from wellposed.sparsity.active_inputs import Narrowed, narrowed, reawakened
@@ -42,6 +42,7 @@ from wellposed.sparsity.newton import newton
 from wellposed.training.evaluate import BATCH, Evaluation, call, evaluate
 from wellposed.training.problem import Problem
 
+Numbers = np.ndarray[Any, Any]
 MOST_DOUBLINGS = 60
 """Of a strength while its end of the path is looked for: a factor of 1e18."""
 SHOWN = 12
@@ -129,12 +130,9 @@ class Path:
 
     def ranking(self) -> list[int]:
         """The numbers of all parts, the most important first: by `entered`, then by their norm there."""
-        columns = np.array([point.norms for point in self.points]).T
-        keys = [
-            (self.entered[name], *next(((norm,) for norm in column if norm), (0.0,)))
-            for name, column in zip(self.names, columns.tolist(), strict=True)
-        ]
-        return sorted(range(len(self.names)), key=lambda i: (*(-key for key in keys[i]), i))
+        norms, entered = np.array([point.norms for point in self.points]), self.entered
+        first = norms[(norms != 0).argmax(0), np.arange(len(self.names))]
+        return [int(i) for i in np.lexsort((-first, [-entered[name] for name in self.names]))]
 
     @checked
     def kept(self, point: PathPoint) -> list[str]:
@@ -186,19 +184,15 @@ class Path:
         return path_figure(self)
 
     def __str__(self) -> str:
-        chosen = {self.points.index(self.best): "best", self.points.index(self.one_se): "within one SE"}
-        if len(chosen) == 1:
-            chosen = dict.fromkeys(chosen, "best, and within one SE")
+        best, sparse = self.points.index(self.best), self.points.index(self.one_se)
+        chosen = {best: "best", sparse: "within one SE" if best != sparse else "best, and within one SE"}
         even = {round(i) for i in np.linspace(0, len(self.points) - 1, min(SHOWN, len(self.points)))}
-        cells: list[tuple[str, ...]] = [
-            ("strength", self.noun, f"train {self.loss}", "validation", "SE", self.metric or "", "")
-        ]
+        cells = [("strength", self.noun, f"train {self.loss}", "validation", "SE", self.metric or "", "")]
         for i in sorted(even | set(chosen)):
             p = self.points[i]
-            metric = score(p.metric) if self.metric else ""
-            cells.append(
-                (f"{p.strength:.4g}", f"{len(p.support)}", *map(score, (p.train, p.valid, p.valid_se)), metric, chosen.get(i, ""))
-            )  # fmt: skip
+            train, valid, se, metric = map(score, (p.train, p.valid, p.valid_se, p.metric))
+            kept, metric = str(len(p.support)), metric if self.metric else ""
+            cells.append((f"{p.strength:.4g}", kept, train, valid, se, metric, chosen.get(i, "")))
         return "\n".join([*columns_of_words(cells, ruled=True), "", *self.sentences()])
 
     def sentences(self) -> list[str]:
@@ -333,17 +327,15 @@ def trainer_of(
     """The penalty at strength 1, what the models of a path are trained with, and the parts that can be dropped."""
     charged = penalty_of(penalty, on, problem.prepared)
     where = None if charged.name == "hierarchical" else on
-    trainer = PathTrainer(
-        problem,
-        PathRows.of(problem),
-        lambda s: [*terms, changed(charged, strength=s).on(where, "prox")],
-        tolerance,
-        steps,
-    )
+
+    def all_terms(strength: float) -> list[Term]:
+        return [*terms, changed(charged, strength=strength).on(where, "prox")]
+
+    trainer = PathTrainer(problem, PathRows.of(problem), all_terms, tolerance, steps)
     return charged, trainer, Support.of(problem.build({}, seed), trainer.terms(1.0)[-1], problem.prepared)
 
 
-def _standard_error(cells: np.ndarray[Any, Any]) -> float:
+def _standard_error(cells: Numbers) -> float:
     """Of a mean over ``(folds, seeds)``: over folds where there are several, else over rows and seeds."""
     means = cells[..., 0].mean(1)
     if len(means) > 1:
@@ -361,10 +353,10 @@ class PathRows:
     """
 
     source: Source
-    training: np.ndarray[Any, Any]
-    held: np.ndarray[Any, Any]
-    groups: np.ndarray[Any, Any] | None
-    time: np.ndarray[Any, Any] | None
+    training: Numbers
+    held: Numbers
+    groups: Numbers | None
+    time: Numbers | None
     paired: bool = True
 
     def __len__(self) -> int:
@@ -398,14 +390,14 @@ class PathRows:
         groups, time = (None if one is None else np.asarray(one)[numbers[order]] for one in (data.groups, data.time))
         return cls(source, np.flatnonzero(first), np.flatnonzero(~first), groups, time)
 
-    def copies(self) -> np.ndarray[Any, Any] | None:
+    def copies(self) -> Numbers | None:
         """An id for each row, equal for copies; None where the inputs are no tensor."""
         x, y = self.source.batch(torch.arange(len(self)))
         if not isinstance(x, Tensor) or not isinstance(y, Tensor):
             return None
         return duplicate_ids(in_numpy(x.reshape(len(self), -1)), duplicate_ids(in_numpy(y.reshape(len(self), -1))))
 
-    def batches(self, index: np.ndarray[Any, Any]) -> list[tuple[Any, Any]]:
+    def batches(self, index: Numbers) -> list[tuple[Any, Any]]:
         """The rows at ``index``, floating numbers as doubles."""
         return [
             mapped(lambda leaf: leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, batch)
@@ -424,10 +416,8 @@ class _Joined(Source):
         return len(self.first) + len(self.second)
 
     def batch(self, index: Tensor) -> tuple[Any, Any]:
-        parts = [
-            (self.first, index[index < len(self.first)]),
-            (self.second, index[index >= len(self.first)] - len(self.first)),
-        ]
+        inside = index < len(self.first)
+        parts = [(self.first, index[inside]), (self.second, index[~inside] - len(self.first))]
         filled = [source.batch(part) for source, part in parts if len(part)]
         if len(filled) == 1:
             return filled[0]
@@ -436,9 +426,7 @@ class _Joined(Source):
         return joined
 
 
-def _cuts(
-    rows: PathRows, folds: int | Sequence[Any] | None, seed: int
-) -> list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+def _cuts(rows: PathRows, folds: int | Sequence[Any] | None, seed: int) -> list[tuple[Numbers, Numbers]]:
     """Pairs of training and validation rows."""
     if folds is None:
         return [(rows.training, rows.held)]
@@ -447,17 +435,13 @@ def _cuts(
             found = [tuple(np.asarray(part, dtype=np.int64).reshape(-1) for part in pair) for pair in folds]
         except (TypeError, ValueError):
             found = []
-        sound = [
-            pair
-            for pair in found
-            if len(pair) == 2 and all(len(p) and 0 <= p.min() <= p.max() < len(rows) for p in pair)
-        ]
-        if not found or len(sound) < len(found):
+        fit = (len(pair) == 2 and all(len(p) and 0 <= p.min() <= p.max() < len(rows) for p in pair) for pair in found)
+        if not found or not all(fit):
             raise DataError(
                 "folds= is a number >= 2, or a list of pairs (training rows, validation rows) of indices from 0 to "
                 f"{len(rows) - 1}, such as list(KFold(5).split(X))."
             )
-        return [(training, held) for training, held in sound]
+        return [(training, held) for training, held in found]
     if folds > len(rows):
         raise DataError(f"{folds} folds need as many rows, and there are {len(rows)}. Give fewer folds=.")
     ids = {"groups": rows.groups, "time": rows.time, "duplicates": rows.copies()}
@@ -468,8 +452,8 @@ def _cuts(
         )
     # In time every fold is judged on the rows that follow those it learns from; the first rows are never judged.
     last = 0 if rows.time is None else 1
-    rest: np.ndarray[Any, Any] = np.arange(len(rows))
-    cuts: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
+    rest: Numbers = np.arange(len(rows))
+    cuts: list[tuple[Numbers, Numbers]] = []
     for left in range(folds + last, last, -1):
         before, held = rest[:0], rest
         if left > 1:
@@ -511,11 +495,7 @@ class PathTrainer:
         return None if own is call else lambda net, batch: own(net, split_batch(batch)[0])
 
     def settled(
-        self,
-        net: nn.Module,
-        rows: np.ndarray[Any, Any],
-        terms: Sequence[Term],
-        support: Support | None = None,
+        self, net: nn.Module, rows: Numbers, terms: Sequence[Term], support: Support | None = None
     ) -> Certificate:
         """Train in place until the violation is within the tolerance, or the steps are used up; Newton's steps are few.
 
@@ -525,7 +505,7 @@ class PathTrainer:
         batches, left, some = self.rows.batches(rows), self.steps, FIRST_STEPS
         if support is not None and bool(support.norms(net).any()):
             # One step is always taken: weights smaller than the tolerance would stay at any strength, since none violates more.
-            settle(net, self.problem.loss, _Again(batches), terms, 0.0, 1, forward=self.forward)
+            self._settle(net, batches, terms, 1, 0.0)
         while True:
             small = self._narrowed(net, support, terms, batches)
             now = min(some, left)
@@ -534,19 +514,26 @@ class PathTrainer:
             else:
                 self._stepped(small.net, small.rows(batches), small.terms, now, now < left)
                 small.write_back(net)
-                found = settle(net, self.problem.loss, _Again(batches), terms, self.tolerance, 0, forward=self.forward)
+                found = self._settle(net, batches, terms, 0, self.tolerance)
             left, some = left - now, 2 * some
             if found.violation <= self.tolerance or left <= 0 or not math.isfinite(found.objective):
                 return found
+
+    def _settle(
+        self, net: nn.Module, batches: list[tuple[Any, Any]], terms: Sequence[Term], steps: int, tolerance: float
+    ) -> Certificate:
+        return settle(net, self.problem.loss, BatchList(batches), terms, tolerance, steps, forward=self.forward)
+
+    def _cost(self, net: nn.Module, batches: list[tuple[Any, Any]], terms: Sequence[Term]) -> Cost:
+        return Cost(net, self.problem.loss, BatchList(batches), terms, None, forward=self.forward)
 
     def _stepped(
         self, net: nn.Module, batches: list[tuple[Any, Any]], terms: Sequence[Term], steps: int, go_on: bool
     ) -> Certificate:
         """Proximal steps and, where more are to come, Newton's."""
-        again = _Again(batches)
-        found = settle(net, self.problem.loss, again, terms, self.tolerance, steps, forward=self.forward)
+        found = self._settle(net, batches, terms, steps, self.tolerance)
         if go_on and self.tolerance < found.violation < math.inf:
-            cost = Cost(net, self.problem.loss, again, terms, None, forward=self.forward)
+            cost = self._cost(net, batches, terms)
             with cost.frozen():
                 newton(cost, self.problem.forward)
         return found
@@ -560,18 +547,18 @@ class PathTrainer:
         parts = support.norms(net) > 0
         if narrowed(net, support, terms, parts, batches) is None:
             return None
-        cost = Cost(net, self.problem.loss, _Again(batches), terms, None)
+        cost = self._cost(net, batches, terms)
         with cost.frozen():
             return narrowed(net, support, terms, parts | reawakened(cost, support), batches)
 
-    def judged(self, net: nn.Module, rows: np.ndarray[Any, Any]) -> Evaluation:
+    def judged(self, net: nn.Module, rows: Numbers) -> Evaluation:
         """Loss and metric on rows."""
         return evaluate(
             net, self.rows.batches(rows), self.problem.loss, self.problem.metric,
             device=torch.device("cpu"), forward=self.problem.forward,
         )  # fmt: skip
 
-    def emptied(self, net: nn.Module, support: Support, rows: np.ndarray[Any, Any]) -> float:
+    def emptied(self, net: nn.Module, support: Support, rows: Numbers) -> float:
         """Set the charged weights to zero, train the others, and give the strength that keeps it so."""
         inside = [leaf.tensor for leaf in support.leaves(net) if leaf.tensor.requires_grad]
         with torch.no_grad():
@@ -581,12 +568,12 @@ class PathTrainer:
             self.settled(net, rows, self.terms(1.0)[:-1])
         for p in inside:
             p.requires_grad_(True)
-        cost = Cost(net, self.problem.loss, _Again(self.rows.batches(rows)), [], None, forward=self.forward)
+        cost = self._cost(net, self.rows.batches(rows), [])
         with cost.frozen():
             gradients = {id(p): grad for p, grad in zip(cost.params, cost.at().grads, strict=True)}
         return emptying_strength(lambda s: Charges.of(net, self.terms(s), None), gradients, support)
 
-    def bracketed(self, seed: int, support: Support, rows: np.ndarray[Any, Any]) -> float:
+    def bracketed(self, seed: int, support: Support, rows: Numbers) -> float:
         """About a strength that empties the selection from the dense side; the path goes on from there where it does not."""
         few = replace(self, steps=1 + self.steps // 10)
         net = self.new(seed)
@@ -605,7 +592,7 @@ class PathTrainer:
         self,
         net: nn.Module,
         support: Support,
-        rows: np.ndarray[Any, Any],
+        rows: Numbers,
         grid: Sequence[float],
         rising: bool,
         debias: bool,
@@ -645,13 +632,3 @@ def _beyond(grid: Iterable[float], unfinished: Callable[[], bool]) -> Iterator[f
             return
         strength *= 2.0
         yield strength
-
-
-class _Again:
-    """Batches that can be gone through again and again."""
-
-    def __init__(self, batches: list[tuple[Any, Any]]) -> None:
-        self.batches = batches
-
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        return iter(self.batches)

@@ -7,20 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wellposed.core.drawing import (
-    BEST,
-    INK,
-    LINE,
-    MUTED,
-    TRAIN,
-    VALID,
-    axis_limits,
-    draw_markers,
-    named_rows,
-    render_svg,
-    standalone,
-    ticks,
-)
+from wellposed.core import drawing
 
 if TYPE_CHECKING:
     from wellposed.sparsity.path import Path
@@ -42,7 +29,7 @@ def path_figure(path: Path) -> str:
     rows = max(1, len(first)) * ROW
     height = 3 * (PANEL + GAP) + rows + 22 + BOTTOM
     x = np.log10([point.strength for point in path.points])
-    chosen = ((path.best, BEST, "best"), (path.one_se, INK, "1 SE"))
+    chosen = ((path.best, drawing.BEST, "best"), (path.one_se, drawing.INK, "1 SE"))
 
     def paint(axes: Any) -> None:
         figure = axes.figure
@@ -58,30 +45,36 @@ def path_figure(path: Path) -> str:
         values = np.array([point.norms for point in path.points])
         for i in reversed(range(values.shape[1])):
             norms.plot(
-                x, values[:, i], color=TRAIN if i in first else LINE, linewidth=1.2, zorder=3 if i in first else 2
+                x,
+                values[:, i],
+                color=drawing.TRAIN if i in first else drawing.LINE,
+                linewidth=1.2,
+                zorder=3 if i in first else 2,
             )
         _named(norms, f"norm of the {path.noun}", [0.0, float(np.nanmax(values, initial=0.0)) or 1.0])
         valid, se = (np.array([getattr(point, name) for point in path.points]) for name in ("valid", "valid_se"))
         trained = [point.train for point in path.points]
-        losses.fill_between(x, valid - se, valid + se, color=VALID, alpha=0.18, linewidth=0)
-        losses.plot(x, valid, color=VALID)
-        losses.plot(x, trained, color=TRAIN, linestyle=(0, (4, 2)))
+        losses.fill_between(x, valid - se, valid + se, color=drawing.VALID, alpha=0.18, linewidth=0)
+        losses.plot(x, valid, color=drawing.VALID)
+        losses.plot(x, trained, color=drawing.TRAIN, linestyle=(0, (4, 2)))
         _named(
             losses,
             "loss: validation with one SE, training (dashed)",
-            axis_limits([*valid[np.isfinite(valid)].tolist(), *trained]),
+            drawing.axis_limits([*valid[np.isfinite(valid)].tolist(), *trained]),
         )
         counts = [len(point.support) for point in path.points]
-        sizes.step(x, counts, where="mid", color=TRAIN)
+        sizes.step(x, counts, where="mid", color=drawing.TRAIN)
         _named(sizes, f"{path.noun} left", [0.0, max(1.0, *counts)])
         for row, i in enumerate(first):
-            entries.plot([math.log10(path.entered[path.names[i]]), min(x) - 0.05], [row, row], color=TRAIN, linewidth=5)
-        named_rows(entries, [_short(path.names[i]) for i in first] or ["none"])
+            entries.plot(
+                [math.log10(path.entered[path.names[i]]), min(x) - 0.05], [row, row], color=drawing.TRAIN, linewidth=5
+            )
+        drawing.named_rows(entries, [_short(path.names[i]) for i in first] or ["none"])
         for point, colour, word in chosen:
             place = math.log10(point.strength)
             for one in others:
-                one.axvline(place, color=MUTED, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
-            draw_markers(losses, [(place, point.valid)], colour, "o")
+                one.axvline(place, color=drawing.MUTED, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
+            drawing.draw_markers(losses, [(place, point.valid)], colour, "o")
             if point is not path.best or word == "best":
                 norms.annotate(
                     word, (place, 1), xycoords=("data", "axes fraction"), xytext=(3, -12), textcoords="offset points", color=colour
@@ -91,14 +84,14 @@ def path_figure(path: Path) -> str:
         entries.set_xlabel("strength, from empty to dense")
 
     label = f"The path of {path.penalty}: {path.sentences()[0]}"
-    return standalone(render_svg("path", label, height, paint, left=112, bottom=BOTTOM))
+    return drawing.standalone(drawing.render_svg("path", label, height, paint, left=112, bottom=BOTTOM))
 
 
 def _named(axes: Any, title: str, frame: Any) -> None:
     low, high = frame
-    ticks(axes.yaxis, low, high, most=4)
+    drawing.ticks(axes.yaxis, low, high, most=4)
     axes.set_ylim(low, high + 0.04 * (high - low))
-    axes.set_title(title, loc="left", fontsize=12, color=MUTED, pad=4)
+    axes.set_title(title, loc="left", fontsize=12, color=drawing.MUTED, pad=4)
 
 
 def _short(name: str, most: int = 16) -> str:

@@ -63,19 +63,16 @@ def frequencies(
             net = trainer.new(seed)
             end = trainer.emptied(net, support, half)
             found = trainer.path(net, support, half, [end * share for share in grid], True, False, enough=first)
-            norms = [support.norms(fitted.net).tolist() for fitted in found]
-            entered = [
-                next((-k for k, column in enumerate(norms) if column[i]), -len(norms)) for i in range(len(chosen))
-            ]
-            order = sorted(range(len(chosen)), key=lambda i: (entered[i], norms[-1][i]), reverse=True)
-            chosen[[i for i in order[:first] if norms[-1][i]]] += 1
+            norms = np.stack([support.norms(fitted.net).numpy() for fitted in found])
+            inside = norms != 0
+            entered = np.where(inside.any(0), inside.argmax(0), len(norms))
+            order = np.lexsort((-norms[-1], entered))[:first]
+            chosen[order[inside[-1][order]]] += 1
         emit("stability", pair=pair + 1, pairs=pairs)
     return chosen / (2 * pairs)
 
 
-def null_strength(
-    trainer: PathTrainer, support: Support, level: float, draws: int, seed: int
-) -> tuple[float, list[float]]:
+def null_strength(trainer: PathTrainer, support: Support, level: float, draws: int, seed: int) -> float:
     """The strength that the selection's emptying strength exceeds with probability ``level`` at most where targets are chance.
 
     Targets are given to other rows at random, ``draws`` times, which leaves their distribution and that of the inputs as they are;
@@ -97,7 +94,7 @@ def null_strength(
         order = torch.from_numpy(source.permutation(len(rows)))
         other = replace(trainer, rows=replace(rows, source=_Exchanged(rows.source, order)))
         found.append(other.emptied(net, support, everything))
-    return sorted(found)[place - 1], found
+    return sorted(found)[place - 1]
 
 
 class _Exchanged(Source):

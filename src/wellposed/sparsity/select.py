@@ -13,8 +13,6 @@ from wellposed.core.checks import Count, Positive, Seed, Within, checked
 from wellposed.core.errors import InputError, listed
 from wellposed.core.selectors import inputs as all_inputs
 from wellposed.data.data import Prepared
-from wellposed.penalties.base import Penalty
-from wellposed.penalties.hierarchical import Hierarchical
 from wellposed.sparsity.path import Path, strength_path, trainer_of
 from wellposed.sparsity.resampled import first_parts, frequencies, null_strength
 from wellposed.training.problem import Problem
@@ -70,19 +68,6 @@ class Selection:
     asked: int | None = None
     frequency: dict[str, float] | None = None
     how: str = ""
-
-    @classmethod
-    def of(
-        cls,
-        path: Path,
-        numbers: list[int],
-        how: str,
-        asked: int | None = None,
-        frequency: dict[str, float] | None = None,
-    ) -> Selection:
-        """The parts of a path with these numbers."""
-        names = tuple(path.names[i] for i in numbers)
-        return cls(names, tuple(numbers), path.entered, path, asked, frequency, how)
 
     @property
     def mask(self) -> Tensor:
@@ -153,7 +138,7 @@ def select(
     given: dict[str, Any] = {"penalty": penalty, "on": on, "tolerance": tolerance, "steps": steps, "seed": seed}
     if by == "null" and k is None:
         _, trainer, support = trainer_of(problem, terms=(), **given)
-        limit, _ = null_strength(trainer, support, level, draws, seed)
+        limit = null_strength(trainer, support, level, draws, seed)
         path = strength_path(
             problem, strengths=np.geomspace(limit / ratio**0.5, limit, points).tolist(), folds=folds, **given
         )
@@ -162,29 +147,27 @@ def select(
     if k is not None and k > len(path.names):
         raise InputError(f"select was asked for k={k}, and there are {len(path.names)} {path.noun}. Give a smaller k.")
     ranking = path.ranking()
+    often = None
     if k is not None:
-        return Selection.of(path, ranking[:k], "order in which they enter", k)
-    if by == "stability":
+        chosen, how = ranking[:k], "order in which they enter"
+    elif by == "stability":
         _, trainer, support = trainer_of(problem, terms=(), **given)
         first = first_parts(len(path.names), most_false, threshold)
         shares = np.geomspace(1.0, ratio, points).tolist()
         often = frequencies(trainer, support, first, pairs, seed, shares)
-        kept = sorted(np.flatnonzero(often >= threshold).tolist(), key=lambda i: -often[i])
+        chosen = sorted(np.flatnonzero(often >= threshold).tolist(), key=lambda i: -often[i])
         bound = first**2 / ((2.0 * threshold - 1.0) * len(path.names))
         how = (
             f"halves of the rows: each is among the first {first} in at least {100 * threshold:g} % of {2 * pairs} halves, and on "
             f"average at most {bound:.2g} are kept in vain"
         )
-        return Selection.of(path, kept, how, frequency=dict(zip(path.names, often.tolist(), strict=True)))
-    point = path.points[-1] if by == "null" else path.one_se
-    how = (
-        f"strength {point.strength:.4g}, which targets in random order exceed in at most {100 * level:g} % of all cases"
-        if by == "null"
-        else "strongest model within one standard error of the best"
-    )
-    return Selection.of(path, [i for i in ranking if i in set(point.support)], how)
-
-
-def default_penalty(hidden: int, hierarchy: float = 10.0) -> Penalty | Hierarchical | str:
-    """Whole inputs: a group lasso of a linear model, LassoNet's hierarchy of a `SkipNet`."""
-    return Hierarchical(1.0, hierarchy) if hidden else "group"
+    else:
+        point, how = path.one_se, "strongest model within one standard error of the best"
+        if by == "null":
+            point = path.points[-1]
+            how = f"strength {point.strength:.4g}, which targets in random order exceed in at most {100 * level:g} % of all cases"
+        left = set(point.support)
+        chosen = [i for i in ranking if i in left]
+    frequency = None if often is None else dict(zip(path.names, often.tolist(), strict=True))
+    names = tuple(path.names[i] for i in chosen)
+    return Selection(names, tuple(chosen), path.entered, path, k, frequency, how)

@@ -8,7 +8,6 @@ until nothing changes: so that chains of units that only feed one another leave 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,22 +21,12 @@ from wellposed.sparsity.dependencies import Consumer, Dependencies, argument
 aten = torch.ops.aten
 
 
-@dataclass(frozen=True)
-class Shrunk:
-    """A smaller network, how many entries left each of its tensors, and which rows of zeros had to stay.
-
-    Attributes:
-        removed: tensor to ``(shape before, shape after)``.
-        stayed: weight to how many of its rows are zero and had to stay.
-    """
-
-    model: fx.GraphModule
-    removed: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
-    stayed: dict[str, int]
+Removed = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+"""Tensor to ``(shape before, shape after)``."""
 
 
-def without_zero_groups(module: fx.GraphModule, inputs: list[Any]) -> Shrunk:
-    """The network without the units that nothing needs.
+def without_zero_groups(module: fx.GraphModule, inputs: list[Any]) -> tuple[fx.GraphModule, Removed, dict[str, int]]:
+    """The network without the units that nothing needs, what left it, and of each weight how many rows of zeros had to stay.
 
     Args:
         inputs: one value for each of the graph's inputs, of two rows.
@@ -47,14 +36,13 @@ def without_zero_groups(module: fx.GraphModule, inputs: list[Any]) -> Shrunk:
     before = tensors_of(module)
     with torch.no_grad():
         module = _without_constant_branches(module, inputs)
-        found = Dependencies(module, inputs)
-        surgery = _Surgery(module, found, _leaving(found))
+        surgery = _Surgery(module, Dependencies(module, inputs))
         model = surgery.done()
     after = tensors_of(model)
     shapes = {
-        name: (tuple(old.shape), tuple(after[name].shape) if name in after else ()) for name, old in before.items()
+        name: (tuple(old.shape), tuple(after[name].shape if name in after else ())) for name, old in before.items()
     }
-    return Shrunk(model, {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}, surgery.stayed)
+    return model, {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}, surgery.stayed
 
 
 def _without_constant_branches(module: fx.GraphModule, inputs: list[Any]) -> fx.GraphModule:
@@ -94,13 +82,9 @@ def _leaving(found: Dependencies) -> Tensor:
     leaving = torch.ones(len(units), dtype=torch.bool)
     leaving[0] = False
     labels = [label for made in found.label.values() for label in (made if isinstance(made, (list, tuple)) else [made])]
-    blocks = [
-        *map(_thin, filter(lambda label: label is not None, labels)),
-        *(a for w in found.axes.values() for a in w.values()),
-    ]
-    shapes = {
-        (block.shape, *units[block].flatten().tolist()): units[block] for block in blocks if block.numel()
-    }.values()
+    blocks = [_thin(label) for label in labels if label is not None]
+    blocks += [axis for axes in found.axes.values() for axis in axes.values()]
+    shapes = {(block.shape, *units[block].flatten().tolist()): units[block] for block in blocks if block.numel()}
 
     def needed() -> None:
         """Give back who is read by what stays, from the outputs to the inputs, until nothing changes."""
@@ -117,7 +101,7 @@ def _leaving(found: Dependencies) -> Tensor:
     while (now := int(leaving.sum())) != before:
         before = now
         needed()
-        for block in shapes:
+        for block in shapes.values():
             goes = leaving[block]
             if goes.all():  # a layer of nothing is no layer
                 leaving[block.flatten()[0]] = False
@@ -139,6 +123,7 @@ def _gone_along(goes: Tensor) -> list[Tensor]:
 
 
 def _slices(goes: Tensor) -> Tensor:
+    """Which entries lie in a place of some axis that is gone as a whole."""
     covered = torch.zeros_like(goes)
     for axis, gone in enumerate(_gone_along(goes)):
         covered |= gone.reshape([-1 if a == axis else 1 for a in range(goes.ndim)])
@@ -148,8 +133,8 @@ def _slices(goes: Tensor) -> Tensor:
 class _Surgery:
     """Cut all tensors of a graph to the units that stay, and write what that changes: sizes, groups, biases, sums of norms."""
 
-    def __init__(self, module: fx.GraphModule, found: Dependencies, leaving: Tensor) -> None:
-        self.found, self.goes = found, leaving[found.units]
+    def __init__(self, module: fx.GraphModule, found: Dependencies) -> None:
+        self.found, self.goes = found, _leaving(found)[found.units]
         self.before = tensors_of(module)
         self.tensors: dict[str, Any] = dict(self.before)
         self.graph = copy.deepcopy(module.graph)
@@ -260,19 +245,17 @@ class _Surgery:
             return
         name = f"folded_{node.name}"
         like = self.found.value[reader.node]
-        if (str(reader.node.target).split(".")[1]) in ("matmul", "mm", "addmm"):
-            self.tensors[name] = nn.Parameter(added.to(like.dtype))
-            with self.graph.inserting_after(node):
-                held = self.graph.create_node("get_attr", name)
-            with self.graph.inserting_after(held):
-                total = self.graph.call_function(aten.add.Tensor, (node, held))
-            node.replace_all_uses_with(total, lambda user: user is not total)
-            return
-        bias = argument(reader.node, "bias")
+        summed = str(reader.node.target).split(".")[1] in ("matmul", "mm", "addmm")
+        bias = None if summed else argument(reader.node, "bias")
         old = 0 if bias is None else self.tensors[str(bias.target)].detach().double()
         self.tensors[name] = nn.Parameter((old + added).to(like.dtype))
         with self.graph.inserting_before(node):
             held = self.graph.create_node("get_attr", name)
+        if summed:
+            with self.graph.inserting_after(node):
+                total = self.graph.call_function(aten.add.Tensor, (node, held))
+            node.replace_all_uses_with(total, lambda user: user is not total)
+            return
         node.args = (*node.args[:2], held, *node.args[3:])
         node.kwargs = {key: value for key, value in node.kwargs.items() if key != "bias"}
 

@@ -22,14 +22,8 @@ from wellposed.core.formats import count, score, table
 from wellposed.core.preserve import random_states_kept
 from wellposed.core.reading import memory_limit, read_bytes
 from wellposed.core.schemas import Finite, Whole, validate
-from wellposed.sparsity.aten_graph import (
-    as_arguments,
-    from_json,
-    outputs_in,
-    refuse_what_does_not_fit,
-    tensors_of,
-    to_json,
-)
+from wellposed.sparsity import aten_graph
+from wellposed.sparsity.aten_graph import as_arguments, from_json, outputs_in, tensors_of, to_json
 
 if TYPE_CHECKING:
     from wellposed.sparsity.compress import Compressed
@@ -153,7 +147,9 @@ def verify(folder: str | Path) -> Verification:
 
     folder = Path(folder)
     path = folder / CLAIMS
-    claims = validate(Claims, _known(read_json(path, SCHEMA, "list of claims")), f"The list of claims in '{path}'")
+    said = read_json(path, SCHEMA, "list of claims")
+    known = {name: value for name, value in said.items() if name in Claims.__dataclass_fields__}
+    claims = validate(Claims, known, f"The list of claims in '{path}'")
     checks = []
     for part in PARTS:
         claimed, found = claims.parts.get(part, "none"), _hash(folder / part)
@@ -167,7 +163,7 @@ def verify(folder: str | Path) -> Verification:
         args, keywords = as_arguments(batch)
         with random_states_kept(), torch.no_grad():
             for network in (original, small):
-                refuse_what_does_not_fit(network, batch, memory_limit())
+                aten_graph.refuse_what_does_not_fit(network, batch, memory_limit())
             wanted = original(*args, **keywords)
             difference, tolerance = largest_difference(small, batch, outputs_in(wanted))
             costs = footprints([original, small], batch)
@@ -177,18 +173,14 @@ def verify(folder: str | Path) -> Verification:
         raise FormatError(f"The networks in '{folder}' cannot be run on its rows: {first_line(error)}.") from None
     near = f"{difference:.2g} of {tolerance:.2g}"
     checks.append(Check("largest difference of an output", f"{claims.difference:.2g}", near, difference <= tolerance))
-    for side, said, now in (("before", claims.before, costs[0]), ("after", claims.after, costs[1])):
-        for name, value in asdict(now).items():
+    for side, cost in zip(("before", "after"), costs, strict=True):
+        claim = getattr(claims, side)
+        for name, value in asdict(cost).items():
             timed = name.startswith("latency")
             write = score if timed else count
-            same = None if timed else said.get(name) == value
-            checks.append(Check(f"{name} {side}", write(said.get(name)), write(value), same))
+            same = None if timed else claim.get(name) == value
+            checks.append(Check(f"{name} {side}", write(claim.get(name)), write(value), same))
     return Verification(tuple(checks), small)
-
-
-def _known(claims: dict[str, Any]) -> dict[str, Any]:
-    names = Claims.__dataclass_fields__
-    return {name: value for name, value in claims.items() if name in names}
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -201,8 +193,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 def _network(folder: Path, name: str) -> fx.GraphModule:
     path = folder / f"{name}.json"
     graph = read_json(path, SCHEMA, "network")
-    trained = graph.get("trained")
+    trained = graph["trained"] if isinstance(graph.get("trained"), list) else []
     tensors = _tensors(folder / f"{name}.safetensors")
-    known = trained if isinstance(trained, list) else []
-    held = {key: nn.Parameter(t, t.is_floating_point()) if key in known else t for key, t in tensors.items()}
+    held = {key: nn.Parameter(t, t.is_floating_point()) if key in trained else t for key, t in tensors.items()}
     return from_json(graph, held, f"The network in '{path}'")

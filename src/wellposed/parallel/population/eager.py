@@ -65,11 +65,8 @@ class StackedModel(fx.Interpreter):
 def _linear(run: StackedModel, name: str, layer: nn.Linear, x: Tensor) -> Tensor:
     weight, bias = run.part(name, "weight"), run.part(name, "bias")
     assert weight is not None
-    flat = run.apart(x).reshape(run.slots, -1, layer.in_features)
-    if bias is None:
-        out = torch.bmm(flat, weight.transpose(1, 2))
-    else:
-        out = torch.baddbmm(bias[:, None], flat, weight.transpose(1, 2))
+    flat, turned = run.apart(x).reshape(run.slots, -1, layer.in_features), weight.transpose(1, 2)
+    out = torch.bmm(flat, turned) if bias is None else torch.baddbmm(bias[:, None], flat, turned)
     return out.reshape(*x.shape[:-1], layer.out_features)
 
 
@@ -77,10 +74,8 @@ def _layer_norm(run: StackedModel, name: str, layer: nn.LayerNorm, x: Tensor) ->
     weight, bias = run.part(name, "weight"), run.part(name, "bias")
     out = run.apart(F.layer_norm(x, layer.normalized_shape, eps=layer.eps))
     inner = (run.slots, *[1] * (out.ndim - 1 - len(layer.normalized_shape)), *layer.normalized_shape)
-    if weight is not None:
-        out = out * weight.view(inner)
-    if bias is not None:
-        out = out + bias.view(inner)
+    out = out if weight is None else out * weight.view(inner)
+    out = out if bias is None else out + bias.view(inner)
     return out.reshape(x.shape)
 
 

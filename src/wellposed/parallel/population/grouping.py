@@ -90,14 +90,12 @@ class SingleJob:
             self.ended(self.number, NotBegun())
             return
         with seeded(self.job.seed, "begin", self.epoch):
-            if self.training is None:
-                try:
-                    self.training = self.begin(self.job)
-                except WellposedError as error:
-                    self.over = True
-                    self.ended(self.number, error)
-                    return
-            training = self.training
+            try:
+                training = self.training = self.training or self.begin(self.job)
+            except WellposedError as error:
+                self.over = True
+                self.ended(self.number, error)
+                return
             training.epoch(self.epoch)
         self.epoch += 1
         stopped = training.stopped or training.patience()
@@ -159,7 +157,7 @@ class PopulationTrainer:
 
     def run(self) -> list[Outcome]:
         """Advance the group that is furthest behind, until nothing is left."""
-        begun = False
+        begun = interrupted = False
         try:
             while waiting := [group for group in self.groups if not group.over]:
                 group = min(waiting, key=lambda g: g.progress)
@@ -175,15 +173,13 @@ class PopulationTrainer:
             for group in self.groups:
                 for slot in list(group.slots):
                     group.end(slot, Stopped.INTERRUPTED)
-            self.tell()
-            return self.told.so_far(ended=True)
+            interrupted = True
         self.tell()
-        return self.told.so_far(ended=False)
+        return self.told.so_far(interrupted)
 
     def judge(self) -> None:
         """Ask which of those that are in training shall stop."""
-        running = {slot.number: (group, slot) for group in self.groups for slot in group.slots}
-        running = {n: (g, s) for n, (g, s) in running.items() if s.training.history.rows}
+        running = {s.number: (group, s) for group in self.groups for s in group.slots if s.training.history.rows}
         emit("population", training=len(running), done=len(self.told.outcomes), of=len(self.jobs))
         if self.conditions.cull is None or not running:
             return
@@ -212,8 +208,7 @@ class PopulationTrainer:
         return self.shared[sample]
 
     def begin(self, job: Job) -> Training:
-        shared = self.rows(job.sample)
-        asked = self.conditions
+        asked, shared = self.conditions, self.rows(job.sample)
         return Training.begin(
             self.problem, job.recipe, job.seed, self.device, asked.deadline, job.rows, asked.probe_rows, shared=shared
         )
@@ -221,7 +216,7 @@ class PopulationTrainer:
     def sorted_out(self) -> list[Population | SingleJob]:
         """A population for each shape, in the order of the first job of each; and those that are trained alone."""
         shapes: dict[Shape, list[tuple[int, Job]]] = defaultdict(list)
-        groups: list[Population | SingleJob] = []
+        groups: list[SingleJob] = []
         for number, job in enumerate(self.jobs):
             try:
                 shapes[self.shape(job)].append((number, job))
@@ -229,8 +224,7 @@ class PopulationTrainer:
                 groups.append(SingleJob(number, job, self.begin, self.ended, f"alone: {reason}"))
             except WellposedError:  # it cannot be trained: it says why when it begins
                 groups.append(SingleJob(number, job, self.begin, self.ended, "alone"))
-        found: list[Population | SingleJob] = [self.population(shape, members) for shape, members in shapes.items()]
-        return found + groups
+        return [*(self.population(shape, members) for shape, members in shapes.items()), *groups]
 
     def shape(self, job: Job) -> Shape:
         """Which population a job belongs to.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import operator
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -192,21 +193,10 @@ def _append(found: Lowered, op: Op, only: bool = False) -> int:
     """Add an operation, in one pass with the one before it where that is possible: norm, then activation, then dropout, each
     at most once. ``only`` says that nothing else uses its input."""
     last = found.ops[-1] if found.ops else None
-    if (
-        only
-        and last is not None
-        and last.kind == op.kind == POINT
-        and last.out == op.source
-        and last.site < 0
-        and op.norm == NO_NORM
-        and (op.act == 0 or last.act == 0)
-    ):
-        merged = Op(
-            POINT, last.source, last.width, last.rows, norm=last.norm, normed=last.normed, eps=last.eps,
-            momentum=last.momentum, act=op.act or last.act, slope=op.slope if op.act else last.slope, site=op.site,
-        )  # fmt: skip
-        found.ops.pop()
-        op = merged
+    follows = only and last is not None and last.kind == op.kind == POINT and last.out == op.source
+    if last is not None and follows and last.site < 0 and op.norm == NO_NORM and 0 in (op.act, last.act):
+        slope = op.slope if op.act else last.slope
+        op = replace(found.ops.pop(), act=op.act or last.act, slope=slope, site=op.site)
     op.out = _value(found, op.rows * op.width)
     found.ops.append(op)
     return op.out
@@ -260,11 +250,7 @@ def layout(found: Lowered, batch: int, longest: int) -> Layout:
         at, end = end, end + padded_size(count, bytes_each=4)  # of the smaller type: the larger one is aligned too
         return at
 
-    uses = [0] * len(found.sizes)
-    for op in found.ops:
-        uses[op.source] += 1
-        if op.kind == ADD:
-            uses[op.other] += 1
+    uses = Counter(value for op in found.ops for value in (op.source, *([op.other] if op.kind == ADD else [])))
     values = [0] + [take(batch * size) for size in found.sizes[1:]]
     keeps, stats = [], []
     gradients = [-1] * len(found.sizes)
@@ -276,10 +262,8 @@ def layout(found: Lowered, batch: int, longest: int) -> Layout:
             gradients[op.source] = gradients[op.out]
     for op in found.ops:
         inside = op.source != 0 and uses[op.source] == 1
-        if op.kind != POINT:
-            keeps.append(0)
-        else:
-            keeps.append(values[op.source] if inside else take(batch * found.sizes[op.out]))
+        kept = 0 if op.kind != POINT else values[op.source] if inside else take(batch * found.sizes[op.out])
+        keeps.append(kept)
         stats.append(take(max(batch * op.rows, op.width)) if op.norm else 0)
     scratch = take(3 * max(longest, *(op.width for op in found.ops)))
     return Layout(values, gradients, keeps, stats, scratch, end)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -130,26 +131,21 @@ def hooks_of(module: nn.Module) -> list[Any]:
     return own + [hooks for w in weights for hooks in (w._backward_hooks, w._post_accumulate_grad_hooks)]
 
 
-def _told(graph: fx.Graph) -> str:
-    """A graph as text; what was computed while tracing is numbered anew in each trace."""
-    return re.sub(r"_tensor_constant\d+", "_tensor_constant", str(graph))
-
-
 def _graph(model: nn.Module) -> fx.Graph:
     """The graph of a model in training, which must be that in evaluation too."""
-    try:
-        with modes_kept(model):
+    with modes_kept(model):
+        try:
             model.eval()
             evaluated = _Tracer().trace(model)
             model.train()
-            if not all(m.training for m in model.modules()):
-                raise NotStackable("some of its layers stay in evaluation mode")
             graph = _Tracer().trace(model)
-    except NotStackable:
-        raise
-    except Exception as error:  # whatever somebody's forward does with a value that is not there
-        raise NotStackable(f"its forward cannot be traced ({type(error).__name__})") from error
-    if _told(evaluated) != _told(graph):
+        except Exception as error:  # whatever somebody's forward does with a value that is not there
+            raise NotStackable(f"its forward cannot be traced ({type(error).__name__})") from error
+        if not all(m.training for m in model.modules()):
+            raise NotStackable("some of its layers stay in evaluation mode")
+    # What was computed while tracing is numbered anew in each trace.
+    first, second = (re.sub(r"_tensor_constant\d+", "_tensor_constant", str(one)) for one in (evaluated, graph))
+    if first != second:
         raise NotStackable("its forward is another one in evaluation")
     return graph
 
@@ -212,10 +208,10 @@ def _check_layer(name: str, layer: nn.Module) -> None:
 def sites(module: fx.GraphModule) -> dict[fx.Node, str]:
     """The stream that each dropout node draws from: the layer's name, and which of its calls it is."""
     found: dict[fx.Node, str] = {}
-    calls: dict[str, int] = {}
+    calls: Counter[str] = Counter()
     for node in module.graph.nodes:
         if node.op == "call_module" and type(module.get_submodule(str(node.target))) in DROPOUTS:
             name = str(node.target)
-            count = calls[name] = calls.get(name, 0) + 1
-            found[node] = name if count == 1 else f"{name}#{count - 1}"
+            found[node] = f"{name}#{calls[name]}" if calls[name] else name
+            calls[name] += 1
     return found
