@@ -84,7 +84,7 @@ class Diverged(Rule):
         return after if after < len(curves) else None
 
     def _runaway(self, curves: Curves) -> Finding | None:
-        trained = len(measure.finite_values(curves.train_loss)) > 1
+        trained = len(curves.train) > 1
         y = curves.train_loss if trained else curves.valid_loss
         values = measure.finite_values(y)
         factor = self.RUNAWAY if trained or not valid_learned(curves) else self.RUNAWAY_VALID
@@ -129,7 +129,7 @@ class NotLearning(Rule):
     SAME = 0.75  # of the epochs with one error rate
 
     def judge(self, curves: Curves) -> Finding | None:
-        y = curves.train_loss if len(measure.finite_values(curves.train_loss)) else curves.valid_loss
+        y = curves.train_loss if len(curves.train) else curves.valid_loss
         constant, chance = curves.fact("constant_loss"), measure.chance_level(curves)
         one = self._one_answer(curves) or self._most_frequent(curves)
         known = chance if constant is None else constant
@@ -168,7 +168,7 @@ class NotLearning(Rule):
     @classmethod
     def _one_answer(cls, curves: Curves) -> bool:
         """Whether the error rate does not change from epoch to epoch, nor the training loss by a tenth after the first."""
-        rate, train = measure.error_rate(curves, "valid"), measure.finite_values(curves.train_loss)
+        rate, train = measure.error_rate(curves, "valid"), curves.train
         if rate is None or curves.fact("constant_loss") is not None or len(measure.finite_values(rate)) < cls.FEWEST:
             return False
         values = measure.finite_values(rate)
@@ -192,7 +192,7 @@ class NotLearning(Rule):
             or valid_learned(curves)
         ):
             return False
-        lowest = float(measure.finite_values(curves.valid_loss).min())
+        lowest = float(curves.valid.min())
         still = all(float((y == np.median(y)).mean()) >= cls.SAME for y in values)
         return (
             still and abs(float(np.median(values[1])) - chance) < 1e-6 and lowest > (1 - MATERIAL_PROGRESS) * constant
@@ -203,7 +203,7 @@ class NotLearning(Rule):
         """Whether the network could do something before the log began: by its error rate, or a training loss far below any
         validation loss."""
         rates = [rate for side in ("train", "valid") if (rate := measure.error_rate(curves, side)) is not None]
-        valid = measure.finite_values(curves.valid_loss)
+        valid = curves.valid
         below = len(valid) > 0 and 0 < reference < 0.5 * float(valid.min())
         return below or any(measure.end(rate) < LOW_ERROR for rate in rates)
 
@@ -236,10 +236,7 @@ class Undertrained(Rule):
 
     def judge(self, curves: Curves) -> Finding | None:
         losses = [y for y in (curves.valid_loss, curves.train_loss) if len(measure.finite_values(y))]
-        if (
-            not len(measure.finite_values(curves.valid_loss))
-            or min(len(measure.finite_values(y)) for y in losses) < self.FEWEST
-        ):
+        if not len(curves.valid) or min(len(measure.finite_values(y)) for y in losses) < self.FEWEST:
             return None
         if curves.facts.get("stopped") in (Stopped.PATIENCE, Stopped.TURNED):
             return None

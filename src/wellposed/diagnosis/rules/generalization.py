@@ -71,7 +71,7 @@ class Overfits(Rule):
         return found or self._loss_gap(curves)
 
     def _turned(self, curves: Curves) -> Finding | None:
-        rise, trained = measure.valid_rise(curves), len(measure.finite_values(curves.train_loss)) > 0
+        rise, trained = measure.valid_rise(curves), len(curves.train) > 0
         if not loss_turned(curves, self.BELIEF) or not (trained or valid_learned(curves)):
             return None
         error = measure.error_rise(curves)
@@ -127,7 +127,7 @@ class Overfits(Rule):
             or gap.estimate < self.GAP * abs(reference)
         ):
             return None
-        if len(measure.finite_values(curves.valid_loss)) < FEWEST_EPOCHS:
+        if len(curves.valid) < FEWEST_EPOCHS:
             return None
         return self.finding(
             self.GAP_CONFIDENCE, {**measured("validation minus training loss", gap.estimate, gap.low, gap.high), **end_of(curves)},
@@ -207,7 +207,7 @@ def loss_turned(curves: Curves, belief: float) -> bool:
     rise = measure.valid_rise(curves)
     if not (rise.low > 0 and rise.estimate >= rise.material and rise.belief >= belief):
         return False
-    if rise.epochs < FEWEST_SINCE and len(measure.finite_values(curves.valid_loss)) >= LONG_ENOUGH:
+    if rise.epochs < FEWEST_SINCE and len(curves.valid) >= LONG_ENOUGH:
         return False  # the last of many values alone is higher
     return training_went_on(curves)
 

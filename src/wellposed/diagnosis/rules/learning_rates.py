@@ -78,9 +78,7 @@ class Oscillates(Rule):
             return None
         (now, before), level, progress = measure.swings(values), measure.end(y), measure.whole_progress(y)
         progress = max(progress, (curves.fact("constant_loss") or -math.inf) - float(values.min()))
-        if (
-            len(measure.finite_values(curves.valid_loss)) < FEWEST_EPOCHS
-        ):  # of batches or of rows: noise of sampling swings too
+        if len(curves.valid) < FEWEST_EPOCHS:  # of batches or of rows: noise of sampling swings too
             return None
         if not now > 0 or now < self.SETTLES * before or measure.trend(y).gain >= 2 * now:
             return None
@@ -200,7 +198,7 @@ class RateTooHigh(Rule):
     LEVER = "lower the learning rate (by three to ten times), warm it up, or clip gradients"
 
     def judge(self, curves: Curves) -> Finding | None:
-        if len(measure.finite_values(curves.train_loss)) < FEWEST:
+        if len(curves.train) < FEWEST:
             return None
         return (
             self._jumped(curves)
@@ -235,7 +233,7 @@ class RateTooHigh(Rule):
         )  # fmt: skip
 
     def _jumped(self, curves: Curves) -> Finding | None:
-        values = measure.finite_values(curves.train_loss)
+        values = curves.train
         if (begun := initial_loss(curves)) is not None:
             values = np.concatenate([[begun], values])
         elif measure.began_late(curves) and curves.fact("constant_loss") is None:  # the start is that of a tail
@@ -261,7 +259,7 @@ class RateTooHigh(Rule):
 
     def _leapt(self, curves: Curves) -> bool:
         """Whether validation went to twice its start, and stayed, though nothing was learned: no overfitting."""
-        values = measure.finite_values(curves.valid_loss)
+        values = curves.valid
         if len(values) < FEWEST or shows_learning(curves):
             return False
         return float(np.median(values[len(values) // 2 :])) > float(values[0]) + self.LEAP * abs(float(values[0]))
@@ -335,7 +333,7 @@ class RateTooLow(Rule):
     STEADY = 1 / 3
 
     def judge(self, curves: Curves) -> Finding | None:
-        y = curves.train_loss if len(measure.finite_values(curves.train_loss)) else curves.valid_loss
+        y = curves.train_loss if len(curves.train) else curves.valid_loss
         values = measure.finite_values(y)
         if len(values) < FEWEST:
             return None

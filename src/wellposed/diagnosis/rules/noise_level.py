@@ -31,7 +31,7 @@ class NoisyEvidence(Rule):
     LEVER = "use more validation rows, or average over seeds; a larger batch or a decaying learning rate calms curves"
 
     def judge(self, curves: Curves) -> Finding | None:
-        if len(measure.finite_values(curves.valid_loss)) < NotEnoughEvidence.FEWEST:
+        if len(curves.valid) < NotEnoughEvidence.FEWEST:
             return None
         found = self._rise(curves) or self._gap(curves)
         return None if found is None or self._found_all_the_same(curves) else found

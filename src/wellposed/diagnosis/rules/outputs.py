@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.rules.rule import Inside, measured
@@ -135,7 +134,7 @@ class WrongLoss(Inside):
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
         inspection, targets = signals.last, signals.targets
         if self._has_no_bound(curves):
-            values = measure.finite_values(curves.train_loss)
+            values = curves.train
             return self._found(
                 0.9, {"start": float(values[0]), "train_loss": float(values[-1])},
                 "see that what is minimized is what should be small: the sign of the loss, and of each term in it",
@@ -154,7 +153,7 @@ class WrongLoss(Inside):
 
     @classmethod
     def _has_no_bound(cls, curves: Curves) -> bool:
-        values = measure.finite_values(curves.train_loss)
+        values = curves.train
         if len(values) < cls.FEWEST or not values[-1] < min(0.0, values[0] - 10 * abs(values[0])):
             return False
         half = len(values) // 2

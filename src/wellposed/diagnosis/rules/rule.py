@@ -152,7 +152,7 @@ def _learned_at_times(curves: Curves) -> bool:
 
     Then the noise of the curve is that of weights which know more at some epochs than at others.
     """
-    constant, values = curves.fact("constant_loss"), measure.finite_values(curves.train_loss)
+    constant, values = curves.fact("constant_loss"), curves.train
     if constant is None or not curves.facts.get("like_for_like") or len(values) < FEWEST_EPOCHS:
         return False
     return float(np.quantile(values[len(values) // 2 :], 0.25)) < constant - MENDED_SHARE * abs(constant)
@@ -170,7 +170,7 @@ def _mended_enough(curves: Curves, share: measure.RelativeError) -> bool:
 def valid_learned(curves: Curves) -> bool:
     """Whether validation ever came below what it is without learning, by a fiftieth; True where it is not known, and where three
     answers of four are right, which a log may begin with."""
-    values, reference = measure.finite_values(curves.valid_loss), measure.reference_level(curves)
+    values, reference = curves.valid, measure.reference_level(curves)
     if len(values) == 0 or not math.isfinite(reference):
         return True
     lowest = float(measure.running_mean(values, measure.window(len(values))).min())

@@ -78,7 +78,7 @@ class Underfits(Rule):
     @classmethod
     def high_and_at_rest(cls, curves: Curves, share: RelativeError) -> bool:
         """High on the training rows, at rest, and with a gap that is small beside it."""
-        if len(measure.finite_values(curves.train_loss)) < cls.FEWEST or not math.isfinite(share.train):
+        if len(curves.train) < cls.FEWEST or not math.isfinite(share.train):
             return False
         high = share.train >= (cls.HIGH if share.certain else cls.HIGH_UNSURE)
         small = (
@@ -132,7 +132,7 @@ class OverRegularized(Rule):
                 "All weights of the network are exactly 0, so that it says the same for every row: nothing is left of it.",
             )  # fmt: skip
         share = measure.remaining(curves)
-        epochs = len(measure.finite_values(curves.train_loss))
+        epochs = len(curves.train)
         if share is None or not regularizes(curves) or epochs < FEWEST_EPOCHS:
             return None
         # Of a short log noise hides a fall, so that what came down may come down further: it is not stuck.
@@ -200,7 +200,7 @@ class OverRegularized(Rule):
     def _drowned(cls, curves: Curves) -> float:
         """The toll of noise inside the network, if it takes most of what the network can do, at rest; else 0."""
         toll, constant = curves.signals.toll if curves.signals is not None else None, curves.fact("constant_loss")
-        if toll is None or constant is None or len(measure.finite_values(curves.train_loss)) < Underfits.FEWEST:
+        if toll is None or constant is None or len(curves.train) < Underfits.FEWEST:
             return 0.0
         large = toll.noise >= cls.NOISE * abs(toll.loss) and toll.noise > 3 * toll.error
         most = large and toll.loss + toll.noise >= cls.HALF * constant > 0
