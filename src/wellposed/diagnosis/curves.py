@@ -80,8 +80,15 @@ class Curves:
             return source
         table = logs.read(source, readers)
         count = len(table.columns["epoch"])
-        arrays = {name: _bounded(table.columns.get(name, np.full(count, np.nan))) for name in ARRAYS}
-        inside = _signals(source)
+        arrays = {name: table.columns.get(name, np.full(count, np.nan)) for name in ARRAYS}
+        for name, y in arrays.items():  # what is too large to reckon with is infinite, as of a run that diverged
+            if (large := np.abs(y) > LARGEST).any():
+                arrays[name] = np.where(large, np.copysign(np.inf, y), y)
+        inside = None
+        if hasattr(source, "model") and hasattr(source, "history"):
+            from wellposed.diagnosis.signals import Signals  # which needs torch, and logs do not
+
+            inside = Signals.of(source)
         return cls(**arrays, given=frozenset(table.columns), facts=table.facts, source=table.name, signals=inside)
 
     def __len__(self) -> int:
@@ -106,21 +113,6 @@ class Curves:
 
 
 ARRAYS = tuple(one.name for one in fields(Curves) if one.type == "Array")
-
-
-def _bounded(y: Array) -> Array:
-    """What is too large to reckon with is infinite, as of a run that diverged."""
-    large = np.abs(y) > LARGEST
-    return np.where(large, np.copysign(np.inf, y), y) if large.any() else y
-
-
-def _signals(source: Any) -> Signals | None:
-    """What can be seen inside; logs have no model, and nothing is imported for them."""
-    if not (hasattr(source, "model") and hasattr(source, "history")):
-        return None
-    from wellposed.diagnosis.signals import Signals
-
-    return Signals.of(source)
 
 
 def finite_values(y: Array) -> Array:
@@ -189,15 +181,10 @@ def falls_throughout(y: Array) -> bool:
     lowest value is its last: of all pairs nearly each is in order (Kendall's tau, 5 %)."""
     values = finite_values(y)
     later = values[-max(5, len(values) // 2) :]
-    return is_ordered(later) and int(later.argmin()) == len(later) - 1
-
-
-def is_ordered(values: Array) -> bool:
-    """Whether values fall, one after the other, more often than chance has it (Kendall's tau, 5 %); False under five."""
-    count = len(values)
-    if count < 5:
+    count = len(later)
+    if count < 5 or int(later.argmin()) < count - 1:
         return False
-    tau = float(np.sign(np.triu(values[:, None] - values[None, :], 1)).sum()) / (count * (count - 1) / 2)
+    tau = float(np.sign(np.triu(later[:, None] - later[None, :], 1)).sum()) / (count * (count - 1) / 2)
     return tau * math.sqrt(9 * count * (count - 1) / (2 * (2 * count + 5))) >= 1.645
 
 
@@ -352,14 +339,11 @@ def chance_level(curves: Curves) -> float | None:
         learned = min(float(values.min()) for values in sides) < 0.98 * level or float(sides[0][0]) > 1.5 * level
         # The constant of a few rows may lie beside the level.
         other = constant is not None and abs(constant - level) > RISE_OF_BEST * level
-        if not learned and not other and any(_rests_at(level, values) for values in sides):
+        late = [values[len(values) // 3 :] for values in sides]
+        rests = any(abs(np.median(y) - level) <= 0.005 * level and np.std(y) <= 0.02 * level for y in late)
+        if rests and not learned and not other:
             return level
     return None
-
-
-def _rests_at(level: float, values: Array) -> bool:
-    later = values[len(values) // 3 :]
-    return abs(float(np.median(later)) - level) <= 0.005 * level and float(np.std(later)) <= 0.02 * level
 
 
 def lowest_valid(curves: Curves) -> float:
@@ -383,12 +367,6 @@ def scales_apart(curves: Curves) -> float | None:
     first, last = float(valid[0] / train[0]), end(valid) / end(train)
     apart = min(first, last) >= APART or max(first, last) <= BELOW
     return last if apart and 1 / STAYS <= last / first <= STAYS else None
-
-
-def rate_left(curves: Curves) -> float:
-    """The last learning rate over the highest; 1 where no column of rates is known."""
-    rates = finite_values(curves.lr)
-    return float(rates[-1] / rates.max()) if len(rates) > 1 and rates.max() > 0 else 1.0
 
 
 def began_late(curves: Curves) -> bool:
