@@ -22,7 +22,6 @@ from wellposed.core.preserve import names_in
 from wellposed.core.random import generator, seeded
 from wellposed.core.selectors import leaves, unwrap_model
 from wellposed.data.arrays import Source, to_device
-
 from wellposed.diagnosis import row_checks as measure
 from wellposed.diagnosis.codes import Code, codes_of
 from wellposed.diagnosis.row_checks import Copies, Giveaway, Order, Wrong
