@@ -378,10 +378,10 @@ def gains_by_row(sizes: Sequence[float], means: Array, floor: float, tables: Seq
     """Each row's part in the gain, ``(rows,)`` with the gain as their mean, by the gradient of the fit."""
     base = fit_power_law(sizes, means, floor).gain(rows).estimate
     parts = np.full(len(tables[0]), base)
-    for k, table in enumerate(tables):
+    for k, losses in enumerate(tables):
         step = 1e-3 * float(means[k].mean())
         moved = means.copy()
         moved[k] += step
         slope = (fit_power_law(sizes, moved, floor).gain(rows).estimate - base) / step
-        parts += slope * (table.mean(1) - table.mean())
+        parts += slope * (losses.mean(1) - losses.mean())
     return parts
