@@ -314,10 +314,7 @@ def bias_variance_path(
         raise InputError("A path needs strengths, and there is none. Give for example [0, 0.01, 0.1, 1].")
     base, what = as_recipe(recipe), vary if isinstance(vary, str) else "strength"
     label = what.rpartition(".")[2]
-    several = {
-        f"{label} {'none' if value == math.inf else f'{value:g}'}": repeated.with_amount(base, vary, value)
-        for value in ordered
-    }
+    several = {f"{label} {repeated.amount_of(v)}": repeated.with_amount(base, vary, v) for v in ordered}
     found = bias_variance(problem, several, **settings)
     points = tuple(replace(point, strength=value) for point, value in zip(found.points, ordered, strict=True))
     notes = (*found.notes, STOPPED) if what == "epochs" and base.stopping.keep == "best" else found.notes

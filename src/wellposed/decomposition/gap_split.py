@@ -383,8 +383,9 @@ def _of_watch(watch: Watch, logged: float | None, batch_size: int, draws: int, l
     losses = []
     for side in ("train", "valid"):  # in evaluation mode
         with seeded(0, "watch"), watch.notes.blind():
-            batches, settings = watch.batches(side), {"device": watch.device, "forward": watch.forward}
-            losses.append(evaluate(watch.model, batches, watch.loss, None, **settings).loss)
+            batches = watch.batches(side)
+            seen = evaluate(watch.model, batches, watch.loss, None, device=watch.device, forward=watch.forward)
+            losses.append(seen.loss)
     training, valid = losses
     shares.append(_true(training.mean, _rows(valid), level))
     notes = [f"Measured on {watch.rows} training rows and as many of validation."]

@@ -103,6 +103,11 @@ def weakest_first(vary: Vary, values: Sequence[float]) -> list[float]:
     return [*off, *(value for value in reversed(rising) if value not in off)]
 
 
+def amount_of(value: float) -> str:
+    """A strength as a word: a bound that is infinite is none."""
+    return "none" if value == math.inf else f"{value:g}"
+
+
 def train_complete(problem: Problem, jobs: Sequence[Job], **settings: Any) -> tuple[dict[int, Run], bool]:
     """The runs that were trained as their recipes say, by the job's place; and whether Ctrl-C ended others.
 

@@ -192,7 +192,7 @@ def forked(
     losses = [np.stack(columns, axis=1) for columns in rows]
     here = np.repeat(start.losses()[:, None], len(trained[0]), axis=1)
     level = 1.0 - (1.0 - LEVEL) / len(wanted)
-    branches = []
+    branches: list[Branch] = []
     for change, begin, runs, loss in zip(wanted, starts, trained, losses, strict=True):
         gain = compare(-(losses[0] if branches else here), -loss, level=level)
         branches.append(Branch(change.says, change.recipe, begin, tuple(runs), gain))

@@ -107,10 +107,10 @@ def turn(curves: Curves) -> Turn | None:
     as_low = np.flatnonzero(levels <= level + picked + math.sqrt(2) * measure.Z * measure.level_se(curves.valid_loss))
     epoch, low, high = (float(curves.epoch[at[i + (width - 1) // 2]]) for i in (lowest, as_low[0], as_low[-1]))
     rose = rise.estimate, rise.low, rise.high
-    percents = [100 / level * end for end in rose] if level > 0 else [None, None, None]
+    share, least, most = (100 / level * end if level > 0 else None for end in rose)
     matters, error = rise.low > 0 and rise.estimate >= rise.material, measure.error_rise(curves)
     found = Turn(
-        epoch, low, high, float(curves.epoch[at[-1]]) - epoch, *rose, *percents, certain=rise.low > 0, matters=matters
+        epoch, low, high, float(curves.epoch[at[-1]]) - epoch, *rose, share, least, most, rise.low > 0, matters
     )
     if error is None:
         return found
