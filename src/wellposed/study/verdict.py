@@ -185,9 +185,12 @@ def _tried(record: dict[str, Any]) -> str:
     tried = number_or_nan(record.get("recipes_tried"))
     again = {text(one.get("describe"), 400) for one in rows(record.get("trials")) if one.get("kind") == "finalist"}
     rivals = len(again - {text(part(record, "baseline", "recipe"), 400)})
-    best = f" The best {'one' if rivals == 1 else rivals} of them and the baseline were trained again with new seeds, "
-    best = best + "since the best of many scores is partly luck." if rivals else ""
-    return f"{count_noun(tried, 'recipe')} were tried.{best} The baseline is kept." if tried > 1 else "It is kept."
+    best = (
+        f" The best {'one' if rivals == 1 else rivals} of them and the baseline were trained again with new seeds, "
+        "since the best of many scores is partly luck."
+    )
+    said = f"{count_noun(tried, 'recipe')} were tried.{best if rivals else ''} The baseline is kept."
+    return said if tried > 1 else "It is kept."
 
 
 def _could_have_seen(record: dict[str, Any], found: dict[str, Any]) -> str:
