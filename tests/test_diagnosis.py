@@ -442,10 +442,8 @@ class PaceForgotten(learning_rates.Slow):
 
 
 class RestIsSlow(learning_rates.Slow):
-    STEADY = -1e9
-
-    @classmethod
-    def _creeps(cls, y: np.ndarray) -> bool:
+    @staticmethod
+    def _creeps(y: np.ndarray) -> bool:
         return bool(measure.trend(y).gain > -1)
 
 

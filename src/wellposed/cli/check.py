@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -42,19 +42,16 @@ def check_table(
 
 
 def _lines(table: TableFile) -> list[str]:
+    from wellposed.core.formats import table as aligned
+
     rows = [("column", "read as", "first cell", "its value", "missing")]
     for name, reading in table.readings.items():
-        cells, values = table.cells[name], table.frame[name]
+        values = table.frame[name]
         first = int(values.notna().to_numpy().argmax())
-        missing = int(values.isna().sum())
-        rows.append((name, reading.said(), str(cells.iloc[first]), _shown(values.iloc[first]), str(missing)))
-    rows = [(_short(name), how, _short(cell), _short(value), gone) for name, how, cell, value, gone in rows]
-    widths = [max(len(row[place]) for row in rows) for place in range(5)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.10g}" if isinstance(value, float) else str(value).removesuffix(" 00:00:00")
+        value, cell = values.iloc[first], str(table.cells[name].iloc[first])
+        shown = f"{value:.10g}" if isinstance(value, float) else str(value).removesuffix(" 00:00:00")
+        rows.append((_short(name), reading.said(), _short(cell), _short(shown), str(int(values.isna().sum()))))
+    return aligned(rows)
 
 
 def _short(text: str) -> str:

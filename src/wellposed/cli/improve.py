@@ -145,10 +145,10 @@ def improve(
         own = None if recipe is None else as_recipe(recipe)
         if resume and out is None:
             raise InputError("--resume needs the folder of the study: give --out.")
-        columns = [decode_argument(name) or name for name in drop or []]
         asked = Asked(
-            decode_argument(target), task, columns, decode_argument(group), decode_argument(time), test, decode_argument(weight),
-            class_weight, decode_argument(levels), target_transform, kinds_by_column(kind),
+            decode_argument(target), task, [decode_argument(name) or name for name in drop or []], decode_argument(group),
+            decode_argument(time), test, decode_argument(weight), class_weight, decode_argument(levels), target_transform,
+            kinds_by_column(kind),
         )  # fmt: skip
         if data is None or not PROBLEM_FILE.search(data):
             spared.enter_context(compiler_spared())
@@ -260,12 +260,16 @@ def problem_of(
         asked = replace(asked, target=asked.target or "target")
     else:
         read = open_table(data, asked.kind)
-        frame, notes, readings, name, valid = read.frame, read.notes, read.readings, _stem(data), 0.2
+        ending = r"(\.(csv|tsv|txt|parquet|xlsx|xlsm|xls|ods))?(\.gz)?$"
+        name = re.sub(ending, "", Path(data).name, flags=re.IGNORECASE) or "table"
+        frame, notes, readings, valid = read.frame, read.notes, read.readings, 0.2
         emit("reading", text=f"reading: {read.summary()}")
+    target: str | list[str] | None = asked.target
+    if asked.target is not None and "," in asked.target and asked.target not in map(str, frame.columns):
+        target = [one.strip() for one in asked.target.split(",")]  # several
     table = prepare_table(
-        frame, _split_names(asked.target, frame), task=asked.task, drop=asked.drop, group=asked.group, time=asked.time,
-        weight=asked.weight, link=asked.target_transform, levels=asked.levels.split(",") if asked.levels else (), name=name,
-        readings=readings,
+        frame, target, task=asked.task, drop=asked.drop, group=asked.group, time=asked.time, weight=asked.weight,
+        link=asked.target_transform, levels=asked.levels.split(",") if asked.levels else (), name=name, readings=readings,
     )  # fmt: skip
     table = replace(table, warnings=(*notes, *table.warnings))
     held = held if asked.test is None else open_table(asked.test, readings).frame
@@ -277,18 +281,6 @@ def problem_of(
     found = tuple(one.sentence for one in dependence(table, measured_by))
     problem.warnings = (*problem.warnings, *found)
     return problem, table if held is None else None, found
-
-
-def _split_names(target: str | None, frame: Any) -> str | list[str] | None:
-    """Several targets where the name, with a comma, is that of no column."""
-    if target is None or "," not in target or target in map(str, frame.columns):
-        return target
-    return [name.strip() for name in target.split(",")]
-
-
-def _stem(data: str) -> str:
-    ending = r"(\.(csv|tsv|txt|parquet|xlsx|xlsm|xls|ods))?(\.gz)?$"
-    return re.sub(ending, "", Path(data).name, flags=re.IGNORECASE) or "table"
 
 
 def free_folder(wanted: Path) -> Path:

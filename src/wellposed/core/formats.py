@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from wellposed.core.records import number_or_nan, text
@@ -12,10 +12,15 @@ from wellposed.core.records import number_or_nan, text
 MISSING = "–"
 
 
-def table(rows: Sequence[Sequence[str]], ruled: bool = False) -> list[str]:
-    """Rows of words as lines with their columns below one another; ``ruled`` draws a line below the first."""
+def table(rows: Sequence[Sequence[str]], ruled: bool = False, right: Collection[int] = ()) -> list[str]:
+    """Rows of words as lines with their columns below one another; ``ruled`` draws a line below the first.
+
+    Args:
+        right: which columns are put to the right.
+    """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    places = [f"{'>' if i in right else '<'}{width}" for i, width in enumerate(widths)]
+    lines = ["  ".join(f"{cell:{place}}" for cell, place in zip(row, places, strict=True)).rstrip() for row in rows]
     return [*lines[:1], *["  ".join("-" * width for width in widths)] * ruled, *lines[1:]]
 
 

@@ -19,23 +19,11 @@ import torch
 from wellposed.core.checks import Seed, checked
 from wellposed.core.errors import InputError, TrainingError, guard_call, require
 from wellposed.core.files import jsonable
+from wellposed.core.formats import table
 from wellposed.core.random import stream_seed
 from wellposed.core.registry import lookup
-from wellposed.decomposition.repeated_training import (
-    PROBE_ROWS,
-    Recipes,
-    Vary,
-    aligned_table,
-    amount_of,
-    ends_of,
-    evaluated_on,
-    format_interval,
-    recipes_by_name,
-    rows_on,
-    train_complete,
-    weakest_first,
-    with_amount,
-)
+from wellposed.decomposition import repeated_training as repeated
+from wellposed.decomposition.repeated_training import PROBE_ROWS, Recipes, Vary, ends_of, format_interval
 from wellposed.decomposition.variance_components import (
     FEWEST,
     LEVEL,
@@ -183,16 +171,11 @@ class BiasVariance:
             return None if parts is None else {name: ends_of(part) for name, part in parts.items()}
 
         points = [
-            {
-                "name": p.name, "strength": p.strength, "recipe": p.recipe.to_dict(), "parts": of(p.parts),
-                "zero_one": of(p.zero_one), "whole": p.whole, "resamples": list(p.resamples),
-            }
+            {**vars(p), "recipe": p.recipe.to_dict(), "parts": of(p.parts), "zero_one": of(p.zero_one)}
             for p in self.points
-        ]  # fmt: skip
-        mine = {key: value for key, value in vars(self).items() if key != "points"}
-        found: dict[str, Any] = jsonable(
-            {**mine, "points": points, "best": self.best.name, "findings": [f.to_dict() for f in self.findings()]}
-        )
+        ]
+        findings = [finding.to_dict() for finding in self.findings()]
+        found: dict[str, Any] = jsonable(vars(self) | {"points": points, "best": self.best.name, "findings": findings})
         return found
 
     def frame(self) -> Any:
@@ -218,11 +201,11 @@ class BiasVariance:
         lines = [
             f"{self.loss} on {self.rows} {self.on} rows; {count} resamples of {self.train_rows} rows with {kind} {seeds}; "
             f"{100 * LEVEL:.0f} % intervals over resamples and rows",
-            aligned_table(header, rows),
+            *table([header, *rows], right=range(1, len(header))),
         ]
         if first.zero_one is not None:
             hits = [[p.name, *(format_interval(p.zero_one[n]) for n in HITS)] for p in self.points if p.zero_one]
-            lines += ["", aligned_table(["", *HITS.values()], hits)]
+            lines += ["", *table([["", *HITS.values()], *hits], right=range(1, len(HITS) + 1))]
         return "\n".join([*lines, "", *self.notes, *map(str, self.findings())])
 
 
@@ -265,22 +248,20 @@ def bias_variance(
         Geman, Bienenstock & Doursat (1992); Heskes (1998), Neural Computation 10; Yang et al. (2020), ICML, whose central
         prediction of cross-entropy this is; Gupta et al. (2022), for seeds and data.
     """
-    several, numbers = recipes_by_name(recipes), list(map(int, seeds))
+    several, numbers = repeated.recipes_by_name(recipes), list(map(int, seeds))
     _check(resamples, numbers, strengths, several)
-    where = evaluated_on(problem, on)
+    where = repeated.evaluated_on(problem, on)
     # All recipes of a resample together, so that a deadline leaves whole resamples. None is all rows, each once.
     samples: list[int | None] = [*range(resamples), None]
     keys = [(r, name, seed) for r in samples for name in several for seed in numbers]
-    jobs = [
-        Job(several[name], seed, draw=0)
-        if r is None
-        else Job(several[name], seed if crossed else stream_seed(seed, "resample", r), resample=r)
-        for r, name, seed in keys
-    ]
-    runs, stopped = train_complete(
+    jobs = []
+    for r, name, seed in keys:
+        own = seed if crossed or r is None else stream_seed(seed, "resample", r)
+        jobs.append(Job(several[name], own, draw=0) if r is None else Job(several[name], own, resample=r))
+    runs, stopped = repeated.train_complete(
         problem, jobs, engine=engine, device=device, deadline=deadline, probe_rows=probe_rows
     )
-    source, target, weight = rows_on(problem, where)
+    source, target, weight = repeated.rows_on(problem, where)
     points, dropped = [], 0
     for i, (name, recipe) in enumerate(several.items()):
         found: dict[int | None, list[torch.Tensor]] = {}
@@ -328,12 +309,12 @@ def bias_variance_path(
         ``wp.bias_variance_path(problem, "baseline", "terms.l2", [0, .01, .03, .1, .3, 1])``
     """
     vary = vary if isinstance(vary, str) else guard_call("vary=", vary)
-    ordered = weakest_first(vary, strengths)
+    ordered = repeated.weakest_first(vary, strengths)
     if not ordered:
         raise InputError("A path needs strengths, and there is none. Give for example [0, 0.01, 0.1, 1].")
     base, what = as_recipe(recipe), vary if isinstance(vary, str) else "strength"
     label = what.rpartition(".")[2]
-    several = {f"{label} {amount_of(value)}": with_amount(base, vary, value) for value in ordered}
+    several = {f"{label} {repeated.amount_of(v)}": repeated.with_amount(base, vary, v) for v in ordered}
     found = bias_variance(problem, several, **settings)
     points = tuple(replace(point, strength=value) for point, value in zip(found.points, ordered, strict=True))
     notes = (*found.notes, STOPPED) if what == "epochs" and base.stopping.keep == "best" else found.notes

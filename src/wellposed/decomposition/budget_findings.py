@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -54,10 +55,17 @@ def _change(recipe: Recipe, changed: Recipe) -> Change:
 
 def remarks(budget: BudgetTerms) -> tuple[str, ...]:
     """What was tried and did not help, and what helps only on the way to w*: a sentence each."""
-    found = [_on_the_way(budget)] if budget.helps_on_the_way else []
-    refuted = [part for part in budget.suspects if part.name != "optimization" and budget.refuted(part)]
-    refuted.sort(key=lambda part: budget.name_of(part))
-    for _, same in groupby(refuted, key=lambda part: budget.name_of(part)):
+    found = []
+    if budget.way_gain is not None and budget.helps_on_the_way:
+        rival = _rival(budget)
+        how = "" if rival is None else f" ({recipe_difference(budget.recipe, rival)})"
+        found.append(
+            "Optimization is not named, since the validation loss does not improve where the same cost is minimized better: by "
+            f"{_between(budget.valid_gain)}. But on the way there, stopped at its best epoch, the same training{how} lowers it by "
+            f"{_between(budget.way_gain)}."
+        )
+    refuted = [part for part in budget.suspects if part.name != "optimization" and budget.helped(part) is False]
+    for _, same in groupby(sorted(refuted, key=budget.name_of), key=budget.name_of):
         parts = list(same)
         tried, answer = budget.tried(parts[0]), budget.answer(parts[0])
         assert answer is not None  # it was refuted
@@ -85,17 +93,6 @@ def _between(gain: BudgetTerm) -> str:
     return f"{gain.estimate:.3g} [{gain.low:.3g}, {gain.high:.3g}]"
 
 
-def _on_the_way(budget: BudgetTerms) -> str:
-    assert budget.way_gain is not None
-    rival = _rival(budget)
-    how = "" if rival is None else f" ({recipe_difference(budget.recipe, rival)})"
-    return (
-        f"Optimization is not named, since the validation loss does not improve where the same cost is minimized better: by "
-        f"{_between(budget.valid_gain)}. But on the way there, stopped at its best epoch, the same training{how} lowers it by "
-        f"{_between(budget.way_gain)}."
-    )
-
-
 def _rival(budget: BudgetTerms) -> Recipe | None:
     """The recipe trained like the one that found w*."""
     rival = next((one.rival for one in budget.levels if one.rival is not None), None)
@@ -106,74 +103,52 @@ def _rival(budget: BudgetTerms) -> Recipe | None:
 
 
 def finding_of(budget: BudgetTerms, part: BudgetTerm) -> Finding:
-    """The finding that a part names."""
-    share = _share(budget, part)
-    if part.name == "floor":
-        return _named(
-            budget, part, "underfits", "optimization", "capacity",
-            "a still larger network, better inputs, or cleaner labels: no regularizer and no optimizer gets below this floor",
-            f"{share} is the floor: no network that was trained, the larger one included, fits its rows better. "
-            "More capacity or noise in the data.",
-        )  # fmt: skip
-    if part.name == "gap":
-        return _named(
-            budget, part, "overfits", "regularization", "regularizer", "a stronger regularizer, or more data",
-            f"{share} is the generalization gap between training and validation rows.",
-        )  # fmt: skip
-    if part.name == "optimization":
-        name, pulls, lever = _fault(budget)
-        return _named(
-            budget, part, name, "optimization", pulls, lever,
-            f"{share} is left by the optimizer, and validation improves by {_between(budget.valid_gain)} where the same "
-            "cost is minimized better.",
-            _rival(budget),
-        )  # fmt: skip
-    if part.name == "stopping" and budget.longer_harms:
-        return _named(
-            budget, part, "overfits", "regularization", "regularizer",
-            "a regularizer, so that training can go on without harm",
-            f"{share} is given up by stopping early, and rightly: going on raises the validation loss by "
-            f"{budget.going_on.estimate:.3g}. Stopping is the regularizer here.",
-        )  # fmt: skip
-    if part.name == "stopping":
-        return _named(
-            budget, part, "undertrained", "optimization", "schedule", "longer training, or an annealed rate",
-            f"{share} is given up by the choice of an early epoch, and validation improves by "
-            f"{-budget.going_on.estimate:.3g} where training goes on.",
-        )  # fmt: skip
-    if part.name != "capacity" and budget.objective.regularized:
-        return _named(
-            budget, part, "over_regularized", "regularization", "regularizer", "weaker terms and less noise",
-            f"{share} is the price of the recipe's own terms and noise: the best weights under them fit so much worse.",
-        )  # fmt: skip
-    return _named(  # where nothing is charged, what is left above the floor is the network's
-        budget, part, "underfits", "optimization", "capacity", "a larger network",
-        f"{share} is for want of capacity: a larger network fits the training rows so much better.",
-        budget.recipe.replace(model=dict(budget.larger)) if budget.larger else None,
-    )  # fmt: skip
+    """The finding that a part names; its confidence grows with how far the interval is from zero, in units of its half width.
 
-
-def _named(
-    budget: BudgetTerms,
-    part: BudgetTerm,
-    name: str,
-    axis: str,
-    pulls: str,
-    lever: str,
-    says: str,
-    measured: Recipe | None = None,
-) -> Finding:
-    """A finding; its confidence grows with how far the interval is from zero, in units of its half width.
-
-    Args:
-        measured: the recipe that was seen to do better; it is proposed first. By default the remedy that was.
+    What was seen to do better is proposed first: the best change that was tried, or the rival that found w*.
     """
-    answer = budget.answer(part)
+    share, name, measured, answer = _share(budget, part), budget.name_of(part), None, budget.answer(part)
+    tried = " Whether its lever helps was not tried."
+    if part.name == "floor":
+        pulls = "capacity"
+        lever = "a still larger network, better inputs, or cleaner labels: no regularizer and no optimizer gets below this floor"
+        says = (
+            f"{share} is the floor: no network that was trained, the larger one included, fits its rows better. "
+            "More capacity or noise in the data."
+        )
+    elif part.name == "gap":
+        pulls, lever = "regularizer", "a stronger regularizer, or more data"
+        says = f"{share} is the generalization gap between training and validation rows."
+    elif part.name == "optimization":
+        (name, pulls, lever), measured, tried = _fault(budget), _rival(budget), ""
+        says = (
+            f"{share} is left by the optimizer, and validation improves by {_between(budget.valid_gain)} where the same "
+            "cost is minimized better."
+        )
+    elif part.name == "stopping" and budget.longer_harms:
+        pulls, lever, tried = "regularizer", "a regularizer, so that training can go on without harm", ""
+        says = (
+            f"{share} is given up by stopping early, and rightly: going on raises the validation loss by "
+            f"{budget.going_on.estimate:.3g}. Stopping is the regularizer here."
+        )
+    elif part.name == "stopping":
+        pulls, lever, tried = "schedule", "longer training, or an annealed rate", ""
+        says = (
+            f"{share} is given up by the choice of an early epoch, and validation improves by "
+            f"{-budget.going_on.estimate:.3g} where training goes on."
+        )
+    elif name == "over_regularized":
+        pulls, lever = "regularizer", "weaker terms and less noise"
+        says = (
+            f"{share} is the price of the recipe's own terms and noise: the best weights under them fit so much worse."
+        )
+    else:  # where nothing is charged, what is left above the floor is the network's
+        pulls, lever = "capacity", "a larger network"
+        measured = budget.recipe.replace(model=dict(budget.larger)) if budget.larger else None
+        says = f"{share} is for want of capacity: a larger network fits the training rows so much better."
     if answer is not None:
         measured = answer.remedy.change.recipe
-        says += f" Tried: {answer.remedy.change.says}; it lowers the validation loss by {_between(answer.gain)}."
-    elif part.name in ("gap", "floor", "capacity", "charged", "regularization"):
-        says += " Whether its lever helps was not tried."
+        tried = f" Tried: {answer.remedy.change.says}; it lowers the validation loss by {_between(answer.gain)}."
     first = () if measured is None else (_change(budget.recipe, measured),)
     others = [change for change in changes_for(name, budget.recipe, budget.room) if change.recipe != measured]
     half = (part.high - part.low) / 2
@@ -183,8 +158,8 @@ def _named(
         budget.level * (0.5 + 0.5 * sure),
         _evidence(part, budget) | ({} if answer is None else {"gain": answer.gain.estimate}),
         lever,
-        says,
-        axis=axis,
+        says + tried,
+        axis="regularization" if pulls == "regularizer" else "optimization",
         pulls=pulls,
         changes=(*first, *others)[:MOST_CHANGES],
     )
@@ -213,57 +188,40 @@ def _median(values: list[float]) -> float:
 
 def nothing_found(budget: BudgetTerms) -> Finding:
     """What is said where nothing can be named."""
+    unsure, seeds = partial(Finding, axis="evidence", pulls="data"), {"seeds": len(budget.seeds)}
     if len(budget.seeds) < 2:
-        return Finding(
-            "not_enough_evidence", 0.9, {"seeds": len(budget.seeds)}, "at least 2 seeds, better 3",
-            "With one seed the terms have no interval.", axis="evidence", pulls="data",
-        )  # fmt: skip
+        says = "With one seed the terms have no interval."
+        return unsure("not_enough_evidence", 0.9, seeds, "at least 2 seeds, better 3", says)
     if budget.hurried:
-        return Finding(
-            "not_enough_evidence", 0.9, {"seeds": len(budget.seeds)}, "more seconds",
-            "Other networks had less time to train than the recipe, so the terms are not what their names say.",
-            axis="evidence", pulls="data",
+        says = "Other networks had less time to train than the recipe, so the terms are not what their names say."
+        return unsure("not_enough_evidence", 0.9, seeds, "more seconds", says)
+    if budget.helps_on_the_way:  # a change was seen to lower the validation loss: it is offered
+        assert budget.way_gain is not None
+        rival, part = _rival(budget), budget["optimization"]
+        return unsure(
+            "not_enough_evidence", 0.7, _evidence(part, budget) | {"gain": budget.way_gain.estimate},
+            "better optimization, stopped early, and a regularizer so that it can go on",
+            f"The optimizer leaves {_share(budget, part)}; going all the way does not lower the validation loss, and "
+            f"stopping on the way lowers it by {_between(budget.way_gain)}: neither lever alone is the answer.",
+            changes=() if rival is None else (_change(budget.recipe, rival),),
         )  # fmt: skip
-    if budget.helps_on_the_way:
-        return _only_on_the_way(budget)
     if not budget.suspects:
-        return Finding(
-            "noisy_evidence", 0.7, {"seeds": len(budget.seeds)}, "more seeds or validation rows",
-            "No term is clearly above zero.", axis="evidence", pulls="data",
-        )  # fmt: skip
-    largest, possible = budget.suspects[0], _possible(budget)
+        return unsure("noisy_evidence", 0.7, seeds, "more seeds or validation rows", "No term is clearly above zero.")
+    largest = budget.suspects[0]
     words = SAYS.get(largest.name, "what the optimizer left")
     says = (
         f"The largest part, {_share(budget, largest)}, is {words}, but nothing shows that it can be taken away: no lever that was "
         "pulled clearly lowers the validation loss."
     )
     more = "more training rows" if largest.name == "gap" else "better inputs"
-    if possible is not None:
-        return Finding(
-            "noisy_evidence", 0.7, _evidence(largest, budget), f"more seeds or validation rows to see it; {more} to lower it",
-            f"{says} A gain of {possible.high:.3g} is possible still.", axis="evidence", pulls="data",
-        )  # fmt: skip
-    return Finding("healthy", 0.7, _evidence(largest, budget), f"nothing; {more}, if the loss is to be lower", says)
-
-
-def _possible(budget: BudgetTerms) -> BudgetTerm | None:
-    """The gain that may be largest still, where it would matter."""
     gains = [budget.gain(remedy) for remedy in budget.remedies]
     if any(part.name == "optimization" for part in budget.suspects):
         gains += [gain for gain in (budget.valid_gain, budget.way_gain) if gain is not None]
-    most = max(gains, key=lambda gain: gain.high, default=None)
-    return most if most is not None and most.high >= MATTERS * abs(budget.valid.estimate) else None
-
-
-def _only_on_the_way(budget: BudgetTerms) -> Finding:
-    """No lever is named, but a change was seen to lower the validation loss: it is offered."""
-    assert budget.way_gain is not None
-    rival = _rival(budget)
-    return Finding(
-        "not_enough_evidence", 0.7, _evidence(budget["optimization"], budget) | {"gain": budget.way_gain.estimate},
-        "better optimization, stopped early, and a regularizer so that it can go on",
-        f"The optimizer leaves {_share(budget, budget['optimization'])}; going all the way does not lower the validation loss, and "
-        f"stopping on the way lowers it by {_between(budget.way_gain)}: neither lever alone is the answer.",
-        axis="evidence", pulls="data",
-        changes=() if rival is None else (_change(budget.recipe, rival),),
-    )  # fmt: skip
+    possible = max((gain.high for gain in gains), default=-math.inf)
+    if possible >= MATTERS * abs(budget.valid.estimate):
+        lever, says = (
+            f"more seeds or validation rows to see it; {more} to lower it",
+            f"{says} A gain of {possible:.3g} is possible still.",
+        )
+        return unsure("noisy_evidence", 0.7, _evidence(largest, budget), lever, says)
+    return Finding("healthy", 0.7, _evidence(largest, budget), f"nothing; {more}, if the loss is to be lower", says)

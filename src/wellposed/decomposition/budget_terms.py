@@ -54,8 +54,8 @@ class BudgetTerm:
 
     def to_dict(self) -> dict[str, Any]:
         """``{"name", "estimate", "low", "high", "clear", "values"}``."""
-        return {"name": self.name, "estimate": self.estimate, "low": self.low, "high": self.high, "clear": self.clear,
-                "values": list(self.values)}  # fmt: skip
+        names = ("name", "estimate", "low", "high", "clear")
+        return {name: getattr(self, name) for name in names} | {"values": list(self.values)}
 
 
 @dataclass(frozen=True)
@@ -291,7 +291,8 @@ class BudgetTerms:
     def candidates(self) -> tuple[BudgetTerm, ...]:
         """What is named, the largest first: suspects but for those whose lever was pulled, and the validation loss did not clearly
         improve. Optimization is named only where it improves at w*; what is not clear, only where its lever clearly helps."""
-        named = [part for part in self.suspects if not self.refuted(part) and (part.low > 0 or self.proven(part))]
+        helped = [(part, self.helped(part)) for part in self.suspects]
+        named = [part for part, helps in helped if helps or (helps is None and part.low > 0)]
         if len(self.seeds) < 2:  # of the gap alone something is known: it is named where nothing may be larger
             named = [part for part in named if part.estimate >= max(one.estimate for one in self._split)]
         return tuple(named)
@@ -325,17 +326,12 @@ class BudgetTerms:
         gain = self._by_rows(part.name, cross_fitted(gains))
         return Answer(best, gain, self._worth(gain))
 
-    def proven(self, part: BudgetTerm) -> bool:
-        """Whether a part's lever was pulled and the validation loss clearly improved."""
-        answer = self.answer(part)
-        return not self.refuted(part) if part.name == "optimization" else answer is not None and answer.helps
-
-    def refuted(self, part: BudgetTerm) -> bool:
-        """Whether a part's lever was pulled and the validation loss did not clearly improve."""
+    def helped(self, part: BudgetTerm) -> bool | None:
+        """Whether the validation loss clearly improved where a part's lever was pulled; None where it was not."""
         if part.name == "optimization":
-            return not self._worth(self.valid_gain)
+            return self._worth(self.valid_gain)
         answer = self.answer(part)
-        return answer is not None and not answer.helps
+        return None if answer is None else answer.helps
 
     @cached_property
     def longer_harms(self) -> bool:

@@ -9,6 +9,7 @@ T is the data loss on all training rows, V on all validation rows, both in evalu
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +23,7 @@ import numpy as np
 from wellposed.core.checks import Seed, checked
 from wellposed.core.errors import InputError, TrainingError, WellposedError
 from wellposed.core.progress import emit
+from wellposed.data.data import Prepared
 from wellposed.decomposition.budget_findings import to_try
 from wellposed.decomposition.budget_terms import Levels, Remedy
 from wellposed.decomposition.measured_budget import ErrorBudget
@@ -37,7 +39,6 @@ from wellposed.decomposition.rivals import (
 )
 from wellposed.decomposition.training_cost import StateDict, View, loss_as_trained, penalty_costs
 from wellposed.diagnosis.advice import Room
-from wellposed.losses.per_example import MeanLoss
 from wellposed.optim.averaging import batch_norms
 from wellposed.optimality.settle import settle
 from wellposed.parallel.executors import train_jobs
@@ -115,7 +116,16 @@ def error_budget(
         True
     """
     recipe = as_recipe(recipe)
-    given = _checked_runs(problem, recipe, [runs] if isinstance(runs, Run) else list(runs))
+    given = [runs] if isinstance(runs, Run) else list(runs)
+    for run in given:
+        if run.problem is not problem or run.recipe.differences(recipe):
+            raise InputError(
+                "runs= must be of this problem and this recipe. Leave them out, and the recipe is trained."
+            )
+        if run.stopped not in (Stopped.EPOCHS, Stopped.PATIENCE, Stopped.DIVERGED):
+            raise InputError(
+                f"A run that was stopped from outside ({run.stopped!r}) has no end of its own. Leave it out."
+            )
     numbers = [run.seed for run in given] or list(SEEDS) if seeds is None else list(map(int, seeds))
     numbers += [run.seed for run in given if run.seed not in numbers]
     if not numbers or len(set(numbers)) < len(numbers) or not 0 < level < 1:
@@ -133,32 +143,19 @@ def error_budget(
     return probe.measured(given, epochs, level)
 
 
-def _checked_runs(problem: Problem, recipe: Recipe, runs: list[Run]) -> list[Run]:
-    for run in runs:
-        if run.problem is not problem or run.recipe.differences(recipe):
-            raise InputError(
-                "runs= must be of this problem and this recipe. Leave them out, and the recipe is trained."
-            )
-        if run.stopped not in (Stopped.EPOCHS, Stopped.PATIENCE, Stopped.DIVERGED):
-            raise InputError(
-                f"A run that was stopped from outside ({run.stopped!r}) has no end of its own. Leave it out."
-            )
-    return runs
-
-
 @dataclass(frozen=True)
 class Found:
     """Weights with what they cost.
 
     Attributes:
-        training, valid: each row's part of the data loss.
+        training: the data loss; ``valid``: each validation row's part of it.
         cost: what the recipe minimizes, at these weights.
         by: the recipe that found them, None where it is the budget's own; ``polished`` by full-batch steps.
     """
 
     state: StateDict
     training: float
-    valid: MeanLoss
+    valid: Array
     cost: float
     by: Recipe | None = None
     polished: bool = False
@@ -234,9 +231,7 @@ class _Probe:
     def measured(self, given: Sequence[Run], epochs: int | None, level: float) -> ErrorBudget:
         began = time.perf_counter()
         own, ends = self.own(given)
-        chosen = {
-            seed: (self.found("own", own[seed], own=True), self.found("own", ends[seed], own=True)) for seed in own
-        }
+        chosen = {seed: (self.found("own", own[seed]), self.found("own", ends[seed])) for seed in own}
         steps = math.ceil(min(self.rows or math.inf, len(self.problem.prepared.train)) / self.recipe.batch_size)
         bigger = larger_model_settings(self.problem, self.recipe)
         length = epochs or rival_epochs(max(len(run.history) for run in own.values()), steps)
@@ -260,7 +255,7 @@ class _Probe:
             levels, tuple(own), self.recipe, self.objective, bigger, level, constant,
             room=Room.of(self.problem, next(iter(own.values())).model), hurried=self.hurried,
         )  # fmt: skip
-        if any(part.name == "optimization" and budget.refuted(part) for part in budget.suspects):
+        if any(part.name == "optimization" and budget.helped(part) is False for part in budget.suspects):
             budget = replace(budget, levels=self.on_the_way(budget))
         if len(own) > 1:
             budget = replace(budget, remedies=self.remedies(budget))
@@ -277,13 +272,12 @@ class _Probe:
         if not jobs:
             return ()
         emit("error_budget", jobs=len(jobs))
-        rows = [self.rows_of(run) for run in self.train(jobs, None)]
+        rows = iter([self.rows_of(run) for run in self.train(jobs, None)])
         tried = []
-        for place, (name, change) in enumerate(changes):
-            own = rows[place * len(budget.seeds) : (place + 1) * len(budget.seeds)]
-            whole = [one for one in own if one is not None]
-            if len(whole) == len(own):
-                tried.append(Remedy(name, change, tuple(whole)))
+        for name, change in changes:
+            own = tuple(one for one in itertools.islice(rows, len(budget.seeds)) if one is not None)
+            if len(own) == len(budget.seeds):
+                tried.append(Remedy(name, change, own))
         if len(tried) < len(changes):
             self.notes.append(
                 f"{len(changes) - len(tried)} of {len(changes)} changes failed or were not trained to their end, and do not count."
@@ -294,7 +288,7 @@ class _Probe:
         """The validation loss, each row's part; None where the run did not come to its own end, or lost the numbers."""
         if run is None or run.stopped not in (Stopped.EPOCHS, Stopped.PATIENCE) or run.best_epoch < 0:
             return None
-        rows = self.losses(run)[1].rows.numpy().astype(np.float64)
+        rows = self.losses(run)[1]
         return rows if np.isfinite(rows).all() else None
 
     def on_the_way(self, budget: ErrorBudget) -> tuple[Levels, ...]:
@@ -317,12 +311,10 @@ class _Probe:
     def affordable(self, length: int, took: int, own: Mapping[int, Run], bigger: Mapping[str, Any] | None) -> RivalPlan:
         """The rivals that fit into the time, by the pace of the recipe's own runs: a schedule that is cut off has not come down,
         and is worse than a short one. First there are fewer, then they are shorter."""
-        whole = RivalPlan(length)
         if math.isinf(self.deadline):
-            return whole
-        weighs = relative_cost(self.problem, self.recipe, bigger)
-        pace = _pace(list(own.values()))
-        for plan in (whole, RivalPlan(length, few=True)):
+            return RivalPlan(length)
+        weighs, pace = relative_cost(self.problem, self.recipe, bigger), _pace(list(own.values()))
+        for plan in (RivalPlan(length), RivalPlan(length, few=True)):
             jobs = plan.jobs(self.objective, len(own), weighs)
             left = TRAINING_SHARE * (self.deadline - SPARE * self.look * jobs - time.monotonic())
             fits = max(1, int(left / max(jobs * pace, 1e-9)))
@@ -421,44 +413,39 @@ class _Probe:
             )
         return found
 
-    def found(self, kind: str, run: Run, own: bool = False) -> Found:
+    def found(self, kind: str, run: Run) -> Found:
         """What a run found; of networks without regularization the cost is the training loss."""
         began = time.perf_counter()
         training, valid = self.losses(run)
         state = run.model.state_dict()
-        cost = self.cost(state, run.seed, training) if own or kind == "rivals" else training
+        cost = self.cost(state, run.seed, training) if kind in ("own", "rivals") else training
         self.look = max(self.look, time.perf_counter() - began)
-        return Found(state, training, valid, cost, None if own else run.recipe)
+        return Found(state, training, valid, cost, None if kind == "own" else run.recipe)
 
-    def losses(self, run: Run) -> tuple[float, MeanLoss]:
-        """The data loss on all training rows, and on each validation row."""
+    def losses(self, run: Run) -> tuple[float, Array]:
+        """The data loss on all training rows, and each validation row's part of it."""
         began = time.perf_counter()
-        data = with_sample(self.problem.prepared, Job(self.recipe, rows=self.rows).sample)
-        training, valid = run.losses(data.train_clean), run.losses(data.valid)
+        training, valid = run.losses(self.data.train_clean), run.losses(self.data.valid)
         self.pass_ = max(self.pass_, time.perf_counter() - began)
-        return training.mean, valid
+        return training.mean, valid.rows.numpy().astype(np.float64)
+
+    @cached_property
+    def data(self) -> Prepared:
+        """The rows that the recipe is trained on, and those for validation."""
+        return with_sample(self.problem.prepared, Job(self.recipe, rows=self.rows).sample)
 
     def cost(self, state: StateDict, seed: int, training: float) -> float:
         """The expected noisy loss in evaluation mode of batch norm, plus all penalties; the data loss where there is no cost."""
-        recipe = self.objective.cost
-        _, penalty = penalty_costs(self.problem, recipe, state, seed=seed, step=self.last_step, rows=self.rows)
-        plain = not self.objective.noisy and not recipe.noise.acting("labels") and not self._functional
-        if plain:
+        recipe, rows = self.objective.cost, min(self.rows or math.inf, len(self.problem.prepared.train))
+        # Of the recipe's training, for strengths that follow a schedule.
+        last = math.ceil(rows / (self.recipe.batch_size * self.recipe.accumulate)) * self.recipe.epochs - 1
+        _, penalty = penalty_costs(self.problem, recipe, state, seed=seed, step=last, rows=self.rows)
+        functional = any(isinstance(term.charge, FunctionalPenalty) for term in recipe.build_terms(1))
+        if not self.objective.noisy and not recipe.noise.acting("labels") and not functional:
             return training + penalty
         mode: Any = "noise" if self.objective.noisy else "evaluation"
-        noisy = loss_as_trained(self.problem, state, View(recipe, mode), rows=self.rows, step=self.last_step)
+        noisy = loss_as_trained(self.problem, state, View(recipe, mode), rows=self.rows, step=last)
         return noisy.loss + float(noisy.outputs.mean()) + penalty
-
-    @property
-    def last_step(self) -> int:
-        """Steps of the recipe's training, for strengths that follow a schedule."""
-        rows = min(self.rows or math.inf, len(self.problem.prepared.train))
-        return math.ceil(rows / (self.recipe.batch_size * self.recipe.accumulate)) * self.recipe.epochs - 1
-
-    @cached_property
-    def _functional(self) -> bool:
-        """Whether outputs are charged."""
-        return any(isinstance(term.charge, FunctionalPenalty) for term in self.objective.cost.build_terms(1))
 
     def settled(
         self, found: Mapping[tuple[str, int], Sequence[Found]], seeds: Sequence[int]
@@ -476,32 +463,25 @@ class _Probe:
                 settled[kind, seed] = one
         return settled
 
-    def steps_left(self, pending: int) -> int:
-        """Full-batch steps that each of the networks which are still to be settled has time for."""
-        if math.isinf(self.deadline):
-            return POLISH[1]
-        left = SETTLING_SHARE * (self.deadline - time.monotonic()) / pending - SPARE * self.look
-        return int(max(left, 0.0) / max(POLISH_STEP * self.pass_, 1e-9))
-
     def polished(self, best: Found, seed: int, terms: Recipe, pending: int) -> Found | None:
         """The weights settled by full-batch steps on the cost of ``terms``; None where its cost is not smooth in this way."""
-        data = with_sample(self.problem.prepared, Job(self.recipe, rows=self.rows).sample)
-        if best.by is None or data.train.weight is not None:
+        if best.by is None or self.data.train.weight is not None:
             return None
         model = self.problem.build(best.by.model, seed)
         model.load_state_dict(dict(best.state))
         if batch_norms(model):  # its statistics would stay while the weights move
             return None
         forward = None if self.problem.forward is call else lambda net, batch: self.problem.forward(net, batch[0])
-        steps = min(max(POLISH[0], best.by.epochs), POLISH[1], self.steps_left(pending))
+        steps = min(max(POLISH[0], best.by.epochs), POLISH[1])
+        if math.isfinite(self.deadline):
+            left = SETTLING_SHARE * (self.deadline - time.monotonic()) / pending - SPARE * self.look
+            steps = min(steps, int(max(left, 0.0) / max(POLISH_STEP * self.pass_, 1e-9)))
         if steps < POLISH[0]:
             self.notes.append("For want of time the best weights were not settled by steps on all rows.")
             return None
         try:
-            settle(
-                model, self.problem.loss, list(batches_of(data.train_clean)), terms.build_terms(None), steps=steps,
-                forward=forward,
-            )  # fmt: skip
+            batches = list(batches_of(self.data.train_clean))
+            settle(model, self.problem.loss, batches, terms.build_terms(None), steps=steps, forward=forward)
         except WellposedError as error:
             self.notes.append(f"The best weights were not settled: {error}")
             return None
@@ -526,33 +506,23 @@ class _Probe:
         same = [*found["same", seed], *everything, *bare]
         lowest = min(one.training for one in same)
         floor = min([lowest, *(one.training for one in found["larger", seed])])
+        winner = ""
+        if best.by is not None:
+            how = best.by.optimizer
+            winner = f"{how.name} lr {how.lr:.2g}, {best.by.schedule.name}, {best.by.epochs} epochs"
+            winner += ", settled on all rows" if best.polished else ""
         return Levels(
-            floor, lowest, best.training, last.training, chosen.training, chosen.valid.rows.numpy().astype(np.float64),
-            best.valid.rows.numpy().astype(np.float64), last.valid.rows.numpy().astype(np.float64), last.cost, best.cost,
-            _winner(best), best.by, **self.kin(found["rivals", seed]),
+            floor, lowest, best.training, last.training, chosen.training, chosen.valid, best.valid, last.valid, last.cost,
+            best.cost, winner, best.by, **self.kin(found["rivals", seed]),
         )  # fmt: skip
 
     def kin(self, found: Sequence[Found]) -> dict[str, Any]:
         """What the recipe's own optimizer reaches at its own rate, and what it or its kind does at any."""
         own = self.recipe.optimizer
-        kind = [one for one in found if one.by is not None and _kind(one.by.optimizer.title) == _kind(own.title)]
-        same = [one.training for one in kind if one.by is not None and one.by.optimizer.lr == own.lr]
-        best = min(kind, key=lambda one: one.training, default=None)
-        return {
-            "patient": min(same, default=math.nan),
-            "kin": None if best is None else best.by,
-            "kin_loss": math.nan if best is None else best.training,
-        }
-
-
-def _kind(name: str) -> str:
-    """Adam and AdamW are one where nothing decays."""
-    return name.removesuffix("w")
-
-
-def _winner(best: Found) -> str:
-    if best.by is None:
-        return ""
-    settings = best.by.optimizer
-    name = f"{settings.name} lr {settings.lr:.2g}, {best.by.schedule.name}, {best.by.epochs} epochs"
-    return f"{name}, settled on all rows" if best.polished else name
+        kind = [  # Adam and AdamW are one where nothing decays
+            (one.training, one.by) for one in found
+            if one.by is not None and one.by.optimizer.title.removesuffix("w") == own.title.removesuffix("w")
+        ]  # fmt: skip
+        same = [training for training, by in kind if by.optimizer.lr == own.lr]
+        loss, best = min(kind, key=lambda one: one[0], default=(math.nan, None))
+        return {"patient": min(same, default=math.nan), "kin": best, "kin_loss": loss}

@@ -18,7 +18,7 @@ of the gap. The parts add up to the visible gap. `docs/error-budget.md` has the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
@@ -92,6 +92,10 @@ class GapShare:
     @property
     def says(self) -> str:
         return SAYS[self.name]
+
+    def plus(self, more: float) -> GapShare:
+        """The share with so much more in it."""
+        return GapShare(self.name, self.estimate + more, self.low + more, self.high + more)
 
     def to_dict(self) -> dict[str, Any]:
         """``{"name", "says", "estimate", "low", "high"}``."""
@@ -256,9 +260,10 @@ def _moving(logged: float, now: Stage, level: float) -> GapShare:
 def _true(training: float, valid: Array, level: float) -> GapShare:
     """The generalization gap; the training rows are all that there are, the validation rows a sample."""
     estimate = float((valid - training).mean())
-    found = None if len(valid) < 2 else crossed_interval(valid - training, level)
-    low, high = (math.nan, math.nan) if found is None else (found.low, found.high)
-    return GapShare("generalization", estimate, low, high)
+    if len(valid) < 2:
+        return GapShare("generalization", estimate, math.nan, math.nan)
+    found = crossed_interval(valid - training, level)
+    return GapShare("generalization", estimate, found.low, found.high)
 
 
 # --- a run
@@ -301,7 +306,7 @@ def _of_run(run: Run, draws: int, level: float) -> GapSplit:
     if averaged:
         shares.append(_between("averaging", before, clean, level))
     else:  # rounding, and losses that are one number for a batch
-        shares[-1] = GapShare(shares[-1].name, *(value + clean.value - before.value for value in _numbers(shares[-1])))
+        shares[-1] = shares[-1].plus(clean.value - before.value)
     shares.append(_true(training.mean, _rows(valid), level))
     return _split_of(logged, training, valid, shares, level, epoch, notes)
 
@@ -319,26 +324,12 @@ def _split_of(
     epoch: int,
     notes: list[str],
 ) -> GapSplit:
-    kept = _exact(_there(shares, logged), valid.mean - logged)
-    return GapSplit(logged, training.mean, valid.mean, kept, level, epoch, tuple(notes))
-
-
-def _there(shares: Sequence[GapShare], logged: float) -> list[GapShare]:
-    """Without those that are nothing but rounding: their cause is not in the recipe."""
-    least = ROUNDING * max(1.0, abs(logged))
-    always = ("moving", "unseen", "generalization")
-    return [share for share in shares if share.name in always or max(map(abs, _numbers(share))) > least]
-
-
-def _numbers(share: GapShare) -> tuple[float, float, float]:
-    return share.estimate, share.low, share.high
-
-
-def _exact(shares: Sequence[GapShare], visible: float) -> tuple[GapShare, ...]:
-    """The shares, with what rounding is left put into the first."""
-    rest = visible - math.fsum(share.estimate for share in shares)
-    first = shares[0]
-    return (GapShare(first.name, *(value + rest for value in _numbers(first))), *shares[1:])
+    """The split with the shares that are more than rounding, whose cause is in the recipe; the rest goes into the first."""
+    least, always = ROUNDING * max(1.0, abs(logged)), ("moving", "unseen", "generalization")
+    kept = [s for s in shares if s.name in always or max(map(abs, (s.estimate, s.low, s.high))) > least]
+    rest = valid.mean - logged - math.fsum(share.estimate for share in kept)
+    kept[0] = kept[0].plus(rest)
+    return GapSplit(logged, training.mean, valid.mean, tuple(kept), level, epoch, tuple(notes))
 
 
 def _taken_away(run: Run, whole: Stage, stage: Any) -> Iterator[tuple[str, Stage]]:
@@ -384,17 +375,18 @@ def _of_watch(watch: Watch, logged: float | None, batch_size: int, draws: int, l
     if regularized is not None:
         with torch.no_grad():
             penalty = float(regularized.weights_penalty())
-    views: tuple[tuple[Mode, bool], ...] = (
-        ("training", True),
-        ("training", False),
-        ("norms", False),
-        ("evaluation", False),
-    )
+    views: list[tuple[Mode, bool]] = [("training", True), ("training", False), ("norms", False), ("evaluation", False)]
     stages = [Stage(_watched(watch, mode, batch_size, draws, smooth), np.zeros(1)) for mode, smooth in views]
     cost = Stage(stages[0].rows, np.full(1, penalty))
     steps = zip(("penalty", "smoothing", "dropout", "batch_norm"), pairwise([cost, *stages]), strict=True)
     shares = [_between(name, before, after, level) for name, (before, after) in steps]
-    training, valid = (_watched_loss(watch, side) for side in ("train", "valid"))
+    losses = []
+    for side in ("train", "valid"):  # in evaluation mode
+        with seeded(0, "watch"), watch.notes.blind():
+            batches = watch.batches(side)
+            seen = evaluate(watch.model, batches, watch.loss, None, device=watch.device, forward=watch.forward)
+            losses.append(seen.loss)
+    training, valid = losses
     shares.append(_true(training.mean, _rows(valid), level))
     notes = [f"Measured on {watch.rows} training rows and as many of validation."]
     if logged is None:
@@ -403,7 +395,8 @@ def _of_watch(watch: Watch, logged: float | None, batch_size: int, draws: int, l
         )
         logged = cost.value
     else:
-        half = _rows_half(cost, level)
+        known = crossed_interval(cost.rows, level) if len(cost.rows) > 1 else None
+        half = math.nan if known is None else (known.high - known.low) / 2
         unseen = cost.value - logged
         shares.insert(0, GapShare("unseen", unseen, unseen - half, unseen + half))
         notes.append(
@@ -411,22 +404,6 @@ def _of_watch(watch: Watch, logged: float | None, batch_size: int, draws: int, l
             "penalties on outputs; its interval says how far the watched rows can mislead."
         )
     return _split_of(logged, training, valid, shares, level, len(watch.history) - 1, notes)
-
-
-def _rows_half(stage: Stage, level: float) -> float:
-    """Half the interval of a stage's loss over rows."""
-    if len(stage.rows) < 2:
-        return math.nan
-    found = crossed_interval(stage.rows, level)
-    return (found.high - found.low) / 2
-
-
-def _watched_loss(watch: Watch, side: str) -> MeanLoss:
-    """The loss of the watched rows in evaluation mode."""
-    with seeded(0, "watch"), watch.notes.blind():
-        return evaluate(
-            watch.model, watch.batches(side), watch.loss, None, device=watch.device, forward=watch.forward
-        ).loss
 
 
 def _watched(watch: Watch, mode: Mode, batch_size: int, draws: int, smooth: bool) -> Array:

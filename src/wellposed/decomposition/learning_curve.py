@@ -20,18 +20,10 @@ import torch
 from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, TrainingError, require
 from wellposed.core.files import jsonable
+from wellposed.core.formats import table
 from wellposed.core.registry import lookup
-from wellposed.decomposition.repeated_training import (
-    PROBE_ROWS,
-    Recipes,
-    aligned_table,
-    ends_of,
-    evaluated_on,
-    format_interval,
-    recipes_by_name,
-    rows_on,
-    train_complete,
-)
+from wellposed.decomposition import repeated_training as repeated
+from wellposed.decomposition.repeated_training import PROBE_ROWS, Recipes, ends_of, format_interval
 from wellposed.decomposition.variance_components import LEVEL, RowLosses
 from wellposed.diagnosis.finding import Finding
 from wellposed.optim.schedules import Plateau
@@ -163,16 +155,15 @@ class LearningCurve:
         curves = [
             {
                 "name": c.name, "recipe": c.recipe.to_dict(), "verdict": c.verdict, "rises": c.rises,
-                "gain": ends_of(c.gain) or None,
-                "floor": None if c.law is None else c.law.floor,
+                "gain": ends_of(c.gain) or None, "floor": None if c.law is None else c.law.floor,
                 "levels": [
                     {"rows": x.rows, "train": x.train, "valid": ends_of(x.valid), "gap": ends_of(x.gap)} for x in c.levels
                 ],
             }
             for c in self.curves
         ]  # fmt: skip
-        mine = {key: value for key, value in vars(self).items() if key != "curves"}
-        found: dict[str, Any] = jsonable({**mine, "curves": curves, "findings": [f.to_dict() for f in self.findings()]})
+        findings = [finding.to_dict() for finding in self.findings()]
+        found: dict[str, Any] = jsonable(vars(self) | {"curves": curves, "findings": findings})
         return found
 
     def frame(self) -> Any:
@@ -201,7 +192,7 @@ class LearningCurve:
         lines = [
             f"{self.loss} on {self.rows} {self.on} rows; {self.draws} draws of each size; {100 * LEVEL:.0f} % intervals over "
             "draws, seeds and rows",
-            aligned_table(header, rows),
+            *table([header, *rows], right=range(1, len(header))),
             "",
             *(self._said(curve) for curve in self.curves),
             *self.notes,
@@ -254,7 +245,7 @@ def learning_curve(
     Source:
         Cortes et al. (1994) for the form; Hestness et al. (2017) for networks.
     """
-    several = recipes_by_name(recipes)
+    several = repeated.recipes_by_name(recipes)
     total = len(problem.prepared.train)
     counts = row_counts(sizes, total)
     if repeats < FEWEST_DRAWS:
@@ -263,13 +254,13 @@ def learning_curve(
         )
     if not matters > 0:
         raise InputError(f"matters= is a share of the present loss above 0; it was given {matters}.")
-    where = evaluated_on(problem, on)
+    where = repeated.evaluated_on(problem, on)
     keys = [(draw, name, rows) for draw in range(repeats) for name in several for rows in counts]
     jobs = [Job(as_many_steps(several[name], rows, total), draw, rows, draw) for draw, name, rows in keys]
-    runs, stopped = train_complete(
+    runs, stopped = repeated.train_complete(
         problem, jobs, engine=engine, device=device, deadline=deadline, probe_rows=probe_rows
     )
-    source, target, weight = rows_on(problem, where)
+    source, target, weight = repeated.rows_on(problem, where)
     outputs = {i: run.outputs(source) for i, run in runs.items()}
     wild = {keys[i] for i, found in outputs.items() if not bool(torch.isfinite(found).all())}
     missing = {keys[i][0] for i in range(len(keys)) if i not in runs} | {draw for draw, _, _ in wild}
@@ -282,12 +273,11 @@ def learning_curve(
             f"Only {len(whole)} of {repeats} draws were trained at every size, and {FEWEST_DRAWS} are needed. "
             + (f"{names} diverged: lower its learning rate." if wild else "Give more time, or fewer sizes.")
         )
-    place = {key: i for i, key in enumerate(keys)}
     curves = []
     for name, recipe in several.items():
         levels = []
         for rows in counts:
-            mine = [place[d, name, rows] for d in whole]
+            mine = [keys.index((d, name, rows)) for d in whole]
             members = torch.stack([outputs[i] for i in mine]).double()
             losses = RowLosses(problem.loss, target, weight, members[0])
             on_train = [trained_loss(jobs[i], runs[i]) for i in mine]
@@ -376,29 +366,22 @@ def curve_of(name: str, recipe: Recipe, levels: Sequence[Level], matters: float 
     rows_error = float(by_row.std(ddof=1)) / math.sqrt(len(by_row)) if len(by_row) > 1 else 0.0
     gain = gain.wider(rows_error, SHAPE * gain.estimate)
     worth = matters * float(means[-1].mean())
-    rises = first_rise(levels)
+    level = 1 - (1 - LEVEL) / (len(levels) - 1)  # all comparisons together keep it
+    pairs = itertools.pairwise(levels)
+    rises = next((b.rows for a, b in pairs if paired_interval(b.table - a.table, level).low > 0), 0)
     sure = not rises and chance_of_signs(by_row - worth) <= 1 - LEVEL
     verdict = HELP if sure and gain.low > worth else NOT if sure and gain.high < worth else UNKNOWN
     return RecipeCurve(name, recipe, tuple(levels), law, gain, verdict, rises)
-
-
-def first_rise(levels: Sequence[Level]) -> int:
-    """The first size whose loss is shown to be above that of the size before; all comparisons together keep the level."""
-    level = 1 - (1 - LEVEL) / (len(levels) - 1)
-    for before, after in itertools.pairwise(levels):
-        if paired_interval(after.table - before.table, level).low > 0:
-            return after.rows
-    return 0
 
 
 def gains_by_row(sizes: Sequence[float], means: Array, floor: float, tables: Sequence[Array], rows: float) -> Array:
     """Each row's part in the gain, ``(rows,)`` with the gain as their mean, by the gradient of the fit."""
     base = fit_power_law(sizes, means, floor).gain(rows).estimate
     parts = np.full(len(tables[0]), base)
-    for k, table in enumerate(tables):
+    for k, losses in enumerate(tables):
         step = 1e-3 * float(means[k].mean())
         moved = means.copy()
         moved[k] += step
         slope = (fit_power_law(sizes, moved, floor).gain(rows).estimate - base) / step
-        parts += slope * (table.mean(1) - table.mean())
+        parts += slope * (losses.mean(1) - losses.mean())
     return parts

@@ -60,7 +60,38 @@ class ErrorBudget(BudgetTerms):
         }
 
     def __str__(self) -> str:
-        return _table(self)
+        """Each term with its interval and a bar from where the last one ended, and the sentences below."""
+        lines: list[tuple[BudgetTerm, float]] = []
+        start = 0.0
+        for part in self.parts:
+            lines.append((part, start))
+            inner = start
+            for one in self.apart if part.name == "regularization" else ():
+                lines.append((one, inner))
+                inner += one.estimate
+            start += part.estimate
+        lines.append((self.valid, 0.0))
+        ends = [value for part, at in lines for value in (at, at + part.estimate)]
+        low, high = min(0.0, *ends), max(ends)
+        scale = WIDTH / (high - low) if high > low else 0.0
+        wide = max(len(WORDS[part.name]) for part, _ in lines)
+        rows = [f"Error budget of {self.recipe.describe()}, {len(self.seeds)} seed{'s'[: len(self.seeds) != 1]}"]
+        for part, at in lines:
+            row = f"{WORDS[part.name].ljust(wide)}  {part.estimate:+9.4f}  {_interval(part):<20}"
+            rows.append(f"{row}  {_bar(at - low, part.estimate, scale)}".rstrip())
+        if self.shortfall is not None:
+            rows.append(
+                f"cost left by the optimizer: at least {self.shortfall.estimate:.4g} {_interval(self.shortfall)} "
+                "(a better optimum may exist)"
+            )
+        gain = self.valid_gain
+        rows.append(
+            f"validation at the best weights found: {-gain.estimate:+.4f} [{-gain.high:+.4f}, {-gain.low:+.4f}]"
+        )
+        for finding in self.findings[:2]:
+            rows.append(f"{finding.name} (confidence {finding.confidence:.2f}): {finding.says} Next: {finding.lever}.")
+        rows += [f"note: {note}" for note in (*remarks(self), *self.notes)]
+        return "\n".join([*rows, f"measured by {self.runs} runs, {self.epochs} epochs, {self.seconds:.1f} s"])
 
     def _repr_html_(self) -> str:
         return figure_html(str(self), self.figure)
@@ -88,29 +119,6 @@ WORDS = {
 }
 
 
-def _table(budget: ErrorBudget) -> str:
-    """Each term with its interval and a bar from where the last one ended."""
-    lines: list[tuple[BudgetTerm, float]] = []
-    start = 0.0
-    for part in budget.parts:
-        lines.append((part, start))
-        inner = start
-        for one in budget.apart if part.name == "regularization" else ():
-            lines.append((one, inner))
-            inner += one.estimate
-        start += part.estimate
-    lines.append((budget.valid, 0.0))
-    ends = [value for part, at in lines for value in (at, at + part.estimate)]
-    low, high = min(0.0, *ends), max(ends)
-    scale = WIDTH / (high - low) if high > low else 0.0
-    wide = max(len(WORDS[part.name]) for part, _ in lines)
-    table = [f"Error budget of {budget.recipe.describe()}, {len(budget.seeds)} seed{'s'[: len(budget.seeds) != 1]}"]
-    for part, at in lines:
-        row = f"{WORDS[part.name].ljust(wide)}  {part.estimate:+9.4f}  {_interval(part):<20}"
-        table.append(f"{row}  {_bar(at - low, part.estimate, scale)}".rstrip())
-    return "\n".join([*table, *_sentences(budget)])
-
-
 def _interval(part: BudgetTerm) -> str:
     return f"[{part.low:+.4f}, {part.high:+.4f}]" if math.isfinite(part.low) else "[one seed]"
 
@@ -121,19 +129,3 @@ def _bar(at: float, size: float, scale: float) -> str:
         return ""
     first, last = round(scale * min(at, at + size)), round(scale * max(at, at + size))
     return " " * first + ("█" if size >= 0 else "░") * max(last - first, 1 if size else 0)
-
-
-def _sentences(budget: ErrorBudget) -> list[str]:
-    """Cost, validation at w*, lever, notes."""
-    lines = []
-    if budget.shortfall is not None:
-        lines.append(
-            f"cost left by the optimizer: at least {budget.shortfall.estimate:.4g} {_interval(budget.shortfall)} "
-            "(a better optimum may exist)"
-        )
-    gain = budget.valid_gain
-    lines.append(f"validation at the best weights found: {-gain.estimate:+.4f} [{-gain.high:+.4f}, {-gain.low:+.4f}]")
-    for finding in budget.findings[:2]:
-        lines.append(f"{finding.name} (confidence {finding.confidence:.2f}): {finding.says} Next: {finding.lever}.")
-    lines += [f"note: {note}" for note in (*remarks(budget), *budget.notes)]
-    return [*lines, f"measured by {budget.runs} runs, {budget.epochs} epochs, {budget.seconds:.1f} s"]

@@ -101,32 +101,27 @@ def price(
         True
     """
     base = as_recipe(recipe)
-    if isinstance(change, Recipe):
-        changed = change
-    elif isinstance(change, Mapping):
-        changed = base.replace(**change)
-    else:
+    if not isinstance(change, (Recipe, Mapping)):
         terms = [change] if isinstance(change, Term) else list(change)
         if not terms:
             raise InputError("change is an empty list of terms, which changes nothing; give at least one term.")
-        changed = base.replace(terms=[*base.terms, *terms])
-    curve = learning_curve(
-        problem, {UNCHANGED: base, CHANGED: changed}, sizes=sizes, repeats=repeats, on=on, engine=engine, device=device,
-        deadline=deadline,
-    )  # fmt: skip
-    return price_of(curve)
+        change = {"terms": [*base.terms, *terms]}
+    several = {UNCHANGED: base, CHANGED: change if isinstance(change, Recipe) else base.replace(**change)}
+    return price_of(
+        learning_curve(
+            problem, several, sizes=sizes, repeats=repeats, on=on, engine=engine, device=device, deadline=deadline
+        )
+    )
 
 
 def price_of(curve: LearningCurve) -> Price:
     """What the curve ``with`` is worth against the curve ``without``."""
-    without, changed = (
-        np.stack([level.table for level in curve.curve(name).levels]) for name in (UNCHANGED, CHANGED)
-    )  # (sizes, rows, draws)
-    counts = np.array([level.rows for level in curve.curve(CHANGED).levels], dtype=np.float64)
+    levels = [curve.curve(name).levels for name in (UNCHANGED, CHANGED)]
+    without, changed = (np.stack([level.table for level in several]) for several in levels)  # (sizes, rows, draws)
+    counts = np.array([level.rows for level in levels[1]], dtype=np.float64)
     plain, better = _falling(without), _falling(changed)
-    reached = np.flatnonzero(
-        (better >= plain.min()) & (counts <= counts[-1] / 2)
-    )  # so that twice the rows could be seen
+    # Up to half of all, so that twice the rows could be seen.
+    reached = np.flatnonzero((better >= plain.min()) & (counts <= counts[-1] / 2))
     at = int(reached[-1]) if len(reached) else 0
     ratio = _rows_for(counts, plain, better[at]) / _rows_for(counts[: at + 1], better[: at + 1], better[at])
     source = numpy_generator(0, "price")

@@ -70,14 +70,12 @@ def with_amount(recipe: Recipe, vary: Vary, value: float) -> Recipe:
         mine = [term for term in terms if term["penalty"] == key]
         amount = "bound" if is_bound(vary) else "strength"
         if amount == "bound" and value == math.inf:
-            return recipe.replace(terms=[term for term in terms if term["penalty"] != key])
+            return recipe.replace(terms=[term for term in terms if term not in mine])
         for term in mine:
             term[amount] = value
         return recipe.replace(terms=terms if mine else [*terms, {"penalty": key, amount: value}])
-    if key:
-        return recipe.replace(**{section: {key: value}})
-    if section in Recipe.model_fields:
-        return recipe.replace(**{section: value})
+    if key or section in Recipe.model_fields:
+        return recipe.replace(**{section: {key: value} if key else value})
     raise InputError(
         f"There is nothing {vary!r} in a recipe that could be varied. Write 'terms.l2', 'noise.dropout', 'optimizer.lr', or "
         "give a function of a recipe and a number that returns a recipe."
@@ -110,31 +108,21 @@ def amount_of(value: float) -> str:
     return "none" if value == math.inf else f"{value:g}"
 
 
-def train_complete(
-    problem: Problem,
-    jobs: Sequence[Job],
-    *,
-    engine: str,
-    device: str | torch.device,
-    deadline: float,
-    probe_rows: int | None,
-) -> tuple[dict[int, Run], bool]:
+def train_complete(problem: Problem, jobs: Sequence[Job], **settings: Any) -> tuple[dict[int, Run], bool]:
     """The runs that were trained as their recipes say, by the job's place; and whether Ctrl-C ended others.
 
+    Args:
+        settings: of `train_jobs`.
     Raises:
         WellposedError: a recipe cannot be used, or a run failed: the first such error, after all others have ended.
     """
     told: dict[int, Outcome] = {}
     stopped = False
     try:
-        train_jobs(
-            problem, jobs, engine=engine, device=device, deadline=deadline, probe_rows=probe_rows,
-            done=told.__setitem__,
-        )  # fmt: skip
+        train_jobs(problem, jobs, **settings, done=told.__setitem__)
     except KeyboardInterrupt:  # what had ended was told
         stopped = True
-    for place in sorted(told):
-        outcome = told[place]
+    for _, outcome in sorted(told.items(), key=lambda item: item[0]):
         if isinstance(outcome, WellposedError) and not isinstance(outcome, NotBegun):
             raise outcome
     runs = {i: run for i, run in told.items() if isinstance(run, Run) and run.stopped in WHOLE}
@@ -170,14 +158,6 @@ def rows_on(problem: Problem, on: str) -> tuple[Any, Tensor, Tensor | None]:
             raise InputError("A decomposition needs targets that are one tensor. Give targets as numbers.")
         target = torch.cat(found)
     return source, target, source.weight
-
-
-def aligned_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns of words, the first to the left and the others to the right."""
-    first, *others = zip(header, *rows, strict=True)
-    columns = [[word.ljust(max(map(len, first))) for word in first]]
-    columns += [[word.rjust(max(map(len, column))) for word in column] for column in others]
-    return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 
 
 def ends_of(found: Any) -> dict[str, float]:

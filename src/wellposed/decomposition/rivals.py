@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
-from torch.optim import Optimizer
 
 from wellposed.core.errors import ProblemError
 from wellposed.noise.activations import dropouts
@@ -88,46 +87,36 @@ class Objective:
                 counted.append(values)
         settings = dict(recipe.optimizer.settings)
         own = float(settings.get("weight_decay", 0.0) or 0.0)
-        if own and _coupled(optimizer):
+        decoupled = any(group.get("decoupled_weight_decay", False) for group in optimizer.param_groups)
+        decoupled = decoupled or isinstance(optimizer, torch.optim.AdamW) or not isinstance(optimizer, COUPLED)
+        if own and not decoupled:  # an L2 in the loss
             settings.pop("weight_decay")
             terms.append({"penalty": "l2", "strength": own, "on": "*", "how": "prox"})
             counted.append(terms[-1])
         elif own:
             fixed = False
-        plain = {"name": recipe.optimizer.name, "lr": recipe.optimizer.lr, **settings}
-        changed = {**recipe.model_dump(), "terms": terms, "optimizer": plain, "averaging": {}, "lookahead": {}}
-        changed["noise"] = recipe.noise.without("gradients")  # it only smooths the way
-        changed["precision"] = "float32"
         noise = recipe.noise
+        changed = recipe.model_dump() | {
+            "terms": terms, "optimizer": {"name": recipe.optimizer.name, "lr": recipe.optimizer.lr, **settings},
+            "averaging": {}, "lookahead": {}, "noise": noise.without("gradients"), "precision": "float32",
+        }  # fmt: skip
         rates = [one.p for one in dropouts(model).values()] if noise.dropout is None else [noise.dropout]
         noisy = any(rates) or noise.drawn
         more = bool(terms or own or noisy or noise.acting("labels") or recipe.sharpness.radius)
         cost = Recipe(**{**changed, "terms": counted})
-        return cls(Recipe(**changed), cost, fixed, noisy, more, _notes(recipe, fixed))
-
-
-def _coupled(optimizer: Optimizer) -> bool:
-    """Whether the optimizer's own weight decay is an L2 in the loss."""
-    if any(group.get("decoupled_weight_decay", False) for group in optimizer.param_groups):
-        return False
-    return isinstance(optimizer, COUPLED) and not isinstance(optimizer, torch.optim.AdamW)
-
-
-def _notes(recipe: Recipe, fixed: bool) -> tuple[str, ...]:
-    """What regularizes and is in no cost."""
-    notes = []
-    if not fixed:
-        notes.append(
-            f"Decay under {recipe.optimizer.title} minimizes no fixed cost. Its best weights are the lowest training loss "
-            "that was reached under the same decay, applied at least as long; there is no cost to fall short of."
-        )
-    if recipe.sharpness.radius:
-        notes.append(
-            "The sharpness-aware step is taken by the rivals too; what it adds to the cost is not counted in the cost."
-        )
-    if any(term.schedule != "constant" or term.warmup for term in recipe.terms):
-        notes.append("A strength that follows a schedule is judged at its last value.")
-    return tuple(notes)
+        notes = []
+        if not fixed:
+            notes.append(
+                f"Decay under {recipe.optimizer.title} minimizes no fixed cost. Its best weights are the lowest training loss "
+                "that was reached under the same decay, applied at least as long; there is no cost to fall short of."
+            )
+        if recipe.sharpness.radius:
+            notes.append(
+                "The sharpness-aware step is taken by the rivals too; what it adds to the cost is not counted in the cost."
+            )
+        if any(term.schedule != "constant" or term.warmup for term in recipe.terms):
+            notes.append("A strength that follows a schedule is judged at its last value.")
+        return cls(Recipe(**changed), cost, fixed, noisy, more, tuple(notes))
 
 
 def rival_epochs(took: int, steps_per_epoch: int) -> int:
@@ -198,11 +187,12 @@ def larger_model_settings(problem: Problem, recipe: Recipe) -> dict[str, Any] | 
     now = _settings(problem, recipe)
     before = _parameters_of(problem, {**recipe.model})
     for times in (WIDER, 2):
-        found = {key: grown for key, value in now.items() if (grown := _grown(problem, key, value, times)) != value}
-        if not found:
-            continue
-        after = _parameters_of(problem, {**recipe.model, **found})
-        if before < after <= max(LARGE, 2 * before):
+        found = {}
+        for key, value in now.items():
+            more = [times * value] if key in WIDTHS else [value + 1, 2] if key in DEPTHS else [value]
+            found[key] = max([*more, *filter(_is_whole, problem.space.get(key, []))])
+        found = {key: grown for key, grown in found.items() if grown != now[key]}
+        if found and before < _parameters_of(problem, {**recipe.model, **found}) <= max(LARGE, 2 * before):
             return found
     return None
 
@@ -220,13 +210,11 @@ def _settings(problem: Problem, recipe: Recipe) -> dict[str, int]:
         elif name in problem.space:
             found[name] = problem.space[name][len(problem.space[name]) // 2]
     found |= recipe.model
-    return {key: value for key, value in found.items() if isinstance(value, int) and not isinstance(value, bool)}
+    return {key: value for key, value in found.items() if _is_whole(value)}
 
 
-def _grown(problem: Problem, key: str, value: int, times: int) -> int:
-    known = [v for v in problem.space.get(key, []) if isinstance(v, int) and not isinstance(v, bool)]
-    grown = [times * value] if key in WIDTHS else [value + 1, 2] if key in DEPTHS else [value]
-    return max([*grown, *known])
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _parameters_of(problem: Problem, settings: Mapping[str, Any]) -> int:

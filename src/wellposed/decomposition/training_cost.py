@@ -6,7 +6,7 @@ The weights stay as they are: they are put into a new model, which is thrown awa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -77,8 +77,9 @@ class View:
         return bool(drawn or active or batched)
 
 
-def loss_as_trained(problem: Problem, state: StateDict, view: View, *, seed: int = 0, rows: int | None = None, draws: int = DRAWS,
-         step: int = 0) -> Seen:  # fmt: skip
+def loss_as_trained(
+    problem: Problem, state: StateDict, view: View, *, seed: int = 0, rows: int | None, draws: int = DRAWS, step: int
+) -> Seen:
     """The loss of these weights on all training rows as the recipe's training would see it.
 
     Args:
@@ -102,7 +103,7 @@ def loss_as_trained(problem: Problem, state: StateDict, view: View, *, seed: int
 
 
 def penalty_costs(
-    problem: Problem, recipe: Recipe, state: StateDict, *, seed: int, step: int = 0, rows: int | None = None
+    problem: Problem, recipe: Recipe, state: StateDict, *, seed: int, step: int, rows: int | None
 ) -> tuple[float, float]:
     """What the weights are charged in the cost that training minimizes (``how="loss"``), and by all terms together.
 
@@ -140,10 +141,13 @@ def _one_draw(training: Training, state: StateDict, view: View, seed: int, draw:
     _regularized(training).steps = step
     parts: list[PerExample] = []
     weights: list[Tensor] = []
-    order: list[Tensor] = []
     charge = 0.0
+    taken = torch.randperm(len(training.data.train), generator=generator(seed, "seen", draw))
+    order = list(torch.split(taken, training.recipe.batch_size))
+    if len(order) > 1 and len(order[-1]) == 1:  # a batch of one row has no variance: it joins the one before it
+        order[-2:] = [torch.cat(order[-2:])]
     with dropout_from_streams(model, training.streams):
-        for number, index in enumerate(_batches(training, seed, draw)):
+        for number, index in enumerate(order):
             training.streams.step = number
             reseed(seed, "seen", draw, number)
             if training.perturbed is not None:
@@ -151,25 +155,13 @@ def _one_draw(training: Training, state: StateDict, view: View, seed: int, draw:
                 training.perturbed.step = max(0, step - number - 1 - draw * training.steps_per_epoch) * training.passes
             part, weight, penalty = _batch(training, index, view)
             parts.append(part)
-            order.append(index)
             charge += penalty * len(index)
             if weight is not None:
                 weights.append(weight)
-    taken = torch.cat(order)
     rows = mean_loss(parts, weights or None).rows.numpy()
     if len(rows) == len(taken):
         rows = rows[np.argsort(taken.numpy())]
     return rows.astype(np.float64), charge / len(taken)
-
-
-def _batches(training: Training, seed: int, draw: int) -> Iterator[Tensor]:
-    """All rows in a random order; a last batch of one row joins the one before it, since it has no variance."""
-    rows, size = len(training.data.train), training.recipe.batch_size
-    order = torch.randperm(rows, generator=generator(seed, "seen", draw))
-    parts = list(torch.split(order, size))
-    if len(parts) > 1 and len(parts[-1]) == 1:
-        parts[-2:] = [torch.cat(parts[-2:])]
-    yield from parts
 
 
 def _batch(training: Training, index: Tensor, view: View) -> tuple[PerExample, Tensor | None, float]:

@@ -112,17 +112,16 @@ def at_centre(members: Tensor, losses: RowLosses, left_out: bool = True) -> Arra
     return np.concatenate([estimate, left])
 
 
-def leave_out(members: Tensor, axis: int, i: int) -> Tensor:
-    """The members without the ``i``-th along an axis."""
-    kept = [j for j in range(members.shape[axis]) if j != i]
-    return members.index_select(axis, torch.tensor(kept))
+def leave_out(members: Tensor, i: int) -> Tensor:
+    """The members without the ``i``-th seed, their second axis."""
+    return torch.cat([members[:, :i], members[:, i + 1 :]], dim=1)
 
 
 def loss_over_seeds(outputs: Tensor, losses: RowLosses) -> Array:
     """The loss at the output expected over seeds, for each resample: ``(resamples, rows)``, jackknifed over seeds."""
     seeds = outputs.shape[1]
     whole = losses(outputs.mean(1))
-    one = np.mean([losses(leave_out(outputs, 1, s).mean(1)) for s in range(seeds)], axis=0)
+    one = np.mean([losses(leave_out(outputs, s).mean(1)) for s in range(seeds)], axis=0)
     return np.asarray(seeds * whole - (seeds - 1) * one)
 
 
@@ -150,13 +149,11 @@ def crossed_components(outputs: Tensor, losses: RowLosses, left_out: bool = True
     def centre(members: Tensor) -> Array:
         return at_centre(members, losses, left_out)
 
-    def of(values: Array) -> Array:
-        return mean_of(values) if left_out else values.mean(0, keepdims=True)
-
     whole = centre(outputs.mean(1))
-    one = np.mean([centre(leave_out(outputs, 1, s).mean(1)) for s in range(seeds)], axis=0)
-    loss, bias = of(each.mean(1)), seeds * whole - (seeds - 1) * one
-    by_data = of(loss_over_seeds(outputs, losses))
+    one = np.mean([centre(leave_out(outputs, s).mean(1)) for s in range(seeds)], axis=0)
+    means = mean_of(each.mean(1)), mean_of(loss_over_seeds(outputs, losses))
+    loss, by_data = means if left_out else (mean[:1] for mean in means)
+    bias = seeds * whole - (seeds - 1) * one
     by_seeds = np.mean([centre(outputs[:, s]) for s in range(seeds)], axis=0)
     return {
         "loss": loss, "bias": bias, "variance": loss - bias, "data": by_data - bias, "seeds": by_seeds - bias,
@@ -247,18 +244,13 @@ def decompose(outputs: Tensor, losses: RowLosses, crossing: bool) -> dict[str, V
         crossing: whether all resamples have the same seeds; of one seed all is said of that seed.
     """
     outputs = outputs.double()
-    seeds = outputs.shape[1]
-    if not crossing or seeds == 1:
-        return _parts(nested_components(outputs, losses), losses.share, {})
-    over: dict[str, Array] = {}
-    if seeds >= FEWEST:
-        others = [crossed_components(leave_out(outputs, 1, s), losses, left_out=False) for s in range(seeds)]
+    crossing, over = crossing and outputs.shape[1] > 1, dict[str, Array]()
+    if crossing and outputs.shape[1] >= FEWEST:
+        seeds = range(outputs.shape[1])
+        others = [crossed_components(leave_out(outputs, s), losses, left_out=False) for s in seeds]
         over = {name: np.array([float(found[name].mean()) for found in others]) for name in others[0]}
-    return _parts(crossed_components(outputs, losses), losses.share, over)
-
-
-def _parts(found: dict[str, Array], share: Array, over: dict[str, Array]) -> dict[str, VarianceComponent]:
-    return {name: part_of(values, share, over.get(name), name in VARIANCES) for name, values in found.items()}
+    found = crossed_components(outputs, losses) if crossing else nested_components(outputs, losses)
+    return {name: part_of(values, losses.share, over.get(name), name in VARIANCES) for name, values in found.items()}
 
 
 def zero_one(outputs: Tensor, target: Tensor, share: Array) -> dict[str, VarianceComponent] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -58,28 +58,19 @@ class WaterfallBar:
 def budget_bars(record: Any) -> list[WaterfallBar]:
     """The bars of a budget's record, in order; empty where it is damaged or does not add up."""
     apart = {text(one.get("name"), 40): one for one in rows(part(record, "apart"))}
-    found: list[WaterfallBar] = []
-    start = 0.0
+    pieces: list[dict[str, Any]] = []
     for one in rows(part(record, "parts")):
-        name = text(one.get("name"), 40)
-        split = name == "regularization" and {"capacity", "charged"} <= set(apart)
-        for piece in [apart["capacity"], apart["charged"]] if split else [one]:
-            step = _step(piece, start)
-            if step is None:
-                return []
-            found.append(step)
-            start = step.end
-    total = _step(mapping(part(record, "valid")), 0.0)
-    if total is None or not found or abs(total.size - start) > 1e-6 * max(1.0, abs(total.size)):
+        split = text(one.get("name"), 40) == "regularization" and {"capacity", "charged"} <= set(apart)
+        pieces += [apart["capacity"], apart["charged"]] if split else [one]
+    found: list[WaterfallBar] = []
+    for one in (*pieces, mapping(part(record, "valid"))):
+        numbers = (number_or_nan(one.get(key)) for key in ("estimate", "low", "high"))
+        found.append(WaterfallBar(text(one.get("name"), 40), found[-1].end if found else 0.0, *numbers))
+    if not pieces or not all(bar.name in NAMES and math.isfinite(bar.size) for bar in found):
         return []
-    return [*found, total]
-
-
-def _step(one: dict[str, Any], start: float) -> WaterfallBar | None:
-    name, size = text(one.get("name"), 40), number_or_nan(one.get("estimate"))
-    if name not in NAMES or not math.isfinite(size):
-        return None
-    return WaterfallBar(name, start, size, number_or_nan(one.get("low")), number_or_nan(one.get("high")))
+    total = replace(found[-1], start=0.0)
+    whole = abs(total.size - found[-1].start) <= 1e-6 * max(1.0, abs(total.size))
+    return [*found[:-1], total] if whole else []
 
 
 def budget_frame(several: Sequence[Sequence[WaterfallBar]]) -> tuple[float, float]:

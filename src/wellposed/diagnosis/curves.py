@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -79,12 +80,29 @@ class Curves:
             return source
         table = logs.read(source, readers)
         count = len(table.columns["epoch"])
-        arrays = {name: _bounded(table.columns.get(name, np.full(count, np.nan))) for name in ARRAYS}
-        inside = _signals(source)
+        arrays = {name: table.columns.get(name, np.full(count, np.nan)) for name in ARRAYS}
+        for name, y in arrays.items():  # what is too large to reckon with is infinite, as of a run that diverged
+            if (large := np.abs(y) > LARGEST).any():
+                arrays[name] = np.where(large, np.copysign(np.inf, y), y)
+        inside = None
+        if hasattr(source, "model") and hasattr(source, "history"):
+            from wellposed.diagnosis.signals import Signals  # which needs torch, and logs do not
+
+            inside = Signals.of(source)
         return cls(**arrays, given=frozenset(table.columns), facts=table.facts, source=table.name, signals=inside)
 
     def __len__(self) -> int:
         return len(self.epoch)
+
+    @cached_property
+    def train(self) -> Array:
+        """The training losses that are finite, in order."""
+        return finite_values(self.train_loss)
+
+    @cached_property
+    def valid(self) -> Array:
+        """The validation losses that are finite, in order."""
+        return finite_values(self.valid_loss)
 
     def fact(self, name: str) -> float | None:
         """A fact that is a finite number, or None."""
@@ -94,25 +112,7 @@ class Curves:
         return float(value)
 
 
-ARRAYS = (
-    "epoch", "train_loss", "valid_loss", "train_loss_se", "valid_loss_se", "train_metric", "valid_metric", "cost",
-    "penalty", "grad_norm", "weight_norm", "zeros", "lr", "valid_rise", "valid_rise_se",
-)  # fmt: skip
-
-
-def _bounded(y: Array) -> Array:
-    """What is too large to reckon with is infinite, as of a run that diverged."""
-    large = np.abs(y) > LARGEST
-    return np.where(large, np.copysign(np.inf, y), y) if large.any() else y
-
-
-def _signals(source: Any) -> Signals | None:
-    """What can be seen inside; logs have no model, and nothing is imported for them."""
-    if not (hasattr(source, "model") and hasattr(source, "history")):
-        return None
-    from wellposed.diagnosis.signals import Signals
-
-    return Signals.of(source)
+ARRAYS = tuple(one.name for one in fields(Curves) if one.type == "Array")
 
 
 def finite_values(y: Array) -> Array:
@@ -144,9 +144,7 @@ def start(y: Array) -> float:
     """The level before training got anywhere: the median of the first three known values of a long curve, so that
     one spike says nothing; the first value of a short one."""
     values = finite_values(y)
-    if len(values) == 0:
-        return math.nan
-    return float(np.median(values[: 3 if len(values) >= 30 else 1]))
+    return float(np.median(values[: 3 if len(values) >= 30 else 1])) if len(values) else math.nan
 
 
 STEEP = 0.5  # of all that follows: a fall of one epoch that is larger is the beginning
@@ -183,15 +181,10 @@ def falls_throughout(y: Array) -> bool:
     lowest value is its last: of all pairs nearly each is in order (Kendall's tau, 5 %)."""
     values = finite_values(y)
     later = values[-max(5, len(values) // 2) :]
-    return is_ordered(later) and int(later.argmin()) == len(later) - 1
-
-
-def is_ordered(values: Array) -> bool:
-    """Whether values fall, one after the other, more often than chance has it (Kendall's tau, 5 %); False under five."""
-    count = len(values)
-    if count < 5:
+    count = len(later)
+    if count < 5 or int(later.argmin()) < count - 1:
         return False
-    tau = float(np.sign(np.triu(values[:, None] - values[None, :], 1)).sum()) / (count * (count - 1) / 2)
+    tau = float(np.sign(np.triu(later[:, None] - later[None, :], 1)).sum()) / (count * (count - 1) / 2)
     return tau * math.sqrt(9 * count * (count - 1) / (2 * (2 * count + 5))) >= 1.645
 
 
@@ -326,8 +319,7 @@ def level_se(y: Array) -> float:
 def reference_level(curves: Curves) -> float:
     """The loss without learning: the constant prediction's; else the higher of both curves' starts, NaN without any."""
     constant = curves.fact("constant_loss")
-    starts = finite_values(np.array([start(curves.train_loss), start(curves.valid_loss)]))
-    return constant if constant is not None else float(starts.max()) if len(starts) else math.nan
+    return float(np.fmax(start(curves.train_loss), start(curves.valid_loss))) if constant is None else constant
 
 
 CHANCE = tuple(map(math.log, (2, 3, 10, 100, 1000)))
@@ -340,27 +332,23 @@ def chance_level(curves: Curves) -> float | None:
     A network that gives every row the same answer has this loss; so has one that learned until then, but it would not begin there.
     """
     constant = curves.fact("constant_loss")
-    sides = [values for y in (curves.train_loss, curves.valid_loss) if len(values := finite_values(y)) >= 3]
+    sides = [values for values in (curves.train, curves.valid) if len(values) >= 3]
     if not sides or not is_classification(curves):
         return None
     for level in CHANCE:
         learned = min(float(values.min()) for values in sides) < 0.98 * level or float(sides[0][0]) > 1.5 * level
         # The constant of a few rows may lie beside the level.
         other = constant is not None and abs(constant - level) > RISE_OF_BEST * level
-        if not learned and not other and any(_rests_at(level, values) for values in sides):
+        late = [values[len(values) // 3 :] for values in sides]
+        rests = any(abs(np.median(y) - level) <= 0.005 * level and np.std(y) <= 0.02 * level for y in late)
+        if rests and not learned and not other:
             return level
     return None
 
 
-def _rests_at(level: float, values: Array) -> bool:
-    later = values[len(values) // 3 :]
-    return abs(float(np.median(later)) - level) <= 0.005 * level and float(np.std(later)) <= 0.02 * level
-
-
 def lowest_valid(curves: Curves) -> float:
     """The lowest validation loss; a training loss below it is of rows that are fitted. Minus infinity where none is known."""
-    values = finite_values(curves.valid_loss)
-    return float(values.min()) if len(values) else -math.inf
+    return float(curves.valid.min()) if len(curves.valid) else -math.inf
 
 
 APART, BELOW, STAYS = 10.0, 0.4, 3.0
@@ -381,12 +369,6 @@ def scales_apart(curves: Curves) -> float | None:
     return last if apart and 1 / STAYS <= last / first <= STAYS else None
 
 
-def rate_left(curves: Curves) -> float:
-    """The last learning rate over the highest; 1 where no column of rates is known."""
-    rates = finite_values(curves.lr)
-    return float(rates[-1] / rates.max()) if len(rates) > 1 and rates.max() > 0 else 1.0
-
-
 def began_late(curves: Curves) -> bool:
     """Whether the log begins long after training did, as its numbers of epochs say: the start of a tail is no reference."""
     known = finite_values(curves.epoch)
@@ -397,7 +379,7 @@ def best_index(curves: Curves) -> int | None:
     """Position of the lowest validation loss (training loss where there is none); None where no loss is finite."""
     for y in (curves.valid_loss, curves.train_loss):
         if np.isfinite(y).any():
-            return int(np.nanargmin(np.where(np.isfinite(y), y, np.nan)))
+            return int(np.where(np.isfinite(y), y, np.inf).argmin())
     return None
 
 
@@ -436,9 +418,7 @@ def trend(y: Array, of: int | None = None) -> Trend:
         return Trend(0.0, -math.inf, math.inf, 0.0, count)
     last = values[-count:]
     slope, se, dof = _line(last)
-    if (
-        last.min() > 0 and last.max() > WIDE * last.min()
-    ):  # how sure it falls is seen in logarithms, where its bend is none
+    if last.min() > 0 and last.max() > WIDE * last.min():  # in logarithms its bend is none
         steep, error, dof = _line(np.log(last))
         se = abs(slope) * error / abs(steep) if steep else se
     wide = student_quantile(0.975, dof) * se
@@ -473,20 +453,36 @@ def _unit_line(values: Array) -> tuple[float, float, float]:
 
 
 @dataclass(frozen=True)
-class Rise:
-    """By how much a curve ended above its lowest level, with a 95 % interval and what would matter.
+class Gap:
+    """Validation minus training loss at the end, with a 95 % interval.
 
-    ``material`` is the smallest rise that would matter, ``epochs`` how long ago the lowest level was, ``rows`` whether
-    the interval covers the sampling of validation rows too.
+    ``rows`` is whether the interval covers the sampling of validation rows too.
     """
 
     estimate: float
-    low: float
-    high: float
     se: float
+    rows: bool
+
+    @property
+    def low(self) -> float:
+        """The lower end of the interval."""
+        return self.estimate - Z * self.se
+
+    @property
+    def high(self) -> float:
+        """The upper end of the interval."""
+        return self.estimate + Z * self.se
+
+
+@dataclass(frozen=True)
+class Rise(Gap):
+    """By how much a curve ended above its lowest level.
+
+    ``material`` is the smallest rise that would matter, ``epochs`` how long ago the lowest level was.
+    """
+
     material: float
     epochs: int
-    rows: bool
 
     @property
     def belief(self) -> float:
@@ -529,17 +525,14 @@ def rise(y: Array, reference: float | None = None) -> Rise:
     """
     values = finite_values(y)
     if len(values) < 3:
-        return Rise(math.nan, -math.inf, math.inf, math.inf, material_rise(y, reference), 0, False)
+        return Rise(math.nan, math.inf, False, material_rise(y, reference), 0)
     width, se = window(len(values)), level_se(y)
     levels = running_mean(running_median(values), width)
     lowest = int(levels.argmin())
     rivals = np.count_nonzero(levels <= levels[lowest] + 2 * Z * se) / width
     estimate = float(levels[-1] - levels[lowest]) - se * math.sqrt(2 * math.log(max(rivals, 1.0)))
     both = math.sqrt(2.0) * se  # noise at the end and at the lowest level
-    return Rise(
-        estimate, estimate - Z * both, estimate + Z * both, both, material_rise(y, reference),
-        len(levels) - 1 - lowest, False,
-    )  # fmt: skip
+    return Rise(estimate, both, False, material_rise(y, reference), len(levels) - 1 - lowest)
 
 
 def valid_rise(curves: Curves) -> Rise:
@@ -548,21 +541,7 @@ def valid_rise(curves: Curves) -> Rise:
     paired, errors = finite_values(curves.valid_rise), finite_values(curves.valid_rise_se)
     if len(paired) < 3 or len(errors) == 0 or not math.isfinite(plain.estimate):
         return plain
-    se = math.hypot(plain.se, float(errors[-1]))
-    return Rise(
-        plain.estimate, plain.estimate - Z * se, plain.estimate + Z * se, se, plain.material, plain.epochs, True
-    )
-
-
-@dataclass(frozen=True)
-class Gap:
-    """Validation minus training at the end, with a 95 % interval; ``rows`` whether sampling of rows is in it."""
-
-    estimate: float
-    low: float
-    high: float
-    se: float
-    rows: bool
+    return replace(plain, se=math.hypot(plain.se, float(errors[-1])), rows=True)
 
 
 def generalization_gap(curves: Curves) -> Gap:
@@ -571,7 +550,7 @@ def generalization_gap(curves: Curves) -> Gap:
     errors = [finite_values(e) for e in (curves.train_loss_se, curves.valid_loss_se)]
     rows = all(len(e) for e in errors)
     se = math.hypot(level_se(curves.valid_loss), level_se(curves.train_loss), *(float(e[-1]) for e in errors if len(e)))
-    return Gap(estimate, estimate - Z * se, estimate + Z * se, se, rows)
+    return Gap(estimate, se, rows)
 
 
 def is_classification(curves: Curves) -> bool:
@@ -620,7 +599,7 @@ def error_rise(curves: Curves) -> Rise | None:
     if rows:
         se = math.hypot(se, math.sqrt(max(abs(estimate), 1 / rows) / rows))
     material = RISE_OF_BEST * max(base, 1e-9)
-    return Rise(estimate, estimate - Z * se, estimate + Z * se, se, material, len(error) - 1 - best, rows is not None)
+    return Rise(estimate, se, rows is not None, material, len(error) - 1 - best)
 
 
 @dataclass(frozen=True)
@@ -639,19 +618,15 @@ def remaining(curves: Curves) -> RelativeError | None:
     ``certain`` is whether the constant prediction is known; otherwise the start of training stands in for it, which a
     log that begins after its first epoch understates.
     """
-    rates = error_rate(curves, "train"), error_rate(curves, "valid")
-    chance = chance_error(curves)
-    if rates[0] is not None and rates[1] is not None:
+    train, valid = error_rate(curves, "train"), error_rate(curves, "valid")
+    if train is not None and valid is not None:
         # An untrained network makes the most errors; a log that begins later is taken to have begun at a coin's toss.
-        reference = (
-            chance if chance else max(float(finite_values(rates[0]).max()), float(finite_values(rates[1]).max()), 0.5)
-        )
-        return RelativeError(end(rates[0]) / reference, end(rates[1]) / reference, "error", bool(chance))
-    values = finite_values(curves.train_loss)
-    constant = curves.fact("constant_loss")
-    reference = constant if constant is not None else (float(values[0]) if len(values) else math.nan)
+        known = chance_error(curves)
+        reference = known or max(*(float(finite_values(rate).max()) for rate in (train, valid)), 0.5)
+        return RelativeError(end(train) / reference, end(valid) / reference, "error", bool(known))
+    constant, values = curves.fact("constant_loss"), curves.train
+    reference = constant if constant is not None else float(values[0]) if len(values) else math.nan
     if len(values) == 0 or values.min() < 0 or not reference > 0:
         return None
-    return RelativeError(
-        end(curves.train_loss) / reference, end(curves.valid_loss) / reference, "loss", constant is not None
-    )
+    losses = end(curves.train_loss), end(curves.valid_loss)
+    return RelativeError(losses[0] / reference, losses[1] / reference, "loss", constant is not None)

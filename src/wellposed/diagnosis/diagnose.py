@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wellposed import logs
 from wellposed.core.checks import checked
@@ -19,10 +19,6 @@ from wellposed.diagnosis.diagnosis import Diagnoses
 from wellposed.diagnosis.diagnosis import Diagnosis as Diagnosis
 from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.rules.rule import FIT, Rule
-
-if TYPE_CHECKING:
-    from wellposed.training.run import Run
-
 
 UNSURE = 0.5  # of the confidence, where one more loss is there and nothing says whose: it may be validation's
 
@@ -58,12 +54,6 @@ def _with(own: Sequence[Rule]) -> tuple[Rule, ...]:
     return (*rules(), *own)
 
 
-def _asked(rule: Rule, curves: Curves) -> Finding | None:
-    """What a rule says; the error of one that somebody wrote is told as theirs."""
-    ours = type(rule).__module__.startswith("wellposed.")
-    return rule.judge(curves) if ours else guard_call(f"The rule {rule.name!r}", rule.judge)(curves)
-
-
 def apply_rules(curves: Curves, by: Iterable[Rule]) -> tuple[Finding, ...]:
     """Ask every rule; the residual ones only where the others found nothing but noise. Surest first, then severest; a
     cause before what it explains.
@@ -71,19 +61,26 @@ def apply_rules(curves: Curves, by: Iterable[Rule]) -> tuple[Finding, ...]:
     What another finding overrules is left out, so that no two contradict each other: of what diverged, or of losses that chase
     each other, it is not asked how it was fitted. Where a loss is left whose side is not known, nothing is sure.
     """
-    by = list(by)
+    by, findings = list(by), list[Finding]()
     rule_of = {rule.name: rule for rule in by}
-    findings = [found for rule in by if not rule.residual and (found := _asked(rule, curves)) is not None]
-    if all(found.name == "noisy_evidence" for found in findings):
-        findings += [found for rule in by if rule.residual and (found := _asked(rule, curves)) is not None]
+    for residual in (False, True):
+        if not residual or all(found.name == "noisy_evidence" for found in findings):
+            asked = (_judged(rule, curves) for rule in by if rule.residual is residual)
+            findings += filter(None, asked)
     silent = {name for found in findings for name in rule_of[found.name].overrules}
-    if silent & {FIT}:
+    if FIT in silent:
         silent |= {rule.name for rule in by if rule.of_fit}
     findings = [found for found in findings if found.name not in silent]
     if unassigned(curves):
         findings = [replace(found, confidence=UNSURE * found.confidence) for found in findings]
     ordered = sorted(findings, key=lambda found: (-round(found.confidence, 2), found.severity))
     return causes_first(ordered, {name: rule.explains for name, rule in rule_of.items()})
+
+
+def _judged(rule: Rule, curves: Curves) -> Finding | None:
+    """What a rule says; the error of one that somebody wrote is told as theirs."""
+    ours = type(rule).__module__.startswith("wellposed.")
+    return rule.judge(curves) if ours else guard_call(f"The rule {rule.name!r}", rule.judge)(curves)
 
 
 def causes_first(findings: Sequence[Finding], explains: Mapping[str, Collection[str]]) -> tuple[Finding, ...]:
@@ -139,7 +136,9 @@ def diagnose(
     curves, own = Curves.of(source, readers), own_rules(rules)
     findings = apply_rules(curves, _with(own))
     if hasattr(source, "recipe") and hasattr(source, "problem"):
-        findings = _advised(findings, source, own)
+        from wellposed.diagnosis.advice import Room, with_advice  # needs torch, which logs alone do without
+
+        findings = with_advice(findings, source.recipe, Room.of(source.problem, source.model), own)
     if prove is None:
         return Diagnosis(findings, curves)
     from wellposed.diagnosis.proof import prove as tried  # needs torch, which logs alone do without
@@ -148,13 +147,6 @@ def diagnose(
         raise InputError(f"prove= is how long to try changes, such as '2m' or '90s'; it was given {prove!r}.")
     findings, proof = tried(source, findings, own, seconds)
     return Diagnosis(findings, curves, proof)
-
-
-def _advised(findings: tuple[Finding, ...], run: Run, own: Sequence[Rule]) -> tuple[Finding, ...]:
-    """With the changes of the run's recipe. Only here is torch needed, which logs alone do without."""
-    from wellposed.diagnosis.advice import Room, with_advice
-
-    return with_advice(findings, run.recipe, Room.of(run.problem, run.model), own)
 
 
 @checked
@@ -171,12 +163,11 @@ def diagnose_many(
     Raises:
         DataError: a source cannot be read or has no losses.
     """
-    found = []
-    for source in sources:
-        for one in every_run(source, readers, rules):
-            if isinstance(one, DataError):
-                raise one
-            found.append(one)
+    found: list[Diagnosis] = []
+    for one in (one for source in sources for one in every_run(source, readers, rules)):
+        if isinstance(one, DataError):
+            raise one
+        found.append(one)
     return Diagnoses(tuple(found), worst_first(found))
 
 

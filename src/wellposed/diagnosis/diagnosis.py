@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
 from wellposed.core.files import jsonable
+from wellposed.core.formats import table
 from wellposed.core.signs import escape_html, visible
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.caveats import limitations as limits
@@ -69,7 +70,7 @@ class Diagnosis(Sequence[Finding]):
     def __getitem__(self, index: int) -> Finding: ...
     @overload
     def __getitem__(self, index: slice) -> Sequence[Finding]: ...
-    def __getitem__(self, index: int | slice) -> Finding | Sequence[Finding]:
+    def __getitem__(self, index: Any) -> Any:
         return self.findings[index]
 
     def __len__(self) -> int:
@@ -114,13 +115,13 @@ class Diagnosis(Sequence[Finding]):
     def _repr_html_(self) -> str:
         """The same as a notebook shows it, in whatever colours the notebook has."""
         parts = [f"<p><b>{escape_html(', '.join(self.names))}</b> · {escape_html(self.source)} · {_extent(self)}</p>"]
-        rows = [
-            _html_row(
-                f"<b>{escape_html(finding.name)}</b>", f"{finding.confidence:.2f}",
-                escape_html(f"{finding.axis} | {finding.pulls}"), _html_told(finding),
-            )
-            for finding in self.findings
-        ]  # fmt: skip
+        rows = []
+        for one in self.findings:
+            evidence = [[escape_html(cell) for cell in row] for row in evidence_rows(one.evidence)]
+            table = _html_table(("what", "value", "interval"), evidence) if evidence else ""
+            told = f"{escape_html(one.says)}{table}{'<br>'.join(map(escape_html, one.advice))}"
+            lever = escape_html(f"{one.axis} | {one.pulls}")
+            rows.append((f"<b>{escape_html(one.name)}</b>", f"{one.confidence:.2f}", lever, told))
         parts.append(_html_table(("finding", "confidence", "axis | lever", "what it says"), rows))
         if self.turn is not None:
             parts.append(f"<p>{escape_html(self.turn.says(self.axis))}</p>")
@@ -134,29 +135,19 @@ class Diagnosis(Sequence[Finding]):
         return f"<div>{''.join(parts)}</div>"
 
 
-def _html_table(head: Sequence[str], rows: Sequence[str]) -> str:
-    style = "text-align:left;padding:.2em 1.2em .2em 0"
-    heads = "".join(f'<th style="{style}">{name}</th>' for name in head)
-    return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-
-
-def _html_row(*cells: str) -> str:
-    style = "text-align:left;vertical-align:top;padding:.2em 1.2em .2em 0"
-    whole = f'<td style="{style};white-space:nowrap">'  # the last cell has the sentences, which may wrap
-    inside = "".join(f"{whole}{cell}</td>" for cell in cells[:-1])
-    return f'<tr>{inside}<td style="{style}">{cells[-1]}</td></tr>'
-
-
-def _html_told(finding: Finding) -> str:
-    """What it says, its numbers as a table, and what to do."""
-    rows = [_html_row(*map(escape_html, row)) for row in evidence_rows(finding.evidence)]
-    table = _html_table(("what", "value", "interval"), rows) if rows else ""
-    return f"{escape_html(finding.says)}{table}{'<br>'.join(map(escape_html, finding.advice))}"
+def _html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of cells that are HTML; the last cell of a row has the sentences, which may wrap."""
+    style, top = "padding:.2em 1.2em .2em 0", "text-align:left;vertical-align:top;"
+    lines = []
+    for row in rows:
+        inside = "".join(f'<td style="{top}{style};white-space:nowrap">{cell}</td>' for cell in row[:-1])
+        lines.append(f'<tr>{inside}<td style="{top}{style}">{row[-1]}</td></tr>')
+    heads = "".join(f'<th style="text-align:left;{style}">{name}</th>' for name in head)
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
 def _extent(diagnosis: Diagnosis) -> str:
-    epochs = diagnosis.curves.epoch
-    along = diagnosis.axis == "epoch" and all(float(epoch).is_integer() for epoch in epochs)
+    along = diagnosis.axis == "epoch" and all(float(epoch).is_integer() for epoch in diagnosis.curves.epoch)
     best = diagnosis.best_epoch
     count = f"{len(diagnosis.curves)} {'epochs' if along else 'points'}"
     where = f"no {'epoch' if along else 'point'} has a finite loss" if best is None else f"best {diagnosis.axis} {best}"
@@ -180,7 +171,7 @@ class Diagnoses(Sequence[Diagnosis]):
     def __getitem__(self, index: int) -> Diagnosis: ...
     @overload
     def __getitem__(self, index: slice) -> Sequence[Diagnosis]: ...
-    def __getitem__(self, index: int | slice) -> Diagnosis | Sequence[Diagnosis]:
+    def __getitem__(self, index: Any) -> Any:
         return self.diagnoses[index]
 
     def __len__(self) -> int:
@@ -195,36 +186,30 @@ class Diagnoses(Sequence[Diagnosis]):
         Args:
             width: signs of a line; long names of sources are shortened to keep to it, None keeps them whole.
         """
-        rows = [
-            HEAD,
-            *(_row(self.diagnoses[position], self.diagnoses[position][index]) for position, index in self.order),
-        ]
-        sizes = [max(len(row[i]) for row in rows) for i in range(len(HEAD) - 1)]
+        rows = [HEAD, *self._rows]
+        *sizes, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
         room = None if width is None else max(width - sum(sizes) - 2 * len(sizes), 20)
-        lines = []
-        for row in rows:
-            cells = [
-                cell.rjust(size) if right else cell.ljust(size)
-                for cell, size, right in zip(row[:-1], sizes, RIGHT, strict=True)
-            ]
-            lines.append("  ".join([*cells, shorten_middle(row[-1], room)]).rstrip())
-        return "\n".join(lines)
+        short = [(*cells, shorten_middle(source, room)) for *cells, source in rows]
+        return "\n".join(table(short, right=RIGHT))
+
+    @property
+    def _rows(self) -> list[tuple[str, ...]]:
+        return [_row(self.diagnoses[position], self.diagnoses[position][index]) for position, index in self.order]
 
     def _repr_html_(self) -> str:
         """The table, and each diagnosis behind a click."""
-        rows = [_row(self.diagnoses[position], self.diagnoses[position][index]) for position, index in self.order]
-        table = _html_table(HEAD, [_html_row(*map(escape_html, row)) for row in rows])
+        whole = _html_table(HEAD, [[escape_html(cell) for cell in row] for row in self._rows])
         parts = [(escape_html(f"{', '.join(one.names)} · {one.source}"), one._repr_html_()) for one in self.worst_first]
-        return table + "".join(f"<details><summary>{title}</summary>{inside}</details>" for title, inside in parts)
+        return whole + "".join(f"<details><summary>{title}</summary>{inside}</details>" for title, inside in parts)
 
 
 HEAD = ("finding", "confidence", "beside it", "best", "of", "turned", "rise", "source")
-RIGHT = (False, True, False, True, True, True, True)
+RIGHT = (1, 3, 4, 5, 6)
+"""Columns of numbers."""
 
 
 def _row(one: Diagnosis, worst: Finding) -> tuple[str, ...]:
-    turned = one.turn
-    certain = turned if turned is not None and turned.certain else None
+    certain = one.turn if one.turn is not None and one.turn.certain else None
     rise = "" if certain is None else f"+{certain.rise:.3g}" if certain.percent is None else f"+{certain.percent:.3g} %"
     mark = "" if one.axis == "epoch" else "step "
     best = "-" if one.best_epoch is None else f"{mark}{one.best_epoch}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from wellposed.core.files import jsonable
-from wellposed.core.formats import number_or_text
+from wellposed.core.formats import number_or_text, table
 from wellposed.core.records import text
 
 if TYPE_CHECKING:
@@ -77,10 +77,8 @@ class Finding:
     @property
     def lines(self) -> list[str]:
         """The finding as lines of text: what was seen and what it means, the evidence as a table, what to do."""
-        rows = evidence_rows(self.evidence)
-        widths = [max((len(row[i]) for row in rows), default=0) for i in range(2)]
-        table = [f"  {what:<{widths[0]}}  {value:>{widths[1]}}  {interval}".rstrip() for what, value, interval in rows]
-        return [self.says, *table, *self.advice]
+        rows = [f"  {line}" for line in table(evidence_rows(self.evidence), right=(1,))]
+        return [self.says, *rows, *self.advice]
 
     def to_dict(self) -> dict[str, Any]:
         """The finding as ``{"name", "confidence", "evidence", "lever", "axis", "pulls", "changes"}``, which JSON can hold.
@@ -88,14 +86,9 @@ class Finding:
         What is not finite becomes ``None``.
         """
         return {
-            "name": self.name,
-            "confidence": round(float(self.confidence), 4),
-            "evidence": jsonable(dict(self.evidence)),
-            "lever": self.lever,
-            "axis": self.axis,
-            "pulls": self.pulls,
-            "changes": [change.says for change in self.changes],
-        }
+            "name": self.name, "confidence": round(float(self.confidence), 4), "evidence": jsonable(dict(self.evidence)),
+            "lever": self.lever, "axis": self.axis, "pulls": self.pulls, "changes": [one.says for one in self.changes],
+        }  # fmt: skip
 
     def __str__(self) -> str:
         return f"{self.name} (confidence {self.confidence:.2f}): {self.says} Next: {self.lever}"

@@ -165,16 +165,13 @@ def fork(
         'lr 0.0001 -> 0.03'
     """
     start = continue_from(source, at)
-    wanted = [named_change(start.recipe, change) for change in changes]
+    wanted = []
+    for change in changes:
+        if not isinstance(change, Change):
+            recipe = change if isinstance(change, Recipe) else start.recipe.replace(**change)
+            change = Change(recipe_difference(start.recipe, recipe) or "no change", recipe)
+        wanted.append(change)
     return forked(start, wanted, epochs, repeats, device, deadline)
-
-
-def named_change(base: Recipe, change: Recipe | Change | Mapping[str, Any]) -> Change:
-    """A change with its name and the whole recipe."""
-    if isinstance(change, Change):
-        return change
-    recipe = change if isinstance(change, Recipe) else base.replace(**change)
-    return Change(recipe_difference(base, recipe) or "no change", recipe)
 
 
 def forked(
@@ -191,22 +188,12 @@ def forked(
             break
         for change, begin, runs in zip(wanted, starts, trained, strict=True):
             runs.append(begin.go_on(change.recipe, epochs, start.seed + number, device=device))
-    losses = [_losses(runs) for runs in trained]
+    rows = [[run.losses(run.problem.prepared.valid).rows.double().numpy() for run in runs] for runs in trained]
+    losses = [np.stack(columns, axis=1) for columns in rows]
     here = np.repeat(start.losses()[:, None], len(trained[0]), axis=1)
     level = 1.0 - (1.0 - LEVEL) / len(wanted)
-    branches = [
-        Branch(
-            change.says,
-            change.recipe,
-            begin,
-            tuple(runs),
-            compare(-(losses[0] if at else here), -losses[at], level=level),
-        )
-        for at, (change, begin, runs) in enumerate(zip(wanted, starts, trained, strict=True))
-    ]
+    branches: list[Branch] = []
+    for change, begin, runs, loss in zip(wanted, starts, trained, losses, strict=True):
+        gain = compare(-(losses[0] if branches else here), -loss, level=level)
+        branches.append(Branch(change.says, change.recipe, begin, tuple(runs), gain))
     return Fork(tuple(branches), start.state.epoch, epochs)
-
-
-def _losses(runs: Sequence[Run]) -> np.ndarray:
-    """``(rows, seeds)``: the validation loss of each row."""
-    return np.stack([run.losses(run.problem.prepared.valid).rows.double().numpy() for run in runs], axis=1)

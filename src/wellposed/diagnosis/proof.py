@@ -55,17 +55,14 @@ def prove(
             "There is nothing to prove: the findings have no change that a recipe can make. "
             f"They say: {findings[0].lever or findings[0].name}."
         )
-    passes = (seconds - (time.monotonic() - began)) / (1 + len(changes)) / _seconds_of_epoch(source)  # of each branch
+    took = [second for second in source.history["seconds"] if second > 0]  # without epochs, the whole budget
+    passes = (
+        (seconds - (time.monotonic() - began)) / (1 + len(changes)) / (float(np.median(took)) if took else math.inf)
+    )
     wanted = max(SHORTEST, LONGEST * start.state.epoch)
     epochs = int(max(1, min(wanted, passes / FEWEST_SEEDS)))
     seeds = int(min(MOST_SEEDS, max(FEWEST_SEEDS, passes / epochs)))
     return findings, forked(start, changes, epochs, seeds, "auto", began + seconds)
-
-
-def _seconds_of_epoch(source: Any) -> float:
-    """The time of an epoch, as the history has it; of a history without epochs that of the whole budget."""
-    known = [second for second in source.history["seconds"] if second > 0]
-    return float(np.median(known)) if known else math.inf
 
 
 def _gone_on(start: Continuation, recipe: Recipe) -> Recipe:
@@ -85,9 +82,8 @@ def _with_remade(start: Continuation, finding: Finding, how: str, room: Room) ->
         if how == "anew" and begun_anew(start):
             recipe = _gone_on(start, finding.changes[0].recipe if finding.changes else start.recipe)
             says = ", ".join(filter(None, ("begun anew", recipe_difference(start.recipe, recipe))))
-            return replace(
-                finding, changes=(*finding.changes[:1], Change(says, recipe, begun_anew), *finding.changes[1:])
-            )
+            changes = (*finding.changes[:1], Change(says, recipe, begun_anew), *finding.changes[1:])
+            return replace(finding, changes=changes)
     return finding
 
 

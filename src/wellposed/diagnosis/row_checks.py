@@ -87,15 +87,6 @@ def array_source(given: Any, double: bool = False) -> Source | None:
     return None
 
 
-def sample_table(source: Source, most: int | None = None) -> tuple[Tensor, Tensor] | None:
-    """Inputs and targets of (evenly spaced) rows; None where inputs are not one tensor."""
-    index = torch.arange(len(source))
-    if most is not None and len(index) > most:
-        index = index[torch.linspace(0, len(index) - 1, most).long()]
-    inputs, target = source.batch(index)
-    return (inputs, target) if isinstance(inputs, Tensor) and isinstance(target, Tensor) else None
-
-
 def inputs_of(batch: Any) -> Any:
     """The inputs of a batch as a loader gives it; the batch itself where it has no known form."""
     try:
@@ -116,7 +107,8 @@ def exact_copies(train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor], sha
     if train[1].shape[1:] != valid[1].shape[1:] or not len(valid[0]):
         return None
     count = len(train[0])
-    x, y = (_stacked(a, b) for a, b in zip(train, valid, strict=True))
+    both = [torch.cat([a.detach().cpu(), b.detach().cpu()]) for a, b in zip(train, valid, strict=True)]
+    x, y = (in_numpy(side.reshape(len(side), -1)) for side in both)
     ids = duplicate_ids(np.ascontiguousarray(x), duplicate_ids(np.ascontiguousarray(y)))
     ours, theirs = ids[:count], ids[count:]
     _, inverse, counts = np.unique(ours, return_inverse=True, return_counts=True)
@@ -132,10 +124,8 @@ def _natural(x: npt.NDArray[Any], ids: npt.NDArray[np.int64], different: int) ->
     count = len(rows)
     if count < 2:
         return math.inf
-    columns = [
-        np.unique(rows[:, j], return_inverse=True)[1].reshape(-1)
-        for j in range(0, rows.shape[1], max(1, rows.shape[1] // MOST_FEATURES))
-    ]
+    some = rows.T[:: max(1, rows.shape[1] // MOST_FEATURES)]
+    columns = [np.unique(column, return_inverse=True)[1].reshape(-1) for column in some]
     finest = np.stack(sorted(columns, key=_agreeing)[:FEW_COLUMNS], axis=1)
     return different * _agreeing(np.unique(finest, axis=0, return_inverse=True)[1].reshape(-1)) / (count * (count - 1))
 
@@ -144,11 +134,6 @@ def _agreeing(codes: npt.NDArray[np.int64]) -> float:
     """Ordered pairs of rows with the same code."""
     counts = np.bincount(codes).astype(np.float64)
     return float((counts * (counts - 1)).sum())
-
-
-def _stacked(a: Tensor, b: Tensor) -> npt.NDArray[Any]:
-    both = torch.cat([a.detach().cpu(), b.detach().cpu()])
-    return in_numpy(both.reshape(len(both), -1))
 
 
 def same_rows(train: Any, valid: Any) -> Copies | None:
@@ -178,19 +163,14 @@ def _numbered(side: Any) -> tuple[Any, npt.NDArray[np.int64] | None] | None:
             kept = rows_of(side)
         except DataError:  # a sampler of its own: which rows it draws is not known
             return None
-        inner = _numbered(side.dataset)
-        return inner if inner is None or kept is None else _among(inner, kept.numpy())
-    if type(side) is Part:
-        inner = _numbered(side.dataset)
-        return None if inner is None else _among(inner, np.asarray(side.indices, dtype=np.int64))
-    if isinstance(side, Dataset) and hasattr(side, "__len__"):
-        return side, None
-    return None
-
-
-def _among(
-    inner: tuple[Any, npt.NDArray[np.int64] | None], rows: npt.NDArray[np.int64]
-) -> tuple[Any, npt.NDArray[np.int64]]:
+        rows = None if kept is None else kept.numpy()
+    elif type(side) is Part:
+        rows = np.asarray(side.indices, dtype=np.int64)
+    else:
+        return (side, None) if isinstance(side, Dataset) and hasattr(side, "__len__") else None
+    inner = _numbered(side.dataset)
+    if inner is None or rows is None:
+        return inner
     return inner[0], rows if inner[1] is None else inner[1][rows]
 
 
@@ -201,19 +181,21 @@ def giveaway(train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor]) -> Give
     ``1 - error / error of the constant`` of the squared error on validation rows. None where the rows are no table of
     three features or more.
     """
-    x, y = _flat_table(train), _flat_target(train[1])
-    x_valid, y_valid = _flat_table(valid), _flat_target(valid[1])
+    (x, y), (x_valid, y_valid) = ((_flat_table(side), _flat_target(side[1])) for side in (train, valid))
     if x is None or x_valid is None or y is None or y_valid is None or x.shape[1] != x_valid.shape[1]:
         return None
     if not 3 <= x.shape[1] <= MOST_FEATURES or min(len(x), len(x_valid)) < 50:
         return None
-    y, y_valid = _shares(y, y_valid, not train[1].is_floating_point())
+    if train[1].is_floating_point():
+        y, y_valid = y[:, None], y_valid[:, None]
+    else:  # a column for each class
+        names = np.unique(np.concatenate([y, y_valid]))[:64]
+        y, y_valid = ((numbers[:, None] == names).astype(np.float64) for numbers in (y, y_valid))
     constant = float(np.square(y_valid - y.mean(0)).sum())
     if constant <= 0:
         return None
-    explained = np.array(
-        [1 - _neighbours_error(x[:, j], y, x_valid[:, j], y_valid) / constant for j in range(x.shape[1])]
-    )
+    features = zip(x.T, x_valid.T, strict=True)
+    explained = np.array([1 - _neighbours_error(a, y, b, y_valid) / constant for a, b in features])
     best = int(explained.argmax())
     # Copies of the best feature (the same number in another unit) are the same giveaway.
     strange = [j for j in range(x.shape[1]) if j != best and abs(_correlation(x[:, j], x[:, best])) < 0.99]
@@ -228,14 +210,6 @@ def _flat_table(side: tuple[Tensor, Tensor]) -> Array | None:
 def _flat_target(y: Tensor) -> Array | None:
     y = y.flatten(1).squeeze(1) if y.ndim > 1 and y[0].numel() == 1 else y
     return y.detach().cpu().double().numpy() if y.ndim == 1 else None
-
-
-def _shares(y: Array, y_valid: Array, classes: bool) -> tuple[Array, Array]:
-    """Columns to be predicted: one for each class of integers, else the number itself."""
-    if not classes:
-        return y[:, None], y_valid[:, None]
-    names = np.unique(np.concatenate([y, y_valid]))[:64]
-    return (y[:, None] == names).astype(np.float64), (y_valid[:, None] == names).astype(np.float64)
 
 
 def _neighbours_error(x: Array, y: Array, x_valid: Array, y_valid: Array) -> float:
@@ -262,10 +236,8 @@ def row_order(given: Any, target_of: Any = None) -> Order | None:
     None where the loader shuffles, the order is not known (a tuple of arrays is cut into batches by the loop), or a
     batch holds nearly all rows.
     """
-    if (
-        not isinstance(given, DataLoader)
-        or type(getattr(given.batch_sampler, "sampler", None)) is not SequentialSampler
-    ):
+    sampler = getattr(given.batch_sampler, "sampler", None) if isinstance(given, DataLoader) else None
+    if type(sampler) is not SequentialSampler:
         return None
     size, dataset = given.batch_size or 0, given.dataset
     rows = len(dataset) if hasattr(dataset, "__len__") else 0
@@ -283,11 +255,10 @@ def row_order(given: Any, target_of: Any = None) -> Order | None:
             batch = Items(dataset, given.collate_fn).raw(index)
         target = target_of(batch) if target_of is not None else split_batch(batch)[1]
     y = _flat_target(target) if isinstance(target, Tensor) else None
-    return None if y is None or len(y) != count * width else resemblance(y.reshape(count, width), _is_classes(target))
-
-
-def _is_classes(target: Tensor) -> bool:
-    return not target.is_floating_point() or len(set(target.flatten().tolist())) <= 2
+    if y is None or len(y) != count * width:
+        return None
+    classes = not target.is_floating_point() or len(set(y.tolist())) <= 2
+    return resemblance(y.reshape(count, width), classes)
 
 
 def resemblance(y: Array, classes: bool) -> Order | None:
@@ -331,12 +302,7 @@ def wrong_labels(outputs: Tensor, target: Tensor, inputs: Tensor | None = None) 
     Errors from overlapping classes lie near the boundary, where the network is unsure; wrong labels lie anywhere. So
     the surest fifth, by the margin between the two best scores within each answer's class, shows them alone.
     """
-    scores = outputs.double()
-    if scores.ndim == 2 and scores.shape[1] == 1:
-        scores = scores[:, 0]
-    y = target
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = y[:, 0]
+    scores, y = (side[:, 0] if side.ndim == 2 and side.shape[1] == 1 else side for side in (outputs.double(), target))
     if y.ndim != 1 or len(y) < 100 or len(scores) != len(y) or not bool(torch.isfinite(scores).all()):
         return None
     if scores.ndim == 1:
@@ -411,10 +377,8 @@ def _placed(x: Tensor) -> Tensor | None:
 
 def _left(outputs: Tensor, target: Tensor, classes: bool, exclusive: bool) -> Tensor | None:
     """What is left of each target, ``(rows, outputs)``; None where outputs and targets do not fit."""
-    scores = (
-        outputs.detach().cpu().double().flatten(1) if outputs.ndim > 1 else outputs.detach().cpu().double()[:, None]
-    )
-    y = target.detach().cpu()
+    scores, y = outputs.detach().cpu().double(), target.detach().cpu()
+    scores = scores.flatten(1) if scores.ndim > 1 else scores[:, None]
     if classes and scores.shape[1] > 1 and not y.is_floating_point() and y.ndim == 1:
         return torch.nn.functional.one_hot(y.long().clamp(0, scores.shape[1] - 1), scores.shape[1]) - scores.softmax(1)
     y = y.double().flatten(1) if y.ndim > 1 else y.double()[:, None]
@@ -430,8 +394,7 @@ def code_gain(train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor]) -> tup
     Returns:
         Both hit rates and the standard error of their paired difference; None where inputs are no numbers.
     """
-    x, x_valid = _features(train[0]), _features(valid[0])
-    y, y_valid = _flat_target(train[1]), _flat_target(valid[1])
+    (x, y), (x_valid, y_valid) = ((_features(side[0]), _flat_target(side[1])) for side in (train, valid))
     if x is None or x_valid is None or y is None or y_valid is None or min(len(y), len(y_valid)) < 50:
         return None
     center, scale = x.mean(0), x.std(0)

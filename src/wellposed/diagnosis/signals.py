@@ -9,9 +9,9 @@ seen it is None, and `Signals.missing` says why.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,6 @@ from wellposed.core.preserve import names_in
 from wellposed.core.random import generator, seeded
 from wellposed.core.selectors import leaves, unwrap_model
 from wellposed.data.arrays import Source, to_device
-from wellposed.data.encoding import TableEncoder
 from wellposed.diagnosis import row_checks as measure
 from wellposed.diagnosis.codes import Code, codes_of
 from wellposed.diagnosis.row_checks import Copies, Giveaway, Order, Wrong
@@ -48,6 +47,7 @@ from wellposed.training.loop_activity import Forwards, distances, marks_of, real
 from wellposed.training.run import Run
 from wellposed.training.watch import Watch
 
+T = TypeVar("T")
 USUAL_BATCH = 64  # where the loop's own is not known
 MOST_ANSWERS = 4096  # validation rows whose answers are compared with their labels: as many as a probe has at most
 LEAST_MOMENT = 1e-3  # gradients of gains fall no further before a network is fitted
@@ -192,8 +192,7 @@ def _of_run(run: Run) -> Signals:
         return problem.forward(model, to_device(batch, device))
 
     some = torch.randperm(len(data.train_clean), generator=generator(0, "look"))
-    numbers = _row_numbers(data.train_clean)
-    rows = min(MOST_ROWS, max(FEWEST_ROWS, MOST_NUMBERS // max(numbers, 1)))
+    rows = min(MOST_ROWS, max(FEWEST_ROWS, MOST_NUMBERS // max(_row_numbers(data.train_clean), 1)))
     kept = list(_moved(batches_of(data.train_clean, some[:rows], min(size, rows)), device))
     seen = _Seen(problem.loss, predict, rows)
     fresh = problem.build(run.recipe.model, run.seed).to(device)
@@ -216,10 +215,14 @@ def _of_run(run: Run) -> Signals:
         leftover=seen.leftover(answers),
     )
     found = _with_network(found, run.model, seen, kept, size)
-    found = _with_rows(found, data.train_clean, data.valid, seen, kept, columns=_columns_of(data.encoder))
+    # What gives a target away is a number, and not each of its pieces.
+    columns = None if data.encoder is None else torch.from_numpy(data.encoder.whole)
+    found = _with_rows(found, data.train_clean, data.valid, seen, kept, columns=columns)
+    optimizer = run.recipe.optimizer.build(run.model.parameters())
+    with_terms = regularize(optimizer, run.model, run.recipe.build_terms(total_steps=1))
     return replace(
         found,
-        charges=_charges_of(run.model, _optimizer_of(run), [steps * lr for lr in run.history["lr"]], {}),
+        charges=_charges_of(run.model, with_terms, [steps * lr for lr in run.history["lr"]], {}),
         toll=seen.toll(run.model, kept, last, run.recipe.optimizer.settings.get("weight_decay") or 0.0),
         codes=seen.codes(run.model, run.recipe.build_terms(steps * run.recipe.epochs), steps * len(run.history), kept),
         missing=tuple(seen.missing),
@@ -233,7 +236,10 @@ def _of_watch(watch: Watch) -> Signals:
     size = max(round(rows / trained) if rows else getattr(loader, "batch_size", None) or USUAL_BATCH, 2)
     with seeded(0, "look"):  # Datasets that draw do so under a state of their own
         first = list(_answers(watch, "train", MOST_ROWS))
-    limit = min(MOST_ROWS, max(FEWEST_ROWS, MOST_NUMBERS // max(_numbers_of(first), 1)))
+    numbers = 0
+    for batch, target in first[:1]:
+        numbers = count_numbers(batch) // max(len(target) if isinstance(target, Tensor) and target.ndim else 1, 1)
+    limit = min(MOST_ROWS, max(FEWEST_ROWS, MOST_NUMBERS // max(numbers, 1)))
     kept = list(rebatch(first, min(size, limit), limit))
     seen = _Seen(watch.loss, watch.forward, limit, [watch.unseen] if watch.unseen else [])
     sizes = {leaf.name: float(real(leaf.tensor).norm()) for leaf in leaves(watch.model)}
@@ -243,6 +249,7 @@ def _of_watch(watch: Watch) -> Signals:
     rates = watch.history["lr"] if watch.optimizer is not None and len(watch.history) else []
     last = seen.inspect(watch.model, kept)
     answers = {side: seen.answers(watch.model, _answers(watch, side)) for side in ("valid", "train")}
+    trainable = [leaf for leaf in leaves(watch.model) if leaf.tensor.requires_grad]
     found = Signals(
         loop=True,
         loss=watch.loss,
@@ -250,11 +257,7 @@ def _of_watch(watch: Watch) -> Signals:
         last=last,
         left={name: norm / sizes[name] for name, norm in left.items() if sizes.get(name)},
         moved=notes.moved(watch.model),
-        unheld=tuple(
-            leaf.name
-            for leaf in leaves(watch.model)
-            if held is not None and leaf.tensor.requires_grad and id(leaf.tensor) not in held
-        ),
+        unheld=tuple(leaf.name for leaf in trainable if held is not None and id(leaf.tensor) not in held),
         wrong={side: seen.wrong(found) for side, found in answers.items()},
         leftover=seen.leftover(answers),
         forwards=tuple(notes.forwards),
@@ -286,22 +289,15 @@ def _answers(watch: Watch, side: str, most: int = MOST_ANSWERS) -> Iterator[Rows
     return (((x, y), y) for x, y in _moved(batches_of(source, some), watch.device))
 
 
-def _optimizer_of(run: Run) -> Optimizer:
-    """The optimizer that the recipe builds, with its terms."""
-    return regularize(
-        run.recipe.optimizer.build(run.model.parameters()), run.model, run.recipe.build_terms(total_steps=1)
-    )
-
-
 Answers = tuple[Tensor, Tensor, Tensor | None]
 """Outputs, targets and inputs of rows; no inputs where they are not of one shape."""
 
 
 def _unlearned(watch: Watch) -> dict[str, float]:
     """How many of the rows of each side's probe the loop sent through without gradients in training mode, as a share."""
+    found: dict[str, float] = {}
     if not watch.notes.unlearned:
-        return {}
-    found = {}
+        return found
     with seeded(0, "look"), evaluating(watch.model, watch.forward, watch.loss):
         for side in watch.probes:
             marks = marks_of(watch.model, watch.forward, (batch for batch, _ in watch.batches(side)))
@@ -318,30 +314,24 @@ class _Seen:
     rows: int
     missing: list[str] = field(default_factory=list)
 
-    def inspect(self, model: nn.Module, batches: list[RowsWithTargets]) -> Inspection | None:
+    def passed(self, look: Callable[..., T], model: nn.Module, batches: list[RowsWithTargets], *more: Any) -> T | None:
+        """What a pass sees; None where it sees nothing, which is noted."""
         try:
-            return inspect_network(model, self.predict, self.loss, batches, self.rows)
+            return look(model, self.predict, self.loss, batches, *more)
         except Unseen as unseen:
-            self._miss(unseen)
+            if str(unseen) not in self.missing:
+                self.missing.append(str(unseen))
             return None
 
-    def disagreement(self, model: nn.Module, batches: list[RowsWithTargets]) -> tuple[float, float, float] | None:
-        try:
-            return mode_gap(model, self.predict, self.loss, batches, norms=True)
-        except Unseen as unseen:
-            self._miss(unseen)
-            return None
+    def inspect(self, model: nn.Module, batches: list[RowsWithTargets]) -> Inspection | None:
+        return self.passed(inspect_network, model, batches, self.rows)
 
     def toll(
         self, model: nn.Module, batches: list[RowsWithTargets], last: Inspection | None, decay: Optimizer | float | None
     ) -> Toll | None:
         """The toll; ``decay`` is the optimizer that applies it, or its strength for every parameter."""
-        try:
-            noise, error, loss = mode_gap(model, self.predict, self.loss, batches, norms=False)
-        except Unseen as unseen:
-            self._miss(unseen)
-            return None
-        return Toll(noise, error, _decay_of(model, last, decay), loss)
+        seen = self.passed(mode_gap, model, batches, False)
+        return None if seen is None else Toll(seen[0], seen[1], _decay_of(model, last, decay), seen[2])
 
     def codes(
         self, model: nn.Module, terms: Sequence[Term], steps: int, batches: list[RowsWithTargets]
@@ -379,10 +369,6 @@ class _Seen:
         exclusive = self.loss.name == "cross_entropy"
         return measure.leftover((*train[:2], train[2]), (*valid[:2], valid[2]), self.loss.classifies, exclusive)
 
-    def _miss(self, unseen: Unseen) -> None:
-        if str(unseen) not in self.missing:
-            self.missing.append(str(unseen))
-
 
 def _moved(batches: Iterator[RowsWithTargets], device: torch.device) -> Iterator[RowsWithTargets]:
     for batch, target in batches:
@@ -394,7 +380,7 @@ def _with_network(found: Signals, model: nn.Module, seen: _Seen, kept: list[Rows
     norms = tuple(name for name, m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm))
     close = bool(norms) and size <= SMALL_BATCH
     moody = any(isinstance(m, MOODY) and getattr(m, "p", 1) != 0 for _, m in modules)
-    apart = seen.disagreement(model, kept) if close else None
+    apart = seen.passed(mode_gap, model, kept, True) if close else None
     return replace(found, batch=size, norms=norms, moody=moody, disagreement=apart)
 
 
@@ -420,7 +406,10 @@ def _with_rows(
     same = measure.same_rows(train, valid)
     if ours is None or theirs is None:
         return replace(found, targets=targets, copies=same)
-    few = [_thinned(side) for side in (ours, theirs)]
+    few = []
+    for x, y in (ours, theirs):  # evenly spaced rows
+        index = torch.linspace(0, len(x) - 1, min(len(x), measure.MOST_JUDGED)).long()
+        few.append((x[index], y[index]) if len(x) > measure.MOST_JUDGED else (x, y))
     coded = targets is not None and targets.codes and not seen.loss.classifies and 3 <= targets.distinct <= 100
     return replace(
         found,
@@ -431,26 +420,15 @@ def _with_rows(
     )
 
 
-def _columns_of(encoder: TableEncoder | None) -> Tensor | None:
-    """The inputs that are no pieces of a number: what gives a target away is a number, and not each of its pieces."""
-    return None if encoder is None else torch.from_numpy(encoder.whole)
-
-
 def _whole(source: Source | None, columns: Tensor | None) -> tuple[Tensor, Tensor] | None:
-    if source is None:
+    """All rows, with some columns of their inputs; None where they are too many, or no two tensors."""
+    wide = 0 if source is None else _row_numbers(source) if columns is None else len(columns)
+    if source is None or len(source) * wide > measure.MOST_HASHED:
         return None
-    if len(source) * (_row_numbers(source) if columns is None else len(columns)) > measure.MOST_HASHED:
+    x, y = source.batch(torch.arange(len(source)))
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
         return None
-    table = measure.sample_table(source)
-    return table if table is None or columns is None else (table[0][:, columns], table[1])
-
-
-def _thinned(side: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """At most `MOST_JUDGED` evenly spaced rows."""
-    if len(side[0]) <= measure.MOST_JUDGED:
-        return side
-    index = torch.linspace(0, len(side[0]) - 1, measure.MOST_JUDGED).long()
-    return side[0][index], side[1][index]
+    return x if columns is None else x[:, columns], y
 
 
 def _probe_table(watch: Watch, side: str) -> tuple[Tensor, Tensor] | None:
@@ -466,13 +444,6 @@ def _row_numbers(source: Source) -> int:
     """Numbers in the inputs of one row."""
     inputs, _ = source.batch(torch.arange(1))
     return count_numbers(inputs)
-
-
-def _numbers_of(batches: list[RowsWithTargets]) -> int:
-    if not batches:
-        return 0
-    batch, target = batches[0]
-    return count_numbers(batch) // max(len(target) if isinstance(target, Tensor) and target.ndim else 1, 1)
 
 
 def _decay_of(model: nn.Module, seen: Inspection | None, decay: Optimizer | float | None) -> float:
@@ -511,25 +482,15 @@ def _charges_of(
         strengths = [float(getattr(bound.charge, "strength", 0.0)) for bound in one.bounds]
         decays[id(one.leaf.tensor)] = max([decays.get(id(one.leaf.tensor), 0.0), *strengths])
     norms = [leaf for leaf in leaves(model) if leaf.role == "norm"]
-    found = {leaf.name: decays.get(id(leaf.tensor), 0.0) for leaf in norms}
-    coupled = isinstance(optimizer, COUPLED) and not isinstance(optimizer, torch.optim.SGD)
-    if regularized is not None or not coupled or optimizer.defaults.get("decoupled_weight_decay"):
-        return _charged(found, lengths)
-    # A decay inside the gradient is divided by the root of its second moment, as the gradient itself is.
-    sizes = [left[leaf.name] / math.sqrt(leaf.tensor.numel()) for leaf in norms if left.get(leaf.name)]
-    return _charged(found, lengths, 1 / max(sum(sizes) / len(sizes), LEAST_MOMENT) if sizes else 1.0)
-
-
-def _charged(found: Mapping[str, float], lengths: list[float], metric: float = 1.0) -> NormDecay | None:
-    """Of strengths by norm parameter.
-
-    Args:
-        lengths: of each epoch, its steps times its learning rate.
-        metric: of the optimizer: the step of a coordinate over its learning rate.
-    """
-    names = tuple(name for name, strength in found.items() if strength > 0)
-    if not names:
+    found = {leaf.name: strength for leaf in norms if (strength := decays.get(id(leaf.tensor), 0.0)) > 0}
+    if not found:
         return None
+    metric = 1.0  # the step of a coordinate over its learning rate
+    coupled = isinstance(optimizer, COUPLED) and not isinstance(optimizer, torch.optim.SGD)
+    if regularized is None and coupled and not optimizer.defaults.get("decoupled_weight_decay"):
+        # A decay inside the gradient is divided by the root of its second moment, as the gradient itself is.
+        sizes = [left[leaf.name] / math.sqrt(leaf.tensor.numel()) for leaf in norms if left.get(leaf.name)]
+        metric = 1 / max(sum(sizes) / len(sizes), LEAST_MOMENT) if sizes else 1.0
     strength = max(found.values())
     length = math.fsum(length for length in lengths if math.isfinite(length))
-    return NormDecay(names, strength, 1 - math.exp(-strength * length * metric))
+    return NormDecay(tuple(found), strength, 1 - math.exp(-strength * length * metric))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -73,11 +73,8 @@ class Turn:
         )
         if self.error_rise is not None and self.error_low is not None and self.error_high is not None:
             moved = f"by {give_or_take(self.error_rise, self.error_low, self.error_high, '+.3g')}"
-            said += (
-                f" Loss and error disagree: the error changed {moved} meanwhile."
-                if self.disagree
-                else f" The error changed with it, {moved}."
-            )
+            together = f" The error changed with it, {moved}."
+            said += f" Loss and error disagree: the error changed {moved} meanwhile." if self.disagree else together
         return said
 
 
@@ -109,17 +106,13 @@ def turn(curves: Curves) -> Turn | None:
     picked = max(float(levels[-1]) - level - rise.estimate, 0.0)  # by how much the lowest of many lies too low
     as_low = np.flatnonzero(levels <= level + picked + math.sqrt(2) * measure.Z * measure.level_se(curves.valid_loss))
     epoch, low, high = (float(curves.epoch[at[i + (width - 1) // 2]]) for i in (lowest, as_low[0], as_low[-1]))
-    unit = 100 / level if level > 0 else None
-    error = measure.error_rise(curves)
-    matters = rise.low > 0 and rise.estimate >= rise.material
-    return Turn(
-        epoch, low, high, float(curves.epoch[at[-1]]) - epoch, rise.estimate, rise.low, rise.high,
-        percent=None if unit is None else unit * rise.estimate,
-        percent_low=None if unit is None else unit * rise.low,
-        percent_high=None if unit is None else unit * rise.high,
-        certain=rise.low > 0, matters=matters,
-        error_rise=None if error is None else error.estimate,
-        error_low=None if error is None else error.low,
-        error_high=None if error is None else error.high,
-        disagree=None if error is None else matters and not (error.low > 0 and error.estimate >= error.material),
-    )  # fmt: skip
+    rose = rise.estimate, rise.low, rise.high
+    share, least, most = (100 / level * end if level > 0 else None for end in rose)
+    matters, error = rise.low > 0 and rise.estimate >= rise.material, measure.error_rise(curves)
+    found = Turn(
+        epoch, low, high, float(curves.epoch[at[-1]]) - epoch, *rose, share, least, most, rise.low > 0, matters
+    )
+    if error is None:
+        return found
+    disagree = matters and not (error.low > 0 and error.estimate >= error.material)
+    return replace(found, error_rise=error.estimate, error_low=error.low, error_high=error.high, disagree=disagree)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,8 +29,7 @@ class Curve:
     se: Sequence[float]
 
 
-@dataclass(frozen=True)
-class Mark:
+class Mark(NamedTuple):
     """A value in a figure: how it is called and which meaning's colour it has."""
 
     label: str
@@ -71,12 +70,19 @@ def _mark_chosen(axes: Any, valid: Curve, chosen: int, span: tuple[float, float]
     if not 0 <= chosen < len(valid.epochs) or not math.isfinite(valid.epochs[chosen]):
         return
     x = valid.epochs[chosen]
-    right = x > (span[0] + span[1]) / 2
     axes.axvline(x, color=drawing.MUTED, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
     drawing.draw_markers(axes, [(x, valid.values[chosen])], drawing.VALID, "o", size=8)
+    write_above(axes, f"chosen: epoch {format_decimals(x, 0)}", x, span, drawing.INK, 5, 1)
+
+
+def write_above(
+    axes: Any, words: str, x: float, span: tuple[float, float], colour: str, beside: float, above: float
+) -> None:
+    """Words above the axes, beside a place: on its left in the right half."""
+    right = x > (span[0] + span[1]) / 2
     axes.annotate(
-        f"chosen: epoch {format_decimals(x, 0)}", (x, 1), xycoords=("data", "axes fraction"), xytext=(-5 if right else 5, 1),
-        textcoords="offset points", ha="right" if right else "left", va="bottom", color=drawing.INK,
+        words, (x, 1), xycoords=("data", "axes fraction"), xytext=(-beside if right else beside, above),
+        textcoords="offset points", ha="right" if right else "left", va="bottom", color=colour,
     )  # fmt: skip
 
 

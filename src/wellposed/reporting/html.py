@@ -184,12 +184,10 @@ def _references(record: dict[str, Any]) -> dict[str, Any] | None:
 
 def _histories(record: dict[str, Any]) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
     """The facts and rows of each side that has any."""
-    found = {}
-    for side in _sides(record):
-        history = mapping(part(record, "histories", side))
-        if epochs := rows(history.get("rows")):
-            found[side] = (mapping(history.get("facts")), epochs)
-    return found
+    told = {side: mapping(part(record, "histories", side)) for side in _sides(record)}
+    return {
+        side: (mapping(one.get("facts")), epochs) for side, one in told.items() if (epochs := rows(one.get("rows")))
+    }
 
 
 def _column(epochs: list[dict[str, Any]], name: str) -> list[float]:
@@ -201,9 +199,8 @@ def _chosen(facts: dict[str, Any], epochs: list[dict[str, Any]]) -> int:
     recorded = number_or_nan(facts.get("chosen"))
     if math.isfinite(recorded) and 0 <= recorded < len(epochs):
         return int(recorded)
-    losses = _column(epochs, "valid_loss")
-    finite = [index for index, loss in enumerate(losses) if math.isfinite(loss)]
-    return min(finite, key=lambda index: losses[index]) if finite else -1
+    losses = [(loss, index) for index, loss in enumerate(_column(epochs, "valid_loss")) if math.isfinite(loss)]
+    return min(losses, default=(math.nan, -1))[1]
 
 
 def _curves(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -218,13 +215,12 @@ def _curves(record: dict[str, Any]) -> list[dict[str, Any]]:
             continue
         chosen = [_column(epochs, f"valid_{kind}")[_chosen(facts, epochs)] for facts, epochs in histories.values()]
         frame = figures.common_limits(groups, chosen)
-        cut = any(not frame[0] <= value <= frame[1] for value in values)
         drawn = [
             {"side": SIDES[side], "svg": _curve(side, kind, title, *histories[side], frame)}
-            for side in histories
-            if finite_numbers([v for column in columns for v in _column(histories[side][1], column)])
-        ]
-        panels.append({"kind": kind, "title": title, "panels": drawn, "cut": cut})
+            for side, group in zip(histories, groups, strict=True) if finite_numbers(group)
+        ]  # fmt: skip
+        cut = any(not frame[0] <= value <= frame[1] for value in values)
+        panels.append({"title": title, "panels": drawn, "cut": cut})
     return panels
 
 
@@ -264,13 +260,18 @@ def _decomposition(record: dict[str, Any]) -> dict[str, Any] | None:
     plain = {side: pair for side, pair in found.items() if side not in budgets}
     frame = figures.waterfall_frame(list(plain.values()), constant)
     wide = waterfall.budget_frame([waterfall.budget_bars(one) for one in budgets.values()])
-    panels = [
-        budget_panel.panel(side, title, budgets[side], wide)
-        if side in budgets
-        else {"side": title, "svg": _waterfall(side, *plain[side], frame, constant), "budget": False}
-        for side, title in sides.items()
-        if side in budgets or side in plain
-    ]
+    panels = []
+    for side, title in sides.items():
+        if side in budgets:
+            panels.append(budget_panel.panel(side, title, budgets[side], wide))
+        elif side in plain:
+            train, valid = plain[side]
+            label = (
+                f"{title}: training cost {formats.score(train)} plus gap {formats.score(valid - train)} "
+                f"is validation loss {formats.score(valid)}"
+            )
+            svg = figures.loss_waterfall(f"{side}-gap", label, train, valid, frame, constant)
+            panels.append({"side": title, "svg": svg, "budget": False})
     said = ""
     if len(found) == 2:
         said = verdict.source_of_change(found["baseline"], found["best"], verdict.verdict(record).kind == "shown")
@@ -283,18 +284,10 @@ def _calibration(record: dict[str, Any]) -> list[dict[str, str]]:
     found = []
     for side, title in _sides(record).items():
         one = mapping(part(record, "calibration", side))
-        svg, says = draw_reliability(f"{side}-reliability", one), calibration_sentence(one)
-        if svg and says:
-            found.append({"side": title, "svg": svg, "says": says})
-    return found
-
-
-def _waterfall(side: str, train: float, valid: float, frame: tuple[float, float], constant: float) -> str:
-    label = (
-        f"{SIDES[side]}: training cost {formats.score(train)} plus gap {formats.score(valid - train)} "
-        f"is validation loss {formats.score(valid)}"
-    )
-    return figures.loss_waterfall(f"{side}-gap", label, train, valid, frame, constant)
+        found.append(
+            {"side": title, "svg": draw_reliability(f"{side}-reliability", one), "says": calibration_sentence(one)}
+        )
+    return [one for one in found if one["svg"] and one["says"]]
 
 
 def _diagnoses(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -355,15 +348,11 @@ def _ablation(record: dict[str, Any]) -> dict[str, Any] | None:
     difference, interval = _signed(*(number_or_nan(found.get(key)) for key in ("difference", "low", "high")))
     pairs = finite_numbers([number_or_nan(one.get("pairs")) for one in rows(record.get("ablation"))])
     return {
-        "worths": worths,
-        "pairs": max(pairs, default=math.nan),
-        "simplest": text(found.get("describe"), 600),
+        "worths": worths, "pairs": max(pairs, default=math.nan), "simplest": text(found.get("describe"), 600),
         "without": ", ".join(name.replace("_", " ") for name in texts(found.get("without"), 60, 20)),
-        "difference": difference,
-        "interval": interval,
-        "level": formats.percent(found.get("level")),
+        "difference": difference, "interval": interval, "level": formats.percent(found.get("level")),
         "toml": text(found.get("recipe"), TOML_LENGTH),
-    }
+    }  # fmt: skip
 
 
 def _signed(estimate: float, low: float, high: float) -> tuple[str, str]:
@@ -375,18 +364,15 @@ def _signed(estimate: float, low: float, high: float) -> tuple[str, str]:
 
 def _small(record: dict[str, Any]) -> dict[str, Any] | None:
     """Score against size, the largest model first, or why it was not measured; None where nobody asked."""
-    points = [
-        point
-        for point in rows(part(record, "small", "points"))[:MOST_FINDINGS]
-        if all(math.isfinite(number_or_nan(point.get(key))) for key in ("strength", "valid", "valid_se", "parameters"))
-    ]
+    needed = ("strength", "valid", "valid_se", "parameters")
+    told = rows(part(record, "small", "points"))[:MOST_FINDINGS]
+    points = [one for one in told if all(math.isfinite(number_or_nan(one.get(key))) for key in needed)]
     said = text(part(record, "small", "said"), 600)
     if not points:
         return {"said": said} if said else None
     metric = verdict.metric_name(record)
-    label = f"validation {metric} against parameters: " + ", ".join(
-        f"{formats.score(point['valid'])} of {formats.count(point['parameters'])}" for point in points
-    )
+    sizes = (f"{formats.score(point['valid'])} of {formats.count(point['parameters'])}" for point in points)
+    label = f"validation {metric} against parameters: {', '.join(sizes)}"
     front = [point for point in points if point.get("front") is True]
     places = [[(float(one["parameters"]), float(one["valid"])) for one in some] for some in (points, front)]
     return {
@@ -402,19 +388,17 @@ def _small(record: dict[str, Any]) -> dict[str, Any] | None:
 def _recipes(record: dict[str, Any]) -> dict[str, Any] | None:
     """The recipes that were tried: a figure in their order and a table by their score."""
     higher = verdict.higher_is_better(record)
-    everything = [trial for trial in rows(record.get("trials")) if trial.get("kind") not in ("ablation", "small")][
-        :MOST_RECIPES
-    ]
-    searched = [trial for trial in everything if trial.get("kind") != "confirmation"]
-    table = [_trial(trial, place) for place, trial in enumerate(everything)]
-    ranked = [row for row in table if not row["again"]]
-    ranked.sort(key=lambda row: (math.isnan(row["valid"]), -row["valid"] if higher else row["valid"]))
+    everything = [trial for trial in rows(record.get("trials")) if trial.get("kind") not in ("ablation", "small")]
+    table = [_trial(trial, place) for place, trial in enumerate(everything[:MOST_RECIPES])]
     if not table:
         return None
+    searched = [row for row in table if not row["again"]]
+    ranked = sorted(searched, key=lambda row: (math.isnan(row["valid"]), -row["valid"] if higher else row["valid"]))
     sizes = {row["train_rows"] for row in ranked if math.isfinite(row["train_rows"])}
+    scores = [row["valid"] for row in searched]
     return {
-        "svg": _trials_figure(searched, record, higher),
-        "outside": figures.outside([number_or_nan(trial.get("valid")) for trial in searched], higher),
+        "svg": _trials_figure(scores, [row["kind"] == "baseline" for row in searched], record, higher),
+        "outside": figures.outside(scores, higher),
         "first": ranked[:FIRST_RECIPES],
         "rest": ranked[FIRST_RECIPES:],
         "again": [row for row in table if row["again"]],
@@ -438,17 +422,15 @@ def _recipe_facts(ranked: list[dict[str, Any]], higher: bool) -> list[tuple[str,
     return [*facts, ("without a score", str(failed))] if failed else facts
 
 
-def _trials_figure(searched: list[dict[str, Any]], record: dict[str, Any], higher: bool) -> str:
-    scores = [number_or_nan(trial.get("valid")) for trial in searched]
+def _trials_figure(scores: list[float], ours: list[bool], record: dict[str, Any], higher: bool) -> str:
     if not finite_numbers(scores):
         return ""
-    order = [float(place) for place in range(1, len(searched) + 1)]
+    order = [float(place) for place in range(1, len(scores) + 1)]
     best = max(finite_numbers(scores)) if higher else min(finite_numbers(scores))
     label = (
-        f"validation {verdict.metric_name(record)} of {formats.count_noun(len(searched), 'recipe')} in the order of trying; "
+        f"validation {verdict.metric_name(record)} of {formats.count_noun(len(scores), 'recipe')} in the order of trying; "
         f"the best has {formats.score(best)}"
     )
-    ours = [trial.get("kind") == "baseline" for trial in searched]
     return figures.draw_trials("trials", label, order, scores, ours, higher)
 
 
@@ -470,15 +452,12 @@ def _audits(record: dict[str, Any]) -> list[dict[str, Any]]:
     audits = {side: mapping(part(record, "audits", side)) for side in reversed(_sides(record))}
     return [
         {
-            "side": SIDES[side],
-            "rows": [_audit_row(line) for line in lines[:MOST_ROWS]],
-            "left_out": max(len(lines) - MOST_ROWS, 0),
-            "convention": text(audit.get("convention"), 600),
+            "side": SIDES[side], "rows": [_audit_row(line) for line in lines[:MOST_ROWS]],
+            "left_out": max(len(lines) - MOST_ROWS, 0), "convention": text(audit.get("convention"), 600),
             "notes": texts(audit.get("notes"), 600, 20),
         }
-        for side, audit in audits.items()
-        if (lines := rows(audit.get("rows")))
-    ]
+        for side, audit in audits.items() if (lines := rows(audit.get("rows")))
+    ]  # fmt: skip
 
 
 def _audit_row(line: dict[str, Any]) -> dict[str, Any]:
@@ -497,13 +476,10 @@ def _evidence(record: dict[str, Any]) -> dict[str, Any] | None:
     alone = len(_sides(record)) == 1
     found = mapping(record.get("improvement"))
     estimate, low, high = verdict.estimate_and_ends(found)
-    pairs = _pairs(record)
+    decimals = formats.decimals_between(low, high)
+    pairs, differences = _pairs(record, decimals)
     if not math.isfinite(estimate) and not pairs:
         return None
-    differences = finite_numbers([pair["difference"] for pair in pairs])
-    decimals = formats.decimals_between(low, high)
-    for pair in pairs:
-        pair["signed"] = formats.with_sign(pair["difference"], decimals)
     looks = number_or_nan(found.get("looks", record.get("looks")))
     drawable = not alone and all(math.isfinite(value) for value in (estimate, low, high))
     size = formats.with_sign(estimate, decimals)
@@ -524,25 +500,26 @@ def _evidence(record: dict[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _pairs(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each seed with both scores; the difference is positive where the best recipe is better."""
+def _pairs(record: dict[str, Any], decimals: int) -> tuple[list[dict[str, Any]], list[float]]:
+    """Each seed with both scores; and all differences, positive where the best recipe is better."""
     confirmation = mapping(record.get("confirmation"))
     before, after = numbers_or_nan(confirmation.get("baseline")), numbers_or_nan(confirmation.get("best"))
     seeds = [text(seed, 24) for seed in listing(confirmation.get("seeds"))]
-    sign = 1 if verdict.higher_is_better(record) else -1
-    found = []
-    for place, (a, b) in enumerate(list(zip(before, after, strict=False))[:100]):
-        seed = seeds[place] if place < len(seeds) else str(place + 1)
-        found.append({"seed": seed, "baseline": a, "best": b, "difference": sign * (b - a)})
-    return found
+    pairs = list(zip(before, after, strict=False))[:100]
+    gains = [(b - a) if verdict.higher_is_better(record) else (a - b) for a, b in pairs]
+    names = [*seeds, *map(str, range(len(seeds) + 1, len(pairs) + 1))]
+    told = [
+        {"seed": seed, "baseline": a, "best": b, "signed": formats.with_sign(gain, decimals)}
+        for seed, (a, b), gain in zip(names, pairs, gains, strict=False)
+    ]
+    return told, finite_numbers(gains)
 
 
 def _data(record: dict[str, Any]) -> list[tuple[str, str]]:
     """How the rows were split."""
     labels = {"rows": "rows", "features": "features", "train": "training", "valid": "validation", "test": "untouched"}
-    data = mapping(record.get("data"))
-    known = {key: label for key, label in labels.items() if math.isfinite(number_or_nan(data.get(key)))}
-    return [(label, formats.count(data[key])) for key, label in known.items()]
+    sizes = {label: number_or_nan(part(record, "data", key)) for key, label in labels.items()}
+    return [(label, formats.count(size)) for label, size in sizes.items() if math.isfinite(size)]
 
 
 def _reproduce(record: dict[str, Any]) -> dict[str, Any]:
@@ -555,11 +532,8 @@ def _reproduce(record: dict[str, Any]) -> dict[str, Any]:
         facts.append(("seeds of the pairs", seeds))
     if digest := text(part(record, "data", "sha256"), 128):
         facts.append(("data, SHA-256", digest))
-    sides = reversed(_sides(record).items())
-    recipes = {title: text(part(record, "recipes", side), TOML_LENGTH) for side, title in sides}
-    return {
-        "facts": facts,
-        "command": text(record.get("command"), 2000),
-        "recipes": {side: toml for side, toml in recipes.items() if toml},
-        "record": RECORD,
+    tomls = {
+        title: text(part(record, "recipes", side), TOML_LENGTH) for side, title in reversed(_sides(record).items())
     }
+    recipes = {title: toml for title, toml in tomls.items() if toml}
+    return {"facts": facts, "command": text(record.get("command"), 2000), "recipes": recipes, "record": RECORD}

@@ -9,6 +9,7 @@ name), serves one page and one list, and writes nothing.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -95,7 +96,8 @@ class Live:
         """Read one source, or judge its runs; False where nothing is left to do."""
         if not self._pending:
             return False
-        path = min(self._pending, key=self._rank)
+        of, pending = self._of, self._pending  # what the page shows comes first, what was not read before what was
+        path = min(pending, key=lambda one: (self.view.isdisjoint(of.get(one, ())), pending[one] is not None))
         tables = self._pending.pop(path)
         if tables is not None:
             with suppress(WellposedError):  # curves that are no training are shown without a finding
@@ -103,21 +105,14 @@ class Live:
         elif tables := _read(path):
             self._pending[path] = tables
             known = [self.runs[number].row for number in self._of.get(path, [])]
-            self._replace(
-                path,
-                [
-                    ((known[i] if i < len(known) else {}) | row, curves)
-                    for i, (row, curves) in enumerate(drawn_run(table, path) for table in tables)
-                ],
-            )
+            drawn = [drawn_run(table, path) for table in tables]
+            before = itertools.chain(known, itertools.repeat({}))
+            self._replace(path, [(old | row, curves) for old, (row, curves) in zip(before, drawn, strict=False)])
         elif path.exists():
             self._replace(path, [])
         else:  # away for a moment, or gone, which the next look tells
             self._stamps.pop(path, None)
         return True
-
-    def _rank(self, path: Path) -> tuple[bool, bool]:
-        return self.view.isdisjoint(self._of.get(path, ())), self._pending[path] is not None
 
     def look(self) -> None:
         """Read and judge all that is new or has changed."""
@@ -169,9 +164,7 @@ def _sources(folder: Path) -> Iterator[tuple[Path, Stamp]]:
         for found in _files(entry):
             try:
                 stat = found.stat(follow_symlinks=False)
-            except (
-                OSError
-            ):  # it is gone since it was listed, as every file that is written beside its place and renamed
+            except OSError:  # gone since it was listed, as what is written beside its place and renamed
                 continue
             newest, size, files = max(newest, stat.st_mtime_ns), size + stat.st_size, files + 1
             seen += 1
@@ -264,10 +257,7 @@ def page_server(folder: Path, port: int = 0) -> tuple[ThreadingHTTPServer, Live]
             try:
                 live.scan()
                 live.problem = ""
-            except (
-                OSError,
-                DataError,
-            ) as error:  # it may be away for a moment; what was read stays, and the page says so
+            except (OSError, DataError) as error:  # it may be away for a moment; what was read stays
                 live.problem = text(str(error), 300)
             again = time.monotonic() + SECONDS_APART
             while time.monotonic() < again and not ended.is_set() and live.step():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,6 @@ class Ink:
 
     ink: str = drawing.INK
     muted: str = drawing.MUTED
-    line: str = drawing.LINE
     train: str = drawing.TRAIN
     valid: str = drawing.VALID
     card: str = drawing.PAPER
@@ -72,8 +71,13 @@ def write_figure(found: Diagnoses, path: str | Path) -> Path:
     shown = found.worst_first[:MOST_PANELS]
     if not shown:
         raise InputError("There is nothing to draw: no diagnosis was given.")
-    kind = path.suffix.lower()
-    made = _png(shown) if kind == ".png" else _svg(shown) if kind == ".svg" else _html(found, shown)
+    made: str | bytes
+    if path.suffix.lower() == ".html":
+        title = f"{len(found)} sources, the worst first" if len(found) > 1 else _heading(shown[0])
+        cards = [clean_json(_card(one)) | {"panel": _panel(one, number)} for number, one in enumerate(shown)]
+        made = page("curves.html.j2", {"title": title, "cards": cards, "more": len(found) - len(shown)})
+    else:
+        made = _png(shown) if path.suffix.lower() == ".png" else _svg(shown)
     return write_atomically(path, made)
 
 
@@ -106,10 +110,9 @@ def _paint(one: Diagnosis, colour: Ink) -> Callable[[Any], None]:
                 curves.epoch[at][kept], y[at][kept], color=ink, linestyle=dashes, marker=dot, markersize=4, label=label
             )
         _mark_break(axes, one, span, colour)
-        best = measure.best_index(curves)
+        best, side = measure.best_index(curves), "valid" if "valid_loss" in curves.given else "train"
         if best is not None:
-            y = curves.valid_loss if "valid_loss" in curves.given else curves.train_loss
-            ink = colour.valid if "valid_loss" in curves.given else colour.train
+            y, ink = getattr(curves, f"{side}_loss"), getattr(colour, side)
             axes.plot(
                 [curves.epoch[best]], [y[best]], "o", linestyle="", color=ink, markersize=8, markeredgecolor=colour.card,
                 markeredgewidth=1.2, clip_on=False, zorder=4, label=f"best {one.axis} {one.best_epoch}",
@@ -119,7 +122,10 @@ def _paint(one: Diagnosis, colour: Ink) -> Callable[[Any], None]:
         drawing.ticks(axes.xaxis, *span, integer=True)
         axes.set_xlim(*span)
         axes.set_xlabel(one.axis)
-        _key(axes, colour)
+        axes.legend(
+            loc="upper center", bbox_to_anchor=(0.5, -0.225), ncols=3, frameon=False, labelcolor=colour.muted, handlelength=1.8,
+            columnspacing=1.2, handletextpad=0.5, borderpad=0, fontsize=11.5,
+        )  # fmt: skip
 
     return paint
 
@@ -143,11 +149,7 @@ def _mark_turn(
         f"{rose}{share}", (span[1], middle), xytext=(7, 0), textcoords="offset points", ha="left",
         va="center", color=colour.ink, annotation_clip=False, linespacing=1.25,
     )  # fmt: skip
-    right = turned.epoch > (span[0] + span[1]) / 2
-    axes.annotate(
-        f"turned: {format_place(turned.epoch)}", (turned.epoch, 1), xycoords=("data", "axes fraction"),
-        xytext=(-4 if right else 4, 2), textcoords="offset points", ha="right" if right else "left", va="bottom", color=colour.ink,
-    )  # fmt: skip
+    draw.write_above(axes, f"turned: {format_place(turned.epoch)}", turned.epoch, span, colour.ink, 4, 2)
 
 
 def _mark_break(axes: Any, one: Diagnosis, span: tuple[float, float], colour: Ink) -> None:
@@ -158,17 +160,7 @@ def _mark_break(axes: Any, one: Diagnosis, span: tuple[float, float], colour: In
     begin = float(one.curves.epoch[sound[-1]])
     axes.axvspan(begin, span[1], color=colour.muted, alpha=0.1, linewidth=0)
     right = begin > (span[0] + span[1]) / 2
-    axes.annotate(
-        "no finite loss", (span[1] if right else begin, 1), xycoords=("data", "axes fraction"), xytext=(0 if right else 4, 2),
-        textcoords="offset points", ha="right" if right else "left", va="bottom", color=colour.ink,
-    )  # fmt: skip
-
-
-def _key(axes: Any, colour: Ink) -> None:
-    axes.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.225), ncols=3, frameon=False, labelcolor=colour.muted, handlelength=1.8,
-        columnspacing=1.2, handletextpad=0.5, borderpad=0, fontsize=11.5,
-    )  # fmt: skip
+    draw.write_above(axes, "no finite loss", span[1] if right else begin, span, colour.ink, 0 if right else 4, 2)
 
 
 def _said(one: Diagnosis) -> str:
@@ -185,9 +177,8 @@ LEFT, RIGHT, BOTTOM = 48, 66, 64
 
 
 def _panel(one: Diagnosis, number: int) -> str:
-    return drawing.render_svg(
-        f"turn{number}", _said(one), HEIGHT, _paint(one, Ink()), left=LEFT, right=RIGHT, bottom=BOTTOM
-    )
+    room = {"left": LEFT, "right": RIGHT, "bottom": BOTTOM}
+    return drawing.render_svg(f"turn{number}", _said(one), HEIGHT, _paint(one, Ink()), **room)
 
 
 # Files
@@ -228,7 +219,7 @@ def _png(shown: Sequence[Diagnosis]) -> bytes:
     width, height, places = _laid_out(len(shown))
     light = drawing.LIGHT
     named = {sentinel: light[name] for sentinel, name in drawing.VARIABLES.items()}
-    colour = Ink(**{name: light[name] for name in ("ink", "muted", "line", "train", "valid", "card")})
+    colour = Ink(**{one.name: light[one.name] for one in fields(Ink)})
     style = {key: named.get(value, value) if isinstance(value, str) else value for key, value in drawing.STYLE.items()}
     out = io.BytesIO()
     with drawing.canvas("agg", width, height, style | {"figure.facecolor": light["card"]}) as figure:
@@ -245,12 +236,6 @@ def _png(shown: Sequence[Diagnosis]) -> bytes:
         drawing.replace_missing_signs(figure, back=False)
         figure.savefig(out, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
     return out.getvalue()
-
-
-def _html(found: Diagnoses, shown: Sequence[Diagnosis]) -> str:
-    title = f"{len(found)} sources, the worst first" if len(found) > 1 else _heading(shown[0])
-    cards = [clean_json(_card(one)) | {"panel": _panel(one, number)} for number, one in enumerate(shown)]
-    return page("curves.html.j2", {"title": title, "cards": cards, "more": len(found) - len(shown)})
 
 
 def _card(one: Diagnosis) -> dict[str, Any]:

@@ -71,8 +71,7 @@ def continue_account(folder: Path, state: State, account: Account, rows: str, mo
         return account
     before = state.finished.get(budget.unit, 0.0)
     ended = not state.pending and state.looking is None and state.confirmed == len(state.trials)
-    new_rows = rows not in state.looks
-    if ended and budget.amount <= before and not new_rows:
+    if ended and budget.amount <= before and rows in state.looks:
         raise StudyFinished(
             f"The study in '{folder}' has spent its budget of {before:g}{UNITS[budget.unit]} and is confirmed. Give a larger "
             "budget to go on with it (all of it counts), or rows that it never saw with --test; wellposed report shows its results."

@@ -110,7 +110,10 @@ class Study:
             **{key: self.facts[key] for key in ("seconds", "clock", "name", "budget", "looks")},
             "trials": [asdict(trial) for trial in self.trials],
             "histories": {n: getattr(self, n).history.to_dict() for n in ("baseline", "best")},
-            "diagnoses": {n: _told(d) for n, d in self.diagnoses.items()},
+            "diagnoses": {
+                name: one.to_dict() | {"findings": [finding.to_dict() | {"says": finding.says} for finding in one]}
+                for name, one in self.diagnoses.items()
+            },
             "audits": {n: getattr(self, n).audit().to_dict() for n in ("baseline", "best")},
             "recipes": {n: getattr(self, n).recipe.to_toml() for n in ("baseline", "best")},
             "differences": {k: list(v) for k, v in self.baseline.recipe.differences(self.best.recipe).items()},
@@ -166,10 +169,3 @@ def summary(record: dict[str, Any]) -> str:
             "parameters"
         )
     return "\n".join(lines)
-
-
-def _told(diagnosis: Diagnosis) -> dict[str, Any]:
-    """A diagnosis with the sentence of each finding."""
-    value = diagnosis.to_dict()
-    value["findings"] = [{**finding.to_dict(), "says": finding.says} for finding in diagnosis]
-    return value

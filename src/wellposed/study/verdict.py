@@ -74,10 +74,8 @@ class Verdict:
 
 def metric_name(record: dict[str, Any]) -> str:
     """The metric as people write it: ``balanced accuracy``, ``R²``."""
-    name = text(part(record, "metric", "name"), 60)
-    kind, colon, number = name.partition(":")
-    found = metrics().get(kind)
-    title = found.title if found is not None else ""
+    kind, colon, number = text(part(record, "metric", "name"), 60).partition(":")
+    title = getattr(metrics().get(kind), "title", "")
     return (title or kind.replace("_", " ") or "score") + (f" ({number})" if colon else "")
 
 
@@ -95,22 +93,19 @@ def setting(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list) and all(isinstance(item, dict) and "penalty" in item for item in value):
-        return "; ".join(_term(item) for item in value)[:200]
+        labels = {"strength": "", "bound": "bound ", "mix": "mix ", "by": "by ", "on": "on ", "how": "by "}
+        told = [[f"{labels[key]}{setting(term[key])}" for key in labels if term.get(key) is not None] for term in value]
+        names = [text(term["penalty"], 60) for term in value]
+        return "; ".join(" ".join([name, *parts]) for name, parts in zip(names, told, strict=True))[:200]
     if isinstance(value, (list, dict)):
         return text(json.dumps(value, ensure_ascii=False), 200)
     return text(value, 200)
 
 
-def _term(term: dict[str, Any]) -> str:
-    parts = [text(term["penalty"], 60)]
-    labels = {"strength": "", "bound": "bound ", "mix": "mix ", "by": "by ", "on": "on ", "how": "by "}
-    parts += [f"{label}{setting(term[key])}" for key, label in labels.items() if term.get(key) is not None]
-    return " ".join(parts)
-
-
 def estimate_and_ends(found: dict[str, Any]) -> tuple[float, float, float]:
     """``estimate``, ``low`` and ``high``; NaN for what is no number."""
-    return number_or_nan(found.get("estimate")), number_or_nan(found.get("low")), number_or_nan(found.get("high"))
+    estimate, low, high = (number_or_nan(found.get(key)) for key in ("estimate", "low", "high"))
+    return estimate, low, high
 
 
 def verdict(record: dict[str, Any]) -> Verdict:
@@ -193,10 +188,9 @@ def _tried(record: dict[str, Any]) -> str:
     best = (
         f" The best {'one' if rivals == 1 else rivals} of them and the baseline were trained again with new seeds, "
         "since the best of many scores is partly luck."
-        if rivals
-        else ""
     )
-    return f"{count_noun(tried, 'recipe')} were tried.{best} The baseline is kept." if tried > 1 else "It is kept."
+    said = f"{count_noun(tried, 'recipe')} were tried.{best if rivals else ''} The baseline is kept."
+    return said if tried > 1 else "It is kept."
 
 
 def _could_have_seen(record: dict[str, Any], found: dict[str, Any]) -> str:
@@ -269,26 +263,16 @@ def _turned_round(found: dict[str, Any]) -> dict[str, Any]:
     return found | {"low": -number_or_nan(found.get("high")), "high": -number_or_nan(found.get("low"))}
 
 
-def network_score(record: dict[str, Any]) -> float:
-    """The best recipe's score on the untouched rows; the baseline's where it is missing."""
-    return first_number(part(record, "best", "test"), part(record, "baseline", "test"))
-
-
 def reference_scores(record: dict[str, Any]) -> dict[str, float]:
     """The references that have a score, by their key."""
     found = {key: number_or_nan(part(record, "references", key)) for key in REFERENCES}
     return {key: value for key, value in found.items() if math.isfinite(value)}
 
 
-def constant_score(record: dict[str, Any], side: str = "test") -> float:
-    """What the best constant prediction scores on the untouched rows, or on those for validation; NaN where it is not known."""
-    reference = part(record, "references", "constant") if side == "test" else None
-    return first_number(reference, part(record, "constant", side))
-
-
 def beside_constant(record: dict[str, Any], side: str = "test") -> str:
     """``; a constant prediction has 0.500``: what stands beside a score; empty where it is not known."""
-    value = constant_score(record, side)
+    reference = part(record, "references", "constant") if side == "test" else None
+    value = first_number(reference, part(record, "constant", side))
     return f"; {REFERENCES['constant']} has {score(value)}" if math.isfinite(value) else ""
 
 
@@ -313,24 +297,24 @@ class Against:
 
 def against(record: dict[str, Any]) -> list[Against]:
     """The network against each reference that has a score, by paired differences that were judged together."""
-    return [_against(record, key, value) for key, value in reference_scores(record).items()]
-
-
-def _against(record: dict[str, Any], key: str, value: float) -> Against:
-    found = mapping(part(record, "against_references", key))
-    gain, low, high = estimate_and_ends(found)
-    if not all(map(math.isfinite, (gain, low, high))) or number_or_nan(found.get("pairs")) < 2:
-        return Against(key, value, "unknown", math.nan, "not compared row by row over several seeds.")
-    decimals, interval = decimals_between(low, high), _interval(record, _turned_round(found) if high < 0 else found)
-    size = f"{format_decimals(abs(gain), decimals)} {metric_name(record)} ({interval})"
-    if low > 0:
-        return Against(key, value, "worse", gain, f"the network is better by {size}.")
-    if high < 0:
-        return Against(key, value, "better", gain, f"better than the network by {size}.")
-    if low == high:
-        return Against(key, value, "open", gain, "no difference is shown; every row has the same score.")
-    signed = f"{with_sign(gain, decimals)} {metric_name(record)}"
-    return Against(key, value, "open", gain, f"no difference is shown; the network's gain is {signed} ({interval}).")
+    told = []
+    for key, value in reference_scores(record).items():
+        found = mapping(part(record, "against_references", key))
+        gain, low, high = estimate_and_ends(found)
+        decimals, interval = decimals_between(low, high), _interval(record, _turned_round(found) if high < 0 else found)
+        size = f"{format_decimals(abs(gain), decimals)} {metric_name(record)} ({interval})"
+        signed = f"{with_sign(gain, decimals)} {metric_name(record)}"
+        kind, says = "open", f"no difference is shown; the network's gain is {signed} ({interval})."
+        if not all(map(math.isfinite, (gain, low, high))) or number_or_nan(found.get("pairs")) < 2:
+            kind, gain, says = "unknown", math.nan, "not compared row by row over several seeds."
+        elif low > 0:
+            kind, says = "worse", f"the network is better by {size}."
+        elif high < 0:
+            kind, says = "better", f"better than the network by {size}."
+        elif low == high:
+            says = "no difference is shown; every row has the same score."
+        told.append(Against(key, value, kind, gain, says))
+    return told
 
 
 def references_first(record: dict[str, Any]) -> list[str]:
@@ -339,7 +323,7 @@ def references_first(record: dict[str, Any]) -> list[str]:
     found = sorted((one for one in against(record) if one.kind in ("better", "open")), key=lambda one: one.gain)
     ahead = [one for one in found if one.kind == "better"]
     level = [one for one in found if one.kind == "open" and (one.gain <= 0 or one.key == "constant")]
-    ours = score(network_score(record))
+    ours = score(first_number(part(record, "best", "test"), part(record, "baseline", "test")))
     said = [
         f"{REFERENCES[one.key].capitalize()} is {one.says} It scores {score(one.score)} against {ours}."
         for one in ahead
@@ -372,20 +356,17 @@ def source_of_change(before: tuple[float, float], after: tuple[float, float], sh
         return ""
     cost = after[0] - before[0]
     gap = (after[1] - after[0]) - (before[1] - before[0])
-    total = cost + gap
     decimals = decimals_for(max(abs(cost), abs(gap)))
-    training, apart, valid = (with_sign(change, decimals) for change in (cost, gap, total))
-    moved = f"training cost {training}, gap {apart}, validation loss {valid}"
-    return f"From the baseline to the best recipe: {moved}. {_came_from(cost, gap, shown)}"
-
-
-def _came_from(cost: float, gap: float, shown: bool) -> str:
+    training, apart, valid = (with_sign(change, decimals) for change in (cost, gap, cost + gap))
     if cost + gap >= 0:
-        return "The validation loss did not fall."
-    if not shown:
-        return "No gain is shown on untouched rows, so this may be chance."
-    if gap < 0 <= cost:
-        return "The gain came through regularization: a smaller gap outweighs a higher training cost."
-    if cost < 0 <= gap:
-        return "The gain came through optimization: a lower training cost outweighs a larger gap."
-    return "Both summands fell, " + ("the gap more." if gap < cost else "the training cost more.")
+        why = "The validation loss did not fall."
+    elif not shown:
+        why = "No gain is shown on untouched rows, so this may be chance."
+    elif gap < 0 <= cost:
+        why = "The gain came through regularization: a smaller gap outweighs a higher training cost."
+    elif cost < 0 <= gap:
+        why = "The gain came through optimization: a lower training cost outweighs a larger gap."
+    else:
+        why = "Both summands fell, " + ("the gap more." if gap < cost else "the training cost more.")
+    moved = f"training cost {training}, gap {apart}, validation loss {valid}"
+    return f"From the baseline to the best recipe: {moved}. {why}"

@@ -87,8 +87,7 @@ class BatchTooSmall(Inside):
         if not signals.norms or inspection is None or signals.batch is None or inspection.values is None:
             return None
         difference, error, loss = signals.disagreement or (math.nan, math.inf, math.nan)
-        few = inspection.values < self.VALUES
-        apart = disagree(signals, self.DISAGREES)
+        few, apart = inspection.values < self.VALUES, disagree(signals, self.DISAGREES)
         if not (few or apart):
             return None
         return self.finding(

@@ -69,24 +69,21 @@ class Diverged(Rule):
     @staticmethod
     def _broken(curves: Curves) -> int | None:
         """The first epoch of the last stretch without a finite loss, or None."""
-        given = [y for name, y in (("train_loss", curves.train_loss), ("valid_loss", curves.valid_loss))
-                 if name in curves.given]  # fmt: skip
-        if not given or not len(curves):
+        sides = [side for side in ("train", "valid") if f"{side}_loss" in curves.given]
+        if not sides or not len(curves):
             return None
-        sides = (curves.train_loss, curves.train_metric), (curves.valid_loss, curves.valid_metric)
-        if any(np.isfinite(metric).sum() >= FEWEST_EPOCHS and not np.isfinite(loss).any()
-               for (loss, metric), name in zip(sides, ("train_loss", "valid_loss"), strict=True)
-               if name in curves.given):  # fmt: skip
+        losses, metrics = (
+            np.stack([getattr(curves, f"{side}_{kind}") for side in sides]) for kind in ("loss", "metric")
+        )
+        if ((np.isfinite(metrics).sum(1) >= FEWEST_EPOCHS) & ~np.isfinite(losses).any(1)).any():
             return 0  # a side that was evaluated, and whose loss was no number in any epoch
-        losses = np.stack(given)
         sound = np.flatnonzero(np.isfinite(losses).any(axis=0) & ~np.isinf(losses).any(axis=0))
         after = int(sound[-1]) + 1 if len(sound) else 0
         return after if after < len(curves) else None
 
     def _runaway(self, curves: Curves) -> Finding | None:
-        trained = len(measure.finite_values(curves.train_loss)) > 1
-        y = curves.train_loss if trained else curves.valid_loss
-        values = measure.finite_values(y)
+        trained = len(curves.train) > 1
+        y, values = (curves.train_loss, curves.train) if trained else (curves.valid_loss, curves.valid)
         factor = self.RUNAWAY if trained or not valid_learned(curves) else self.RUNAWAY_VALID
         if len(values) < 2:
             return None
@@ -96,12 +93,8 @@ class Diverged(Rule):
         limit = max(limit, measure.lowest_valid(curves)) if trained else limit
         if not min(last, usual) > limit:
             return None
-        evidence = {
-            **measured("loss at the end", last, se),
-            "start": first,
-        }  # fmt: skip
         return self.finding(
-            0.95, evidence, self.LEVER,
+            0.95, {**measured("loss at the end", last, se), "start": first}, self.LEVER,
             f"The loss started at {first:.4g} and ended at {last:.4g}: training diverged, its steps make things worse.",
         )  # fmt: skip
 
@@ -129,12 +122,14 @@ class NotLearning(Rule):
     SAME = 0.75  # of the epochs with one error rate
 
     def judge(self, curves: Curves) -> Finding | None:
-        y = curves.train_loss if len(measure.finite_values(curves.train_loss)) else curves.valid_loss
+        y, values = (curves.train_loss, curves.train) if len(curves.train) else (curves.valid_loss, curves.valid)
         constant, chance = curves.fact("constant_loss"), measure.chance_level(curves)
         one = self._one_answer(curves) or self._most_frequent(curves)
         known = chance if constant is None else constant
-        few = len(measure.finite_values(y)) < (self.FEWEST if known is None else FEWEST_EPOCHS)
-        dead = self._is_dead(measure.finite_values(y))
+        few = len(values) < (self.FEWEST if known is None else FEWEST_EPOCHS)
+        # One number from the first epoch on: to the last digit, or to a thousandth in five epochs.
+        still = float(np.ptp(values)) if len(values) else math.inf
+        dead = still == 0 or (len(values) >= self.FEWEST and still <= 1e-3 * abs(float(np.median(values))))
         blind = known is None and not dead and not curves.given & {"valid_loss", "train_metric", "valid_metric"}
         if few or blind or (measure.began_late(curves) and not dead) or (shows_learning(curves) and not one):
             return None
@@ -160,21 +155,14 @@ class NotLearning(Rule):
         )  # fmt: skip
 
     @classmethod
-    def _is_dead(cls, values: Array) -> bool:
-        """Whether a loss is one number from the first epoch on: to the last digit, or to a thousandth in five epochs."""
-        still = float(np.ptp(values)) if len(values) else math.inf
-        return still == 0 or (len(values) >= cls.FEWEST and still <= 1e-3 * abs(float(np.median(values))))
-
-    @classmethod
     def _one_answer(cls, curves: Curves) -> bool:
         """Whether the error rate does not change from epoch to epoch, nor the training loss by a tenth after the first."""
-        rate, train = measure.error_rate(curves, "valid"), measure.finite_values(curves.train_loss)
-        if rate is None or curves.fact("constant_loss") is not None or len(measure.finite_values(rate)) < cls.FEWEST:
+        ours, theirs = (measure.error_rate(curves, side) for side in ("train", "valid"))
+        values, train = measure.finite_values(theirs if theirs is not None else np.empty(0)), curves.train
+        if curves.fact("constant_loss") is not None or len(values) < cls.FEWEST:
             return False
-        values = measure.finite_values(rate)
         usual = float(np.median(values))
         still = len(train) < 2 or float(train[1:].min()) > 0.9 * float(train[1])
-        ours = measure.error_rate(curves, "train")
         still = still and (ours is None or float(np.ptp(measure.finite_values(ours)[1:])) < 0.05)
         return usual > 0.02 and float((values == usual).mean()) >= cls.SAME and still
 
@@ -184,26 +172,18 @@ class NotLearning(Rule):
         constant, chance = curves.fact("constant_loss"), measure.chance_error(curves)
         rates = [measure.error_rate(curves, side) for side in ("train", "valid")]
         values = [measure.finite_values(rate) for rate in rates if rate is not None]
-        if (
-            constant is None
-            or not chance
-            or len(values) < 2
-            or min(map(len, values)) < cls.FEWEST
-            or valid_learned(curves)
-        ):
+        if constant is None or not chance or len(values) < 2 or min(map(len, values)) < cls.FEWEST:
             return False
-        lowest = float(measure.finite_values(curves.valid_loss).min())
         still = all(float((y == np.median(y)).mean()) >= cls.SAME for y in values)
-        return (
-            still and abs(float(np.median(values[1])) - chance) < 1e-6 and lowest > (1 - MATERIAL_PROGRESS) * constant
-        )
+        wrong = abs(float(np.median(values[1])) - chance) < 1e-6
+        return still and wrong and not valid_learned(curves) and curves.valid.min() > (1 - MATERIAL_PROGRESS) * constant
 
     @classmethod
     def _began_trained(cls, curves: Curves, reference: float) -> bool:
         """Whether the network could do something before the log began: by its error rate, or a training loss far below any
         validation loss."""
         rates = [rate for side in ("train", "valid") if (rate := measure.error_rate(curves, side)) is not None]
-        valid = measure.finite_values(curves.valid_loss)
+        valid = curves.valid
         below = len(valid) > 0 and 0 < reference < 0.5 * float(valid.min())
         return below or any(measure.end(rate) < LOW_ERROR for rate in rates)
 
@@ -236,24 +216,20 @@ class Undertrained(Rule):
 
     def judge(self, curves: Curves) -> Finding | None:
         losses = [y for y in (curves.valid_loss, curves.train_loss) if len(measure.finite_values(y))]
-        if (
-            not len(measure.finite_values(curves.valid_loss))
-            or min(len(measure.finite_values(y)) for y in losses) < self.FEWEST
-        ):
+        if not len(curves.valid) or min(len(measure.finite_values(y)) for y in losses) < self.FEWEST:
             return None
         if curves.facts.get("stopped") in (Stopped.PATIENCE, Stopped.TURNED):
             return None
         constant = curves.fact("constant_loss")
-        if not falls(losses[0], constant, PACE) or not all(
-            falls(y, constant, PACE) or self._hidden(y) for y in losses[1:]
-        ):
+        if not all(falls(y, constant, PACE) or (y is not losses[0] and self._hidden(y)) for y in losses):
             return None
         if not all(measure.end(y) < measure.start(y) for y in losses):  # it comes down from a leap
             return None
-        trend = measure.trend(losses[0])
+        trend, rates = measure.trend(losses[0]), measure.finite_values(curves.lr)
         if measure.began_late(curves) and trend.gain < measure.RISE_OF_BEST * abs(measure.end(losses[0])):
             return None
-        if measure.rate_left(curves) <= FINISHED and trend.gain < self.PLANNED * measure.progress(losses[0], constant):
+        planned = len(rates) > 1 and rates.max() > 0 and rates[-1] / rates.max() <= FINISHED
+        if planned and trend.gain < self.PLANNED * measure.progress(losses[0], constant):
             return None
         certainty = measure.normal(measure.Z * trend.gain / max(trend.gain - trend.low, 1e-12 * abs(trend.gain)))
         return self.finding(

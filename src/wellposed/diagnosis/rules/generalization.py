@@ -39,22 +39,16 @@ class Overfits(Rule):
     explains = ("noisy_evidence",)  # a gap that is shown comes before a rise that is not
     axis, pulls = "regularization", "regularizer"
     code = "optimizer = wp.regularize(optimizer, model, [wp.L2(1e-2).on(wp.weights)])"
-    moves = (
-        (with_decay(0.5),),
-        (with_decay(0.5),),
-        (with_decay(3.0),),
-    )  # dropout and smoothing beside it: see `Key.advised`
+    moves = ((with_decay(0.5),), (with_decay(0.5),), (with_decay(3.0),))  # noise beside it: see `Key.advised`
     of_fit = True
-    LOSS_GAP, LOSS_SHARE = (
-        0.05,
-        0.5,
-    )  # of the loss without learning: what people see in a plot; and the larger part of the loss
+    LOSS_GAP = 0.05  # of the loss without learning: what people see in a plot
+    LOSS_SHARE = 0.5  # the larger part of the loss
     BELIEF = 0.5  # more likely than not that the rise matters
     GAP = 0.1  # of the constant prediction's error: a smaller gap is common in networks that do very well
     GAP_SHARE = 1 / 3  # of the validation error: enough for regularization to be worth a try, whatever the rest is
     GAP_OF_CONFIDENT = (
         1 / 3
-    )  # of the constant prediction's error: that much of what there was to learn holds for no new row
+    )  # of the constant prediction's error: so much of what could be learned holds for no new row
     GAP_CONFIDENCE = 0.85  # a gap alone does not prove harm: some large gaps go with the best validation error
     LEVER = (
         "regularize: weight decay, dropout, augmentation or label smoothing; more data; "
@@ -71,7 +65,7 @@ class Overfits(Rule):
         return found or self._loss_gap(curves)
 
     def _turned(self, curves: Curves) -> Finding | None:
-        rise, trained = measure.valid_rise(curves), len(measure.finite_values(curves.train_loss)) > 0
+        rise, trained = measure.valid_rise(curves), len(curves.train) > 0
         if not loss_turned(curves, self.BELIEF) or not (trained or valid_learned(curves)):
             return None
         error = measure.error_rise(curves)
@@ -93,7 +87,10 @@ class Overfits(Rule):
     def _gap(self, curves: Curves, least: float | None = None) -> Finding | None:
         least = self.GAP if least is None else least
         share = measure.remaining(curves)
-        if share is None or not self._comparable(curves, share) or not math.isfinite(share.valid):
+        if share is None or not math.isfinite(share.valid):
+            return None
+        # An error rate, or a loss that is a share of variance; a cross-entropy's gap grows by confidence alone.
+        if share.of == "loss" and not (share.certain and not measure.is_classification(curves)):
             return None
         gap, se = share.valid - share.train, gap_se(curves, share)
         needed = max(least, self.GAP_SHARE * share.valid)
@@ -116,18 +113,11 @@ class Overfits(Rule):
         gap, valid = measure.generalization_gap(curves), measure.end(curves.valid_loss)
         learned = reference - train >= self.GAP * abs(reference)
         # A mean that a few rows make large and uncertain is not 0: of positive losses the ratio is looked at.
-        sure = gap.low > 0 or (
-            gap.rows and min(train, valid) > 0 and math.log(valid / train) > measure.Z * gap.se / valid
-        )
-        if (
-            valid_learned(curves)
-            or measure.scales_apart(curves) is not None
-            or not learned
-            or not sure
-            or gap.estimate < self.GAP * abs(reference)
-        ):
+        ratio = gap.rows and min(train, valid) > 0 and math.log(valid / train) > measure.Z * gap.se / valid
+        wide = (gap.low > 0 or ratio) and gap.estimate >= self.GAP * abs(reference)
+        if not (wide and learned) or valid_learned(curves) or measure.scales_apart(curves) is not None:
             return None
-        if len(measure.finite_values(curves.valid_loss)) < FEWEST_EPOCHS:
+        if len(curves.valid) < FEWEST_EPOCHS:
             return None
         return self.finding(
             self.GAP_CONFIDENCE, {**measured("validation minus training loss", gap.estimate, gap.low, gap.high), **end_of(curves)},
@@ -138,49 +128,32 @@ class Overfits(Rule):
         )  # fmt: skip
 
     def _loss_gap(self, curves: Curves) -> Finding | None:
-        gap, valid, reference = (
-            measure.generalization_gap(curves),
-            measure.end(curves.valid_loss),
-            measure.reference_level(curves),
-        )
-        ours, theirs = (measure.finite_values(y) for y in (curves.train_loss, curves.valid_loss))
+        gap, reference = measure.generalization_gap(curves), measure.reference_level(curves)
+        train, valid = measure.end(curves.train_loss), measure.end(curves.valid_loss)
         if all(measure.error_rate(curves, side) is not None for side in ("train", "valid")):
             return None
-        if min(len(ours), len(theirs)) < FEWEST_EPOCHS:
+        if min(len(curves.train), len(curves.valid)) < FEWEST_EPOCHS or measure.scales_apart(curves) is not None:
             return None
         # Minus a log-density has no zero to measure from: there the gap is a share of what training learned.
-        signed, train = ours.min() < 0, measure.end(curves.train_loss)
+        signed = curves.train.min() < 0
         whole = reference - train if signed else valid
-        wide = (
-            gap.low > 0 and gap.estimate >= max(self.LOSS_SHARE * whole, self.LOSS_GAP * abs(reference)) and whole > 0
-        )
-        if not wide or (signed and not (curves.facts.get("like_for_like") and training_went_on(curves))):
+        needed = max(self.LOSS_SHARE * whole, self.LOSS_GAP * abs(reference))
+        if not (whole > 0 and gap.low > 0 and gap.estimate >= needed) or improves(curves.valid_loss):
+            return None  # what still improves is not harmed so far
+        if signed and not (curves.facts.get("like_for_like") and training_went_on(curves)):
             return None
-        if measure.scales_apart(curves) is not None or improves(
-            curves.valid_loss
-        ):  # what still improves is not harmed so far
-            return None
-        if (
-            measure.began_late(curves) and curves.fact("constant_loss") is None
-        ):  # the loss without learning is not known
+        if measure.began_late(curves) and curves.fact("constant_loss") is None:  # without learning it is not known
             return None
         share = gap.estimate / whole
-        lost = (
-            f"{share:.0%} of the validation loss is a gap that more training does not close"
-            if not signed
-            else f"{min(share, 1.0):.0%} of what training learned holds for its training rows alone"
-        )
+        lost = f"{share:.0%} of the validation loss is a gap that more training does not close"
+        if signed:
+            lost = f"{min(share, 1.0):.0%} of what training learned holds for its training rows alone"
         return self.finding(
             self.GAP_CONFIDENCE * measure.normal((share - self.LOSS_SHARE / 2) / (self.LOSS_SHARE / 2)),
             {**measured("validation minus training loss", gap.estimate, gap.low, gap.high), **end_of(curves)},
             self.LEVER,
             f"Validation loss came to rest at {valid:.3g} and training loss at {train:.3g}: the network overfits, {lost}.",
         )  # fmt: skip
-
-    @staticmethod
-    def _comparable(curves: Curves, share: RelativeError) -> bool:
-        """An error rate, or a loss that is a share of variance; a cross-entropy's gap grows by confidence alone."""
-        return share.of == "error" or (share.certain and not measure.is_classification(curves))
 
 
 def gap_se(curves: Curves, share: RelativeError) -> float:
@@ -207,7 +180,7 @@ def loss_turned(curves: Curves, belief: float) -> bool:
     rise = measure.valid_rise(curves)
     if not (rise.low > 0 and rise.estimate >= rise.material and rise.belief >= belief):
         return False
-    if rise.epochs < FEWEST_SINCE and len(measure.finite_values(curves.valid_loss)) >= LONG_ENOUGH:
+    if rise.epochs < FEWEST_SINCE and len(curves.valid) >= LONG_ENOUGH:
         return False  # the last of many values alone is higher
     return training_went_on(curves)
 

@@ -27,9 +27,8 @@ if TYPE_CHECKING:
 
 def relative(inspection: Inspection | None) -> dict[str, float]:
     """Gradient over size of each weight that the loss depends on, in the order in which data reach them."""
-    if inspection is None:
-        return {}
-    return {layer.name: layer.relative for layer in inspection.layers if layer.role == "weight" and layer.gradient > 0}
+    layers = inspection.layers if inspection is not None else ()
+    return {layer.name: layer.relative for layer in layers if layer.role == "weight" and layer.gradient > 0}
 
 
 def ends(gradients: dict[str, float]) -> tuple[float, float]:
@@ -66,13 +65,10 @@ class VanishingGradients(Inside):
 
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
         seen = [g for g in (relative(signals.first), relative(signals.last)) if len(g) >= self.FEWEST_LAYERS]
-        if signals.left and seen:
-            left = {name: signals.left[name] for name in seen[-1] if signals.left.get(name)}
-            seen += [left] if len(left) >= self.FEWEST_LAYERS else []
-        if not seen:
-            return None
+        left = {name: signals.left[name] for name in (seen or [{}])[-1] if signals.left.get(name)}
+        seen += [left] if len(left) >= self.FEWEST_LAYERS else []
         ratios = [first / last for first, last in map(ends, seen)]
-        if min(ratios) >= self.RATIO or max(ratios) >= self.STAYS:
+        if not seen or min(ratios) >= self.RATIO or max(ratios) >= self.STAYS:
             return None
         unlearned, lag = not shows_learning(curves), self._lag(signals, list(seen[-1]))
         if not (unlearned or lag < self.LAGS):
@@ -139,15 +135,11 @@ class ExplodingGradients(Inside):
 
     @staticmethod
     def _elasticity(curves: Curves, signals: Signals) -> tuple[float, str]:
-        inspection = signals.first
-        if inspection is None:
+        if signals.first is None:
             return 0.0, ""
-        reference = curves.fact("constant_loss")
-        scale = abs(reference) if reference else abs(inspection.loss)
-        found = [
-            (layer.gradient * layer.size / scale, layer.name)
-            for layer in inspection.layers if layer.role == "weight" and math.isfinite(layer.gradient) and scale > 0
-        ]  # fmt: skip
+        scale = abs(curves.fact("constant_loss") or signals.first.loss)
+        layers = [one for one in signals.first.layers if one.role == "weight" and math.isfinite(one.gradient)]
+        found = [(one.gradient * one.size / scale, one.name) for one in layers if scale > 0]
         return max(found, default=(0.0, ""))
 
     @staticmethod
@@ -158,6 +150,6 @@ class ExplodingGradients(Inside):
         if len(values) < 5 or not np.median(values) > 0:
             return 0.0
         at = int(np.nanargmax(np.where(np.isfinite(norms), norms, -np.inf)))
-        start = measure.finite_values(losses)[:1]
+        start = curves.train[:1]
         jumped = len(start) > 0 and at > 0 and not losses[at] <= start[0]
         return float(norms[at] / np.median(values)) if jumped else 0.0

@@ -45,18 +45,11 @@ def unscaled(signals: Signals) -> Scales | None:
     median = float(np.median(columns.rms[dense])) if dense.any() else largest
     if largest > LARGE:
         return Scales(largest, LARGE, largest, median, f"the largest feature has a root mean square of {largest:.3g}")
-    if dense.any() and float(columns.rms[dense].max()) < SMALL and largest < SMALL:
+    if dense.any() and largest < SMALL:
         return Scales(largest, SMALL, largest, median, f"all features are below {largest:.2g} in root mean square")
-    widest = float(columns.spread[dense].max()) if dense.any() else 0.0
-    narrow = float(np.median(columns.spread[dense])) if dense.any() else 0.0
-    if dense.sum() >= 2 and narrow > 0 and widest / narrow > RATIO:
-        return Scales(
-            widest / narrow,
-            RATIO,
-            largest,
-            median,
-            f"the widest feature spreads {widest / narrow:.3g} times the median one",
-        )
+    narrow = float(np.median(columns.spread[dense])) if dense.sum() >= 2 else 0.0
+    if narrow > 0 and (ratio := float(columns.spread[dense].max()) / narrow) > RATIO:
+        return Scales(ratio, RATIO, largest, median, f"the widest feature spreads {ratio:.3g} times the median one")
     return None
 
 
@@ -82,13 +75,9 @@ class UnscaledInputs(Inside):
             return None
         return self.finding(
             0.9,
-            {
-                **measured("scale found", found.value),
-                "threshold": found.limit,
-                "largest": found.largest,
-                "median": found.median,
-            },
+            {**measured("scale found", found.value), "threshold": found.limit, "largest": found.largest,
+             "median": found.median},
             "standardize each feature by the mean and standard deviation of the training rows (images: to about -1..1), "
             "or put a batch norm first",
             f"{found.says[0].upper()}{found.says[1:]}: the inputs are not scaled, and no one learning rate fits all of them.",
-        )
+        )  # fmt: skip

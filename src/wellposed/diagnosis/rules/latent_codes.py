@@ -36,7 +36,7 @@ class PosteriorCollapse(Inside):
     )
 
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
-        values = measure.finite_values(curves.train_loss)
+        values = curves.train
         if not signals.codes or len(values) < FEWEST_EPOCHS:
             return None
         moves = measure.trend(curves.train_loss).gain >= self.MOVING * measure.progress(values, None)

@@ -37,6 +37,7 @@ from wellposed.logs import Array
 
 if TYPE_CHECKING:
     from wellposed.diagnosis.signals import Signals
+    from wellposed.training.inspection import Layer
 
 FEWEST = 8  # epochs: a quarter of fewer has no shape
 
@@ -65,9 +66,7 @@ class Oscillates(Rule):
     SWING = 0.1  # of the level: twice what is worth a lever, since a swing is a rough measure
     VALID_SWING = 0.05  # of validation's level: what row noise adds to the level there dilutes the swing
     COST = math.sqrt(10 / 2)  # of the swings, in ten directions: a network has more
-    SETTLES = (
-        1 / 3
-    )  # of the swings a quarter earlier: of eight epochs each, half of them comes by chance in one of twenty
+    SETTLES = 1 / 3  # of the swings a quarter earlier: of eight epochs each, half comes by chance in one of twenty
     TOGETHER = 0.6  # the correlation: a third of the variance in common, more than chance gives in 8 epochs
     GAP = 0.1  # of the level: with more, the gap is what there is to gain
 
@@ -78,13 +77,12 @@ class Oscillates(Rule):
             return None
         (now, before), level, progress = measure.swings(values), measure.end(y), measure.whole_progress(y)
         progress = max(progress, (curves.fact("constant_loss") or -math.inf) - float(values.min()))
-        if (
-            len(measure.finite_values(curves.valid_loss)) < FEWEST_EPOCHS
-        ):  # of batches or of rows: noise of sampling swings too
+        alone = len(curves.valid) < FEWEST_EPOCHS  # noise of sampling, of batches or of rows, swings too
+        if alone or not now > 0 or now < self.SETTLES * before or measure.trend(y).gain >= 2 * now:
             return None
-        if not now > 0 or now < self.SETTLES * before or measure.trend(y).gain >= 2 * now:
-            return None
-        large = now >= max(self.SWING * abs(level), MATERIAL_PROGRESS * progress) and not self._still(curves.valid_loss)
+        swing = measure.swings(curves.valid_loss)[0]
+        still = len(curves.valid) >= 2 * FEWEST and swing < self.VALID_SWING * abs(measure.end(curves.valid_loss))
+        large = now >= max(self.SWING * abs(level), MATERIAL_PROGRESS * progress) and not still
         costly = self.COST * now >= max(measure.RISE_OF_BEST * abs(level), MATERIAL_PROGRESS * progress)
         if not large and not (costly and self._together(curves, level)):
             return None
@@ -95,12 +93,6 @@ class Oscillates(Rule):
             f"At a level of {level:.3g} the training loss swings by {now:.3g} from epoch to epoch: training does not settle, its "
             "steps are too long for the end.",
         )  # fmt: skip
-
-    @classmethod
-    def _still(cls, valid: Array) -> bool:
-        """Whether validation is known not to swing with training."""
-        swing = measure.swings(valid)[0]
-        return len(measure.finite_values(valid)) >= 2 * FEWEST and swing < cls.VALID_SWING * abs(measure.end(valid))
 
     @classmethod
     def _together(cls, curves: Curves, level: float) -> bool:
@@ -125,7 +117,6 @@ class Slow(Rule):
     moves = ((with_adaptive_optimizer, with_annealing), (with_higher_rate(5), with_annealing), (with_more_epochs(3),))
     of_fit = True
     SMALL = 0.1  # of all progress, in a quarter of the epochs: a steady pace would have brought a quarter
-    STEADY = PACE
 
     def judge(self, curves: Curves) -> Finding | None:
         losses = curves.train_loss, curves.valid_loss
@@ -144,15 +135,14 @@ class Slow(Rule):
             "training is slow, it would take many more epochs.",
         )  # fmt: skip
 
-    @classmethod
-    def _creeps(cls, y: Array) -> bool:
+    @staticmethod
+    def _creeps(y: Array) -> bool:
         values = measure.finite_values(y)
         if len(values) < 2 * FEWEST:
             return False
         last, before = measure.trend(values), measure.trend(values[: len(values) * 3 // 4], of=len(values))
         matters = min(MATERIAL_PROGRESS * measure.progress(y), measure.RISE_OF_BEST * abs(measure.end(y)))
-        steady = last.gain >= cls.STEADY * before.gain and last.keeps(cls.STEADY)
-        return last.low > 0 and last.gain >= matters and steady
+        return last.low > 0 and last.gain >= max(matters, PACE * before.gain) and last.keeps(PACE)
 
 
 class RateTooHigh(Rule):
@@ -200,22 +190,21 @@ class RateTooHigh(Rule):
     LEVER = "lower the learning rate (by three to ten times), warm it up, or clip gradients"
 
     def judge(self, curves: Curves) -> Finding | None:
-        if len(measure.finite_values(curves.train_loss)) < FEWEST:
-            return None
-        return (
-            self._jumped(curves)
-            or self._undone(curves)
-            or self._unsettled(curves)
-            or self._above_constant(curves)
-            or self._broke(curves)
-        )
+        signs = (self._jumped, self._undone, self._unsettled, self._above_constant, self._broke)
+        return next(filter(None, (sign(curves) for sign in signs if len(curves.train) >= FEWEST)), None)
 
     def _broke(self, curves: Curves) -> Finding | None:
-        signals = curves.signals
-        if signals is None or unscaled(signals) is not None or not much_left(curves, self.MUCH):
+        signals, left = curves.signals, measure.remaining(curves)
+        if signals is None or unscaled(signals) is not None:
             return None
-        moved, (alive, died) = distance_from_start(signals), newly_dead_units(signals)
-        silenced = _silenced(signals)
+        if shows_learning(curves) and (left is None or not left.certain or left.train < self.MUCH):
+            return None
+        moved, alive, died = distance_from_start(signals), 0, 0
+        silenced: list[str] = []
+        if signals.first is not None and signals.last is not None:
+            alive, living = (sum(u.count - u.dead for u in seen.units) for seen in (signals.first, signals.last))
+            died = max(alive - living, 0)
+            silenced = [name for name in signals.last.silent if name not in signals.first.silent]
         dead = (silenced or (alive >= self.FEWEST_UNITS and died >= self.DIED * alive)) and moved >= self.FARTHER
         if not dead and not moved >= self.THROWN:
             return None
@@ -235,10 +224,13 @@ class RateTooHigh(Rule):
         )  # fmt: skip
 
     def _jumped(self, curves: Curves) -> Finding | None:
-        values = measure.finite_values(curves.train_loss)
-        if (begun := initial_loss(curves)) is not None:
-            values = np.concatenate([[begun], values])
-        elif measure.began_late(curves) and curves.fact("constant_loss") is None:  # the start is that of a tail
+        values = curves.train
+        signals, constant = curves.signals, curves.fact("constant_loss")
+        # A network with batch norms is not asked at its first weights: after an epoch its running statistics lag behind.
+        seen = signals.first if signals is not None and constant is not None and not signals.norms else None
+        if seen is not None and constant is not None and math.isfinite(seen.loss):
+            values = np.concatenate([[max(seen.loss, constant)], values])
+        elif measure.began_late(curves) and constant is None:  # the start is that of a tail
             return None
         first, end = float(values[0]), measure.end(curves.train_loss)
         early = np.sort(values[1 : max(4, len(values) // 4)])
@@ -246,11 +238,8 @@ class RateTooHigh(Rule):
         top, rose = float(early[-lost]), float(np.median(values[-max(4, len(values) // 4) :]))
         unlearned = end >= self.MUCH * first or not shows_learning(curves)
         jumped = top > max(first + (self.JUMP if unlearned else self.LEAP) * abs(first), measure.lowest_valid(curves))
-        if (
-            not jumped
-            and not self._leapt(curves)
-            and not min(rose, end - measure.Z * measure.level_se(values)) > first + self.ABOVE * abs(first)
-        ):
+        ended_above = min(rose, end - measure.Z * measure.level_se(values)) > first + self.ABOVE * abs(first)
+        if not (jumped or self._leapt(curves) or ended_above):
             return None
         return self.finding(
             0.9 if unlearned else 0.7,
@@ -261,10 +250,12 @@ class RateTooHigh(Rule):
 
     def _leapt(self, curves: Curves) -> bool:
         """Whether validation went to twice its start, and stayed, though nothing was learned: no overfitting."""
-        values = measure.finite_values(curves.valid_loss)
-        if len(values) < FEWEST or shows_learning(curves):
-            return False
-        return float(np.median(values[len(values) // 2 :])) > float(values[0]) + self.LEAP * abs(float(values[0]))
+        values = curves.valid
+        return (
+            len(values) >= FEWEST
+            and not shows_learning(curves)
+            and float(np.median(values[len(values) // 2 :])) > float(values[0]) + self.LEAP * abs(float(values[0]))
+        )
 
     def _undone(self, curves: Curves) -> Finding | None:
         rise = measure.rise(curves.train_loss, curves.fact("constant_loss"))
@@ -291,10 +282,10 @@ class RateTooHigh(Rule):
         )  # fmt: skip
 
     def _above_constant(self, curves: Curves) -> Finding | None:
-        constant, y = curves.fact("constant_loss"), curves.train_loss
-        if constant is None or len(measure.finite_values(y)) < 2 * FEWEST - 1 or falls(y, constant):
+        constant, y, values = curves.fact("constant_loss"), curves.train_loss, curves.train
+        if constant is None or len(values) < 2 * FEWEST - 1 or falls(y, constant):
             return None
-        later = measure.finite_values(y)[-max(FEWEST - 1, len(measure.finite_values(y)) // 4) :]
+        later = values[-max(FEWEST - 1, len(values) // 4) :]
         excess, swing = float(later.mean()) - constant, measure.swings(y)[0]
         se = measure.Z * float(later.std()) / math.sqrt(len(later) / 2)  # neighbours resemble each other
         if not (excess > se and self.HARM * abs(constant) <= excess <= 2 * Oscillates.COST * swing):
@@ -335,25 +326,20 @@ class RateTooLow(Rule):
     STEADY = 1 / 3
 
     def judge(self, curves: Curves) -> Finding | None:
-        y = curves.train_loss if len(measure.finite_values(curves.train_loss)) else curves.valid_loss
+        y = curves.train_loss if len(curves.train) else curves.valid_loss
         values = measure.finite_values(y)
-        if len(values) < FEWEST:
+        if len(values) < FEWEST or measure.began_late(curves):
             return None
-        if measure.began_late(curves):
-            return None
-        if (found := self._nothing_moved(curves)) is not None:
+        if (found := self._nothing_moved(curves)) is not None or self._elsewhere(curves):
             return found
-        if self._elsewhere(curves):
-            return None
-        trend, fell = measure.trend(y), measure.start(y) - measure.end(y)
-        constant = curves.fact("constant_loss")
-        reference = constant or abs(measure.start(y))
-        above = constant is not None and measure.end(y) > (1 + self.HARDLY) * constant
+        trend, end, constant = measure.trend(y), measure.end(y), curves.fact("constant_loss")
+        fell, reference = measure.start(y) - end, constant or abs(measure.start(y))
+        above = constant is not None and end > (1 + self.HARDLY) * constant
         if not (trend.low > 0 and fell > 0 and (above or fell < self.HARDLY * reference)):
             return None
-        if constant and measure.end(y) < (1 - self.HARDLY) * reference:  # it began trained
+        if constant and end < (1 - self.HARDLY) * reference:  # it began trained
             return None
-        if measure.end(values[: (len(values) + 1) // 2]) - measure.end(y) < self.STEADY * fell:
+        if measure.end(values[: (len(values) + 1) // 2]) - end < self.STEADY * fell:
             return None
         return self.finding(
             0.85,
@@ -362,87 +348,46 @@ class RateTooLow(Rule):
             "raise the learning rate (by ten to begin with); a range test finds it",
             f"In {len(values)} epochs the loss fell by {fell:.3g} of {reference:.3g}, and never slowed down: the learning rate is "
             "too low to get anywhere.",
-        )  # fmt: skip  # fmt: skip
+        )  # fmt: skip
 
     def _nothing_moved(self, curves: Curves) -> Finding | None:
         rates, signals = measure.finite_values(curves.lr), curves.signals
         if shows_learning(curves) or not rates.any():
             return None
         spent = float(rates[len(rates) // 2] / rates.max()) < self.SPENT and int(rates.argmax()) < len(rates) // 2
-        moved = distance_from_start(signals) if signals is not None and _all_reached(signals) else 0.0
+        reached = [layer.gradient > 0 for layer in _weights(signals)]
+        moved = distance_from_start(signals) if signals is not None and reached and all(reached) else 0.0
         if not spent and not 0 < moved <= self.STILL:
             return None
-        evidence: dict[str, EvidenceValue] = {
-            "highest_rate": float(rates.max()),
-            "rate": float(rates[-1]),
-            **end_of(curves),
-        }
         says = f"The learning rate fell from {rates.max():.3g} to {rates[len(rates) // 2]:.3g} before half of the epochs were over"
         if not spent:
-            evidence = {**measured("way of the weights, in their own sizes", moved), **evidence}
             says = f"At a learning rate of {rates.max():.3g} the weights moved by {moved:.2%} of their size in all"
         return self.finding(
-            0.96, evidence, "raise the learning rate (by ten to begin with), or let it fall later; a range test finds it",
+            0.96,
+            {**({} if spent else measured("way of the weights, in their own sizes", moved)),
+             "highest_rate": float(rates.max()), "rate": float(rates[-1]), **end_of(curves)},
+            "raise the learning rate (by ten to begin with), or let it fall later; a range test finds it",
             f"{says}, and nothing was learned: the learning rate is too low to get anywhere.",
         )  # fmt: skip
 
     @staticmethod
     def _elsewhere(curves: Curves) -> bool:
         """Whether something else holds it up: a dropout of most units, validation has come to rest, or no gradient reaches some
-        layers."""
-        if dropout(curves) >= DROPPED:
-            return True
-        valid, signals = curves.valid_loss, curves.signals
-        rests = len(measure.finite_values(valid)) >= FEWEST and measure.trend(valid).low <= 0
-        if (
-            not len(measure.finite_values(valid)) and reading_of(curves).axis == "step"
-        ):  # how much of an epoch that was is not known
-            return True
-        layers = signals.last.layers if signals is not None and signals.last is not None else ()
-        return rests or any(layer.role == "weight" and layer.gradient == 0 for layer in layers)
+        layers; or how much of an epoch it was is not known."""
+        rests = len(curves.valid) >= FEWEST and measure.trend(curves.valid_loss).low <= 0
+        in_steps = not len(curves.valid) and reading_of(curves).axis == "step"
+        unreached = any(layer.gradient == 0 for layer in _weights(curves.signals))
+        return dropout(curves) >= DROPPED or in_steps or rests or unreached
 
 
-def _all_reached(signals: Signals) -> bool:
-    """Whether every weight that was looked at has a gradient."""
-    layers = [layer for layer in signals.last.layers if layer.role == "weight"] if signals.last is not None else []
-    return bool(layers) and all(layer.gradient > 0 for layer in layers)
-
-
-def _silenced(signals: Signals) -> list[str]:
-    """Layers that told rows apart at the first weights, and give the same output for each at the last."""
-    if signals.first is None or signals.last is None:
-        return []
-    return [name for name in signals.last.silent if name not in signals.first.silent]
-
-
-def initial_loss(curves: Curves) -> float | None:
-    """The loss at the first weights, or the constant prediction's where that is more; None where neither is known.
-
-    A network with batch norms is not asked: after an epoch its running statistics lag behind.
-    """
-    signals, constant = curves.signals, curves.fact("constant_loss")
-    if signals is None or signals.first is None or constant is None or signals.norms:
-        return None
-    return max(signals.first.loss, constant) if math.isfinite(signals.first.loss) else None
-
-
-def much_left(curves: Curves, share: float) -> bool:
-    """Whether training left so much of the constant prediction's error or loss, or never came below it."""
-    left = measure.remaining(curves)
-    return not shows_learning(curves) or (left is not None and left.certain and left.train >= share)
+def _weights(signals: Signals | None) -> list[Layer]:
+    """The layers of weights, as they were seen at the last ones."""
+    layers = signals.last.layers if signals is not None and signals.last is not None else ()
+    return [layer for layer in layers if layer.role == "weight"]
 
 
 def distance_from_start(signals: Signals) -> float:
     """How far the weights went from where they began, over their size there: the median of the layers; 0 where unknown."""
-    layers = signals.last.layers if signals.last is not None else ()
-    far = [signals.moved[layer.name] for layer in layers if layer.role == "weight" and layer.name in signals.moved]
+    far = [signals.moved.get(layer.name, math.inf) for layer in _weights(signals)]
     far = [distance for distance in far if math.isfinite(distance)]  # one that began at 0 is infinitely far
     return float(np.median(far)) if far else 0.0
-
-
-def newly_dead_units(signals: Signals) -> tuple[int, int]:
-    """Units behind ReLUs that were alive at the first weights, and how many fewer are at the last."""
-    if signals.first is None or signals.last is None:
-        return 0, 0
-    alive, left = (sum(u.count - u.dead for u in inspection.units) for inspection in (signals.first, signals.last))
-    return alive, max(alive - left, 0)

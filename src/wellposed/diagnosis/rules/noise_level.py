@@ -31,16 +31,12 @@ class NoisyEvidence(Rule):
     LEVER = "use more validation rows, or average over seeds; a larger batch or a decaying learning rate calms curves"
 
     def judge(self, curves: Curves) -> Finding | None:
-        if len(measure.finite_values(curves.valid_loss)) < NotEnoughEvidence.FEWEST:
+        if len(curves.valid) < NotEnoughEvidence.FEWEST:
             return None
-        found = self._rise(curves) or self._gap(curves)
-        return None if found is None or self._found_all_the_same(curves) else found
-
-    @staticmethod
-    def _found_all_the_same(curves: Curves) -> bool:
-        """Whether ``overfits`` holds with its interval beyond what matters."""
-        found = Overfits().judge(curves)
-        return found is not None and float(found.evidence["low"]) >= float(found.evidence.get("material", Overfits.GAP))
+        found, clear = self._rise(curves) or self._gap(curves), Overfits().judge(curves)
+        if clear is not None and float(clear.evidence["low"]) >= float(clear.evidence.get("material", Overfits.GAP)):
+            return None  # it is found with its interval beyond what matters
+        return found
 
     def _rise(self, curves: Curves) -> Finding | None:
         rise = measure.valid_rise(curves)
@@ -62,7 +58,10 @@ class NoisyEvidence(Rule):
         )  # fmt: skip
 
     def _gap(self, curves: Curves) -> Finding | None:
-        gap, large = measure.generalization_gap(curves), 2 * gap_that_matters(curves)
+        gap, constant = measure.generalization_gap(curves), curves.fact("constant_loss")
+        # Twice what ``overfits`` asks for: a share of what the constant prediction leaves (else the start), and of the loss.
+        reference = abs(measure.start(curves.valid_loss) if constant is None else constant)
+        large = 2 * max(Overfits.GAP * reference, Overfits.GAP_SHARE * abs(measure.end(curves.valid_loss)))
         reach = max(gap.high, -gap.low)
         if not math.isfinite(gap.estimate) or not (gap.low <= 0 <= gap.high and reach >= large > 0):
             return None
@@ -74,14 +73,6 @@ class NoisyEvidence(Rule):
             f"The gap between validation and training loss may be anything from {gap.low:.3g} to {gap.high:.3g}: so few "
             "validation rows cannot show it.",
         )  # fmt: skip
-
-
-def gap_that_matters(curves: Curves) -> float:
-    """The smallest gap of the loss worth a lever, as ``overfits`` sees it: a share of what the constant prediction (else the
-    start of validation) leaves, and of the validation loss."""
-    reference = curves.fact("constant_loss")
-    reference = abs(measure.start(curves.valid_loss)) if reference is None else abs(reference)
-    return max(Overfits.GAP * reference, Overfits.GAP_SHARE * abs(measure.end(curves.valid_loss)))
 
 
 class NotEnoughEvidence(Rule):
@@ -99,9 +90,12 @@ class NotEnoughEvidence(Rule):
     FEWEST = 5
 
     def judge(self, curves: Curves) -> Finding | None:
-        valid, train = (len(measure.finite_values(y)) for y in (curves.valid_loss, curves.train_loss))
+        valid, train = len(curves.valid), len(curves.train)
         if (valid or train) < self.FEWEST:
-            return self._short(valid or train)
+            return self.finding(
+                1.0, {"epochs": valid or train}, f"train for at least {self.FEWEST} epochs, better ten, and ask again",
+                f"{counted(valid or train, 'epoch')} with a finite loss: too short for any verdict.",
+            )  # fmt: skip
         change = measure.end(curves.train_loss) - measure.start(curves.train_loss)
         if valid < FEWEST_EPOCHS:
             return self.finding(
@@ -127,12 +121,6 @@ class NotEnoughEvidence(Rule):
             0.6, {**end_of(curves)}, "keep the log from the first epoch on, and give the loss of a constant prediction",
             f"Validation loss began at {measure.start(curves.valid_loss):.3g} and never came below that by what matters, nor did "
             "training do more: these curves show neither learning nor overfitting.",
-        )  # fmt: skip
-
-    def _short(self, epochs: int) -> Finding:
-        return self.finding(
-            1.0, {"epochs": epochs}, f"train for at least {self.FEWEST} epochs, better ten, and ask again",
-            f"{counted(epochs, 'epoch')} with a finite loss: too short for any verdict.",
         )  # fmt: skip
 
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.rules.rule import Inside, measured
@@ -50,41 +49,29 @@ class WrongOutput(Inside):
         inspection = signals.last
         if inspection is None or inspection.outputs is None:
             return None
-        made = inspection.made_by or ("softmax" if self._sums_to_one(signals) else None)
         name, outputs = signals.loss.name, inspection.outputs
+        shares = all(is_shares(seen.outputs) for seen in (signals.first, inspection) if seen is not None)
+        made = inspection.made_by or ("softmax" if shares else None)
         single = outputs.ndim < 2 or outputs.shape[-1] == 1
         if single and (made == "softmax" or (len(outputs) > 1 and bool((outputs == 1).all()))):
             return self._found(
                 inspection, "softmax over one unit, which is 1 for every row", name,
                 "end in a linear layer of one score, or give an output to each class",
             )  # fmt: skip
-        if name == "cross_entropy" and made in BOUNDED:
-            return self._found(
-                inspection, made, name, "give the scores to the loss as they are: it applies softmax itself"
-            )
-        if name == "binary_cross_entropy" and made in (*BOUNDED, "log_softmax", "log_sigmoid"):
-            return self._found(
-                inspection, made, name, "give the scores to the loss as they are: it applies the sigmoid itself"
-            )
-        if name == "NLLLoss" and made != "log_softmax" and not self._is_log(inspection.outputs):
-            return self._found(
-                inspection, made or "no log_softmax", name, "end in log_softmax, or use cross-entropy on scores"
-            )
-        if name == "BCELoss" and made in ("softmax", "relu", "tanh"):
-            return self._found(inspection, made, name, "end in a sigmoid; better, use BCEWithLogitsLoss on the scores")
+        logs = name == "NLLLoss" and outputs.ndim > 1 and bool((outputs.exp().sum(1) - 1).abs().max() < 1e-2)
+        for loss, unfit, lever in (
+            ("cross_entropy", made in BOUNDED, "give the scores to the loss as they are: it applies softmax itself"),
+            ("binary_cross_entropy", made in (*BOUNDED, "log_softmax", "log_sigmoid"),
+             "give the scores to the loss as they are: it applies the sigmoid itself"),
+            ("NLLLoss", made != "log_softmax" and not logs, "end in log_softmax, or use cross-entropy on scores"),
+            ("BCELoss", made in ("softmax", "relu", "tanh"),
+             "end in a sigmoid; better, use BCEWithLogitsLoss on the scores"),
+        ):  # fmt: skip
+            if name == loss and unfit:
+                return self._found(inspection, made or "no log_softmax", name, lever)
         if signals.loss.numeric and made in BOUNDED and signals.targets is not None:
             return self._outside(inspection, made, signals.targets)
         return None
-
-    @staticmethod
-    def _sums_to_one(signals: Signals) -> bool:
-        return all(
-            is_shares(inspection.outputs) for inspection in (signals.first, signals.last) if inspection is not None
-        )
-
-    @staticmethod
-    def _is_log(outputs: Tensor) -> bool:
-        return outputs.ndim > 1 and bool((outputs.exp().sum(1) - 1).abs().max() < 1e-2)
 
     def _found(self, inspection: Inspection, made: str, loss: str, lever: str) -> Finding:
         outputs = inspection.outputs
@@ -102,15 +89,11 @@ class WrongOutput(Inside):
             return None
         return self.finding(
             0.95,
-            {
-                **measured("share of targets out of reach", outside),
-                "ends_in": made,
-                "lowest_target": targets.low,
-                "highest_target": targets.high,
-            },
+            {**measured("share of targets out of reach", outside), "ends_in": made, "lowest_target": targets.low,
+             "highest_target": targets.high},
             f"end in a linear layer without {made}, or bring the targets into its range",
             f"The network ends in {made}, and {outside:.0%} of the targets lie outside its range: it can never reach them.",
-        )
+        )  # fmt: skip
 
 
 class WrongLoss(Inside):
@@ -133,10 +116,11 @@ class WrongLoss(Inside):
     overrules = ("undertrained", "slow", "rate_too_low")
 
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
-        inspection, targets = signals.last, signals.targets
-        if self._has_no_bound(curves):
-            values = measure.finite_values(curves.train_loss)
-            return self._found(
+        inspection, targets, values = signals.last, signals.targets, curves.train
+        half, fell = len(values) // 2, bool((np.diff(values) < 0).all())
+        below = len(values) >= self.FEWEST and values[-1] < min(0.0, values[0] - 10 * abs(values[0]))
+        if below and fell and values[half] - values[-1] > self.FASTER * (values[0] - values[half]):
+            return self.finding(
                 0.9, {"start": float(values[0]), "train_loss": float(values[-1])},
                 "see that what is minimized is what should be small: the sign of the loss, and of each term in it",
                 f"The loss fell from {values[0]:.3g} to {values[-1]:.3g}, below zero and faster and faster: it has no bound, and "
@@ -146,24 +130,16 @@ class WrongLoss(Inside):
             return None
         name, outputs = signals.loss.name, inspection.outputs
         if name == "cross_entropy" and outputs is not None and outputs.ndim > 1 and outputs.shape[1] == 1:
-            return self._found(
+            return self.finding(
                 0.99, {"outputs": 1, "loss": name}, "use binary cross-entropy for one score, or give one score a class",
                 "Cross-entropy of a single score is 0 whatever the network says: the loss does not fit the output.",
             )  # fmt: skip
         return self._numbers(signals, targets) if signals.loss.numeric else None
 
-    @classmethod
-    def _has_no_bound(cls, curves: Curves) -> bool:
-        values = measure.finite_values(curves.train_loss)
-        if len(values) < cls.FEWEST or not values[-1] < min(0.0, values[0] - 10 * abs(values[0])):
-            return False
-        half = len(values) // 2
-        return bool((np.diff(values) < 0).all()) and values[half] - values[-1] > cls.FASTER * (values[0] - values[half])
-
     def _numbers(self, signals: Signals, targets: Targets) -> Finding | None:
         lever = "use cross-entropy with one score a class"
         if targets.one_hot and targets.columns >= 2:
-            return self._found(
+            return self.finding(
                 0.7, {"columns": targets.columns, "loss": signals.loss.name}, lever,
                 f"The targets are one of {targets.columns} classes, and {signals.loss.name} compares numbers: the loss does not "
                 "fit the targets.",
@@ -174,7 +150,7 @@ class WrongLoss(Inside):
         gain = by_class - rounded
         if not (gain >= self.GAIN and gain > 3 * error):
             return None
-        return self._found(
+        return self.finding(
             0.95 if targets.integer else 0.85,
             {**measured("more hits by classes than by numbers", gain, error), "classes": targets.distinct,
              "loss": signals.loss.name},
@@ -182,6 +158,3 @@ class WrongLoss(Inside):
             f"The targets are {targets.distinct} class numbers, and {signals.loss.name} takes them for amounts: the loss does not "
             "fit the targets.",
         )  # fmt: skip
-
-    def _found(self, sure: float, evidence: dict[str, float | int | str | bool], lever: str, says: str) -> Finding:
-        return self.finding(sure, evidence, lever, says)

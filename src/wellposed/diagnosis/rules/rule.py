@@ -52,9 +52,8 @@ class Rule(ABC):
     explains: ClassVar[tuple[str, ...]] = ()
     overrules: ClassVar[tuple[str, ...]] = ()
     moves: ClassVar[tuple[tuple[RecipeMove, ...], ...]] = ()  # of a recipe, that pull the lever: see `advice`
-    beyond: ClassVar[Literal["", "shuffled", "anew", "standardized", "rescored"]] = (
-        ""  # what a proof tries that no recipe says
-    )
+    # What a proof tries that no recipe says.
+    beyond: ClassVar[Literal["", "shuffled", "anew", "standardized", "rescored"]] = ""
     code: ClassVar[str] = ""  # what to do first, as a line of Python in the reader's own loop
 
     @abstractmethod
@@ -88,17 +87,13 @@ def falls(y: Array, reference: float | None = None, pace: float = 0.25) -> bool:
     """Whether a curve still falls at its end: reliably, by a material share of its progress, and not levelling off.
 
     Over the last quarter of the epochs the interval of the fitted fall lies above 0, the fall is at least a fiftieth
-    of all the progress, the lowest level lies
-    there, so that it does not only come back from a bump, and the second half of that quarter falls at no less than a quarter
-    (``pace``) of its pace, as far as
-    noise lets it be seen.
+    of all the progress, the lowest level lies there, so that it does not only come back from a bump, and the second half of
+    that quarter falls at no less than a quarter (``pace``) of its pace, as far as noise lets it be seen.
     """
-    values = measure.finite_values(y)
-    if len(values) < FEWEST_EPOCHS:
+    if len(measure.finite_values(y)) < FEWEST_EPOCHS or not improves(y):
         return False
     trend = measure.trend(y)
-    progress = measure.progress(values, reference)
-    return improves(y) and trend.gain >= MATERIAL_PROGRESS * progress and trend.keeps(pace)
+    return trend.gain >= MATERIAL_PROGRESS * measure.progress(y, reference) and trend.keeps(pace)
 
 
 def improves(y: Array) -> bool:
@@ -134,27 +129,19 @@ def shows_learning(curves: Curves) -> bool:
     """
     if measure.chance_level(curves) is not None:
         return False
-    share = measure.remaining(curves)
+    share, constant, values = measure.remaining(curves), curves.fact("constant_loss"), curves.train
     if share is not None and share.of == "error":
         if _mended_enough(curves, share):
             return True
         if not share.certain and not error_improved(curves):
             return False
     for y in (curves.train_loss, curves.valid_loss):
-        depth, se, reference = descent(y, curves.fact("constant_loss"))
+        depth, se, reference = descent(y, constant)
         if depth > max(MATERIAL_PROGRESS * abs(reference), 3 * se):
             return True
-    return _learned_at_times(curves)
-
-
-def _learned_at_times(curves: Curves) -> bool:
-    """Whether in a quarter of the later epochs training rows cost a tenth less than the constant prediction, like for like.
-
-    Then the noise of the curve is that of weights which know more at some epochs than at others.
-    """
-    constant, values = curves.fact("constant_loss"), measure.finite_values(curves.train_loss)
     if constant is None or not curves.facts.get("like_for_like") or len(values) < FEWEST_EPOCHS:
         return False
+    # The noise of the curve may be that of weights which know more at some epochs than at others.
     return float(np.quantile(values[len(values) // 2 :], 0.25)) < constant - MENDED_SHARE * abs(constant)
 
 
@@ -170,20 +157,16 @@ def _mended_enough(curves: Curves, share: measure.RelativeError) -> bool:
 def valid_learned(curves: Curves) -> bool:
     """Whether validation ever came below what it is without learning, by a fiftieth; True where it is not known, and where three
     answers of four are right, which a log may begin with."""
-    values, reference = measure.finite_values(curves.valid_loss), measure.reference_level(curves)
+    values, reference = curves.valid, measure.reference_level(curves)
     if len(values) == 0 or not math.isfinite(reference):
         return True
-    lowest = float(measure.running_mean(values, measure.window(len(values))).min())
-    error = measure.error_rate(curves, "valid")
-    chance = measure.chance_error(curves)
+    error, chance = measure.error_rate(curves, "valid"), measure.chance_error(curves)
+    fewest = math.inf if error is None else float(measure.finite_values(error).min())
     if error is not None and chance is not None:
-        return float(measure.finite_values(error).min()) < (1 - MENDED_SHARE) * chance
-    if (
-        error is not None
-        and curves.fact("constant_loss") is None
-        and float(measure.finite_values(error).min()) < LOW_ERROR
-    ):
+        return fewest < (1 - MENDED_SHARE) * chance
+    if curves.fact("constant_loss") is None and fewest < LOW_ERROR:
         return True
+    lowest = float(measure.running_mean(values, measure.window(len(values))).min())
     return reference - lowest > MATERIAL_PROGRESS * abs(reference)
 
 
@@ -191,13 +174,10 @@ def error_improved(curves: Curves) -> bool:
     """Whether the error rate on either side ever came below 97 % of its highest value, or the hits rose by a quarter and beyond
     the noise, which among a hundred classes is much less."""
     for rate in (measure.error_rate(curves, side) for side in ("train", "valid")):
-        if rate is None:
-            continue
-        values = measure.finite_values(rate)
-        hits, last = 1 - float(values[0]), 1 - measure.end(rate)
-        if float(values.min()) < MENDED * float(values.max()) or last > max(
-            1.25 * hits, hits + 3 * measure.level_se(rate)
-        ):
+        values = measure.finite_values(rate) if rate is not None else np.ones(1)
+        hits, last = 1 - float(values[0]), 1 - measure.end(values)
+        more = last > max(1.25 * hits, hits + 3 * measure.level_se(values))
+        if more or float(values.min()) < MENDED * float(values.max()):
             return True
     return False
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves, RelativeError
-from wellposed.diagnosis.finding import EvidenceValue, Finding
+from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.moves import with_annealing, with_higher_rate, with_larger_model, with_less_regularization
 from wellposed.diagnosis.rules import learning_rates
 from wellposed.diagnosis.rules.generalization import gap_se
@@ -61,29 +61,25 @@ class Underfits(Rule):
         if left is not None and left < self.SHARED:
             return None
         confidence = 0.35 + 0.4 * min(share.train, 1.0)
-        gap = measure.generalization_gap(curves)
+        gap, whose = measure.generalization_gap(curves), "constant prediction's" if share.certain else "first"
         return self.finding(
             confidence if share.certain else min(confidence, 0.5),
             {**measured("validation minus training loss", gap.estimate, gap.low, gap.high),
              "left": share.train, "of": share.of, **end_of(curves)},
             self.LEVER,
-            f"Training came to rest with {share.train:.0%} of the {self._reference(share)} {share.of} left on its own rows"
+            f"Training came to rest with {share.train:.0%} of the {whose} {share.of} left on its own rows"
             ", and validation is hardly worse: the network underfits. (If the labels are that noisy, no network can do better.)",
         )  # fmt: skip
-
-    @staticmethod
-    def _reference(share: RelativeError) -> str:
-        return "constant prediction's" if share.certain else "first"
 
     @classmethod
     def high_and_at_rest(cls, curves: Curves, share: RelativeError) -> bool:
         """High on the training rows, at rest, and with a gap that is small beside it."""
-        if len(measure.finite_values(curves.train_loss)) < cls.FEWEST or not math.isfinite(share.train):
+        if len(curves.train) < cls.FEWEST or not math.isfinite(share.train):
             return False
         high = share.train >= (cls.HIGH if share.certain else cls.HIGH_UNSURE)
-        small = (
-            share.valid - share.train if share.certain else abs(share.valid - share.train)
-        ) < cls.SMALL_GAP * share.train and measure.Z * gap_se(curves, share) < cls.SURE_GAP * share.train
+        gap = share.valid - share.train if share.certain else abs(share.valid - share.train)
+        sure = measure.Z * gap_se(curves, share) < cls.SURE_GAP * share.train
+        small = gap < cls.SMALL_GAP * share.train and sure
         seen = share.certain or share.of == "error" or (share.train <= 0.9 and not measure.began_late(curves))
         going_on = falls(curves.train_loss, curves.fact("constant_loss")) and improves(curves.valid_loss)
         return high and small and seen and not going_on
@@ -131,36 +127,31 @@ class OverRegularized(Rule):
                 "regularize less: lower the strengths by ten; weights that begin at 0 need a start of their own",
                 "All weights of the network are exactly 0, so that it says the same for every row: nothing is left of it.",
             )  # fmt: skip
-        share = measure.remaining(curves)
-        epochs = len(measure.finite_values(curves.train_loss))
+        share, epochs, constant = measure.remaining(curves), len(curves.train), curves.fact("constant_loss")
         if share is None or not regularizes(curves) or epochs < FEWEST_EPOCHS:
             return None
-        # Of a short log noise hides a fall, so that what came down may come down further: it is not stuck.
-        stuck = not shows_learning(curves) and (epochs >= Underfits.FEWEST or share.train >= 1 - self.EXCESS)
-        toll = self._drowned(curves)
+        gap, train, toll = measure.generalization_gap(curves), measure.end(curves.train_loss), self._drowned(curves)
         dropped = dropout(curves)
         much = dropped >= DROPPED
-        stuck = stuck or (much and self._hardly(curves))
+        # Nine tenths of the constant prediction's loss may be left though the answers are better than it.
+        hardly = constant is not None and train >= (1 - self.EXCESS) * constant > 0
+        # Of a short log noise hides a fall, so that what came down may come down further: it is not stuck.
+        stuck = not shows_learning(curves) and (epochs >= Underfits.FEWEST or share.train >= 1 - self.EXCESS)
+        stuck = stuck or (much and hardly)
         shrunk = self._shrunk(curves) or much
         if not stuck and not toll and not self._loss_left(curves) and not Underfits.high_and_at_rest(curves, share):
             return None
-        gap, train = measure.generalization_gap(curves), measure.end(curves.train_loss)
         if math.isfinite(gap.estimate) and gap.estimate > max(self.NO_GAP * abs(train), measure.Z * gap.se, toll / 2):
             return None
         excess = self._excess(curves, train)
         if excess is not None and not excess >= self.EXCESS and not (stuck and shrunk):
             return None
         sure = 0.8 if stuck and shrunk else 0.45 if excess is None else 0.5 + 0.3 * min(excess, 1.0)
-        evidence: dict[str, EvidenceValue] = {
-            **measured("validation minus training loss", gap.estimate, gap.low, gap.high),
-            "left": share.train, "of": share.of, **end_of(curves),
-        }  # fmt: skip
-        if excess is not None:
-            evidence["excess"] = excess
-        if dropped:
-            evidence["dropout"] = dropped
         return self.finding(
-            sure, evidence,
+            sure,
+            {**measured("validation minus training loss", gap.estimate, gap.low, gap.high), "left": share.train,
+             "of": share.of, **end_of(curves), **({} if excess is None else {"excess": excess}),
+             **({"dropout": dropped} if dropped else {})},
             "regularize less: lower the strengths (by three to ten times), the dropout or the noise, and train again",
             f"On its own training rows {min(share.train, 9.99):.0%} of a constant prediction's {share.of} is left, and there is no "
             "gap to validation to close: the network is over-regularized.",
@@ -171,19 +162,9 @@ class OverRegularized(Rule):
         """Whether a third of the constant prediction's loss is left at rest, like for like, though the answers may be right: small
         weights make unsure answers."""
         constant, sides = curves.fact("constant_loss"), (curves.train_loss, curves.valid_loss)
-        if (
-            constant is None
-            or not curves.facts.get("like_for_like")
-            or len(measure.finite_values(sides[0])) < Underfits.FEWEST
-        ):
+        if constant is None or not curves.facts.get("like_for_like") or len(curves.train) < Underfits.FEWEST:
             return False
         return measure.end(sides[0]) >= Underfits.HIGH * constant > 0 and not all(falls(y, constant) for y in sides)
-
-    @classmethod
-    def _hardly(cls, curves: Curves) -> bool:
-        """Whether nine tenths of the constant prediction's loss are left, though the answers may be better than it."""
-        constant = curves.fact("constant_loss")
-        return constant is not None and measure.end(curves.train_loss) >= (1 - cls.EXCESS) * constant > 0
 
     @classmethod
     def _shrunk(cls, curves: Curves) -> bool:
@@ -200,7 +181,7 @@ class OverRegularized(Rule):
     def _drowned(cls, curves: Curves) -> float:
         """The toll of noise inside the network, if it takes most of what the network can do, at rest; else 0."""
         toll, constant = curves.signals.toll if curves.signals is not None else None, curves.fact("constant_loss")
-        if toll is None or constant is None or len(measure.finite_values(curves.train_loss)) < Underfits.FEWEST:
+        if toll is None or constant is None or len(curves.train) < Underfits.FEWEST:
             return 0.0
         large = toll.noise >= cls.NOISE * abs(toll.loss) and toll.noise > 3 * toll.error
         most = large and toll.loss + toll.noise >= cls.HALF * constant > 0

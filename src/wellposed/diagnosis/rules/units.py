@@ -120,22 +120,10 @@ class DeadLayers(Inside):
 
     @staticmethod
     def _unused(signals: Signals) -> list[str]:
-        inspections = [one for one in (signals.first, signals.last) if one is not None and one.layers]
-        if not inspections:
-            return []
-        reached = [
-            {layer.name for layer in inspection.layers if layer.gradient > 0 or signals.moved.get(layer.name)}
-            for inspection in inspections
-        ]
-        return (
-            [
-                layer.name
-                for layer in inspections[-1].layers
-                if layer.role == "weight" and layer.name not in set.union(*reached)
-            ]
-            if all(reached)
-            else []
-        )
+        seen = [one.layers for one in (signals.first, signals.last) if one is not None and one.layers]
+        reached = [{one.name for one in layers if one.gradient > 0 or signals.moved.get(one.name)} for layers in seen]
+        weights = [one.name for one in seen[-1] if one.role == "weight"] if reached and all(reached) else []
+        return [name for name in weights if name not in set.union(*reached)]
 
     @staticmethod
     def _still(signals: Signals) -> list[str]:
