@@ -587,7 +587,7 @@ def test_a_sentence_says_what_was_given_and_what_is_needed() -> None:
         (lambda: wp.Problem("mlp", "mse", (X, Y)), "Problem needs model= to be a function; it was given 'mlp'."),
         (lambda: wp.ramp([3]), r"Ramp needs .*steps.* a whole number.* >= 1; it was given \[3\]"),
         (lambda: wp.fit(problem(), RECIPE, device="cuda:99"), r"The device 'cuda:99' cannot be used: .* Give cpu, or auto"),
-        (lambda: wp.cutout(images(), 0.1, source(), "meen"), "to be 'zero' or 'mean'; it was given 'meen'. Did you mean 'mean'?"),
+        (lambda: wp.mixup(images(), 0.1, source(), "elme"), "to be 'batch' or 'elem'; it was given 'elme'. Did you mean 'elem'?"),
         (lambda: wp.watch(**watched() | {"optimizer": torch.optim.SGD(net().parameters())}), "no parameter of this model"),
     ):  # fmt: skip
         with pytest.raises(wp.WellposedError, match=says):

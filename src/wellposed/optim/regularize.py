@@ -189,15 +189,10 @@ class Regularized(Wrapper):
         """Every charge on trained parameters, with these."""
         groups = self._groups()
         for one in self.binding.charged:
-            yield from ((bound, [one.leaf.tensor]) for bound in one.counted(groups))
-        yield from ((coupled.bound, coupled.tensors) for coupled in self.binding.coupled)
-
-    def _value(self, bound: BoundTerm, ws: list[Tensor]) -> Tensor | None:
-        """What a penalty of weights charges now; None of a constraint."""
-        charge = bound.now(self.steps)
-        if isinstance(charge, CoupledPenalty):
-            return charge.value(ws)
-        return charge.value(unshard(ws[0])) if isinstance(charge, Penalty) else None
+            for bound in one.counted(groups):
+                yield bound, [one.leaf.tensor]
+        for coupled in self.binding.coupled:
+            yield coupled.bound, coupled.tensors
 
     def _moving(self) -> Moving:
         """Those that have a gradient in this step, with their parameter groups."""
@@ -346,9 +341,10 @@ class Regularized(Wrapper):
         device = self.binding.charged[0].leaf.tensor.device if self.binding.charged else None
         total = torch.zeros((), device=device)
         for bound, ws in self._charges():
-            if bound.how == "loss" and getattr(bound.now(self.steps), "strength", 0.0):
-                with noting(bound.charge, *ws):
-                    total = total + self._value(bound, ws)
+            charge = bound.now(self.steps) if bound.how == "loss" else None
+            if isinstance(charge, (Penalty, CoupledPenalty)) and charge.strength:
+                with noting(charge, *ws):
+                    total = total + _value(charge, ws)
         return total
 
     def outputs_penalty(
@@ -385,8 +381,8 @@ class Regularized(Wrapper):
         for term in self.terms:
             if isinstance(term.charge, (Penalty, CoupledPenalty)):
                 alike = sum(name == str(term) or name.startswith(f"{term} (") for name in found)
-                values = [self._value(bound, ws) for bound, ws in charged if bound.term is term]
-                found[f"{term} ({alike + 1})" if alike else str(term)] = sum(float(v) for v in values if v is not None)
+                values = (_value(bound.now(self.steps), ws) for bound, ws in charged if bound.term is term)
+                found[f"{term} ({alike + 1})" if alike else str(term)] = sum(map(float, values))
         return found
 
     def remove(self) -> None:
@@ -488,6 +484,14 @@ def first_rates(group: Group) -> tuple[float, float]:
         )
     first = float(group["initial_lr"] if "initial_lr" in group else group["lr"])
     return first, first
+
+
+def _value(charge: Chargeable, ws: list[Tensor]) -> Tensor:
+    """What a penalty of weights charges."""
+    if isinstance(charge, CoupledPenalty):
+        return charge.value(ws)
+    assert isinstance(charge, Penalty)
+    return charge.value(unshard(ws[0]))
 
 
 def _multiplier(one: Charged, plan: StepPlan) -> Tensor:

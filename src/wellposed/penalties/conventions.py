@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 import sys
 from numbers import Integral, Real
-from typing import Annotated
+from typing import Annotated, Any
 
 from wellposed.core.checks import Positive, Within, checked
 from wellposed.core.errors import InputError, did_you_mean
@@ -101,7 +101,7 @@ def squared_error_factor(owner: str, noise_std: float | None) -> float:
     return 2.0 * noise_std**2
 
 
-def check_above_zero(owner: str, or_zero: bool = False, **values: float) -> None:
+def check_above_zero(owner: str, or_zero: bool = False, **values: Any) -> None:
     """Refuse what is not above 0 (``or_zero``), infinite or no number, naming it."""
     for name, value in values.items():
         number = not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)

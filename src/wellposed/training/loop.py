@@ -641,7 +641,7 @@ def check_noise(problem: Problem, recipe: Recipe) -> None:
         )
     known = problem.prepared.train_clean.targets() if mixes or softens else None
     classes = loss.name == "cross_entropy" and known is not None and not known.is_floating_point() and known.ndim == 1
-    if classes and bool((known == loss.ignored_index).any()):
+    if known is not None and classes and bool((known == loss.ignored_index).any()):
         raise ProblemError(
             "Rows that the loss ignores (class -100, or its ignore_index) have no probabilities that could be mixed or "
             "smoothed. Leave those rows, or mixup, cutmix and label_smoothing, out."
