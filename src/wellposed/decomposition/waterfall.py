@@ -73,16 +73,25 @@ def budget_bars(record: Any) -> list[WaterfallBar]:
     return [*found[:-1], total] if whole else []
 
 
-def budget_frame(several: Sequence[Sequence[WaterfallBar]]) -> tuple[float, float]:
-    """One frame for several budgets: from zero, or below it where a bar goes there; whiskers may not press bars together."""
+def waterfall_limits(
+    several: Sequence[Sequence[WaterfallBar]], below: float = 0.25, above: float = 0.5, room: bool = False
+) -> tuple[float, float]:
+    """One frame for several waterfalls: from zero, or below it where a bar goes there; whiskers may not press bars together.
+
+    Args:
+        below, above: how far whiskers may stretch the frame, as shares of what the bars span.
+        room: below zero, wherever the bars are.
+    """
     ends = [end for steps in several for step in steps for end in (step.start, step.end)]
     low, high = min([0.0, *ends]), max([0.0, *ends])
     span = high - low or 1.0
     whiskers = [end for steps in several for step in steps for end in step.whisker or ()]
-    high = max([high, *(min(end, high + span / 2) for end in whiskers)])
-    low = min([low, *(max(end, low - span / 4) for end in whiskers)])
-    span = high - low
-    return (low - 0.03 * span if low < 0 else 0.0), high + 0.03 * span
+    low, high = (
+        min([low, *(max(end, low - below * span) for end in whiskers)]),
+        max([high, *(min(end, high + above * span) for end in whiskers)]),
+    )
+    pad = 0.03 * (high - low)
+    return (low - pad if room or low < 0 else 0.0), high + pad
 
 
 def draw_waterfall(
@@ -132,16 +141,13 @@ def draw_waterfall(
 def budget_picture(record: Any, recipe: str) -> str:
     """The waterfall of an error budget's record as a figure of its own, SVG that is readable on white and on dark ground; empty
     where a loss is not finite.
-
-    Raises:
-        MissingExtra: matplotlib is not installed.
     """
     steps = budget_bars(record)
     if not steps:
         return ""
     lever = lever_of(steps, next(iter(rows(part(record, "findings"))), {}))
     label = f"Error budget of {recipe}: {bars_in_words(steps, NAMES)}"
-    return on_any_ground(draw_waterfall("error-budget", label, steps, budget_frame([steps]), lever))
+    return on_any_ground(draw_waterfall("error-budget", label, steps, waterfall_limits([steps]), lever))
 
 
 def on_any_ground(svg: str) -> str:

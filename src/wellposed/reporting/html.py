@@ -67,11 +67,7 @@ def report(study_or_folder: Any, path: str | Path | None = None) -> Path:
 
 
 def same_page(folder: str | Path) -> bool:
-    """Whether the ``report.html`` of a folder is the page that its ``study.json`` makes.
-
-    Raises:
-        FormatError, MissingExtra: see `report`.
-    """
+    """Whether the ``report.html`` of a folder is the page that its ``study.json`` makes."""
     try:
         held = read_bytes(Path(folder) / PAGE, "page", FormatError).decode()
     except (FormatError, UnicodeDecodeError):
@@ -91,12 +87,7 @@ def _record_and_folder(given: Any) -> tuple[dict[str, Any], str | Path | None]:
 
 
 def render(record: dict[str, Any]) -> str:
-    """The page of a record: what ``study.json`` holds. Equal records give equal pages; a missing part is left out.
-
-    Raises:
-        FormatError: the record says that it has another schema.
-        MissingExtra: jinja2 or matplotlib is not installed.
-    """
+    """The page of a record: what ``study.json`` holds. Equal records give equal pages; a missing part is left out."""
     check_schema(record.get("schema", SCHEMA), SCHEMA, RECORD, "study")
     tidy = clean_json(record)
     return page("report.html.j2", _view(tidy), verdict.setting)
@@ -259,7 +250,7 @@ def _decomposition(record: dict[str, Any]) -> dict[str, Any] | None:
     constant = verdict.first_number(*constants)
     plain = {side: pair for side, pair in found.items() if side not in budgets}
     frame = figures.waterfall_frame(list(plain.values()), constant)
-    wide = waterfall.budget_frame([waterfall.budget_bars(one) for one in budgets.values()])
+    wide = waterfall.waterfall_limits([waterfall.budget_bars(one) for one in budgets.values()])
     panels = []
     for side, title in sides.items():
         if side in budgets:

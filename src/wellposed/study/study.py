@@ -100,7 +100,7 @@ class Study:
             "references": self.references,
             "constant": self.facts["constant"],
             "against_references": {
-                name: {key: value for key, value in one.to_dict().items() if key not in ("needs", "dof")}
+                name: {key: value for key, value in one.to_dict().items() if key != "needs"}
                 for name, one in self.against.items()
             },
             "baseline": self.side("baseline"),
