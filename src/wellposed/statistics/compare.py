@@ -324,10 +324,8 @@ def _labels(file: _Predictions) -> bool:
 
 def _hits(file: _Predictions) -> Array:
     targets = file.columns["target"]
-    columns = [
-        [cell == target or _same_number(cell, target) for cell, target in zip(file.columns[name], targets, strict=True)]
-        for name in file.predicted
-    ]
+    pairs = [zip(file.columns[name], targets, strict=True) for name in file.predicted]
+    columns = [[cell == target or _same_number(cell, target) for cell, target in pair] for pair in pairs]
     return np.array(columns, dtype=np.float64).T
 
 
@@ -341,11 +339,11 @@ def _squared_error(file: _Predictions) -> Array:
 
 def _log_likelihood(file: _Predictions) -> Array:
     scores = []
-    for row, target in enumerate(file.columns["target"]):
+    for row, target in enumerate(file.columns["target"], 1):
         if f"p_{target}" not in file.columns:
-            raise DataError(f"'{file.path}' has the target {target!r} in row {row + 1} but no column 'p_{target}'.")
-        probability = _float(file.columns[f"p_{target}"][row])
+            raise DataError(f"'{file.path}' has the target {target!r} in row {row} but no column 'p_{target}'.")
+        probability = _float(file.columns[f"p_{target}"][row - 1])
         if probability is None or not 0 <= probability <= 1:
-            raise DataError(f"'{file.path}' has a probability outside [0, 1] in row {row + 1}.")
+            raise DataError(f"'{file.path}' has a probability outside [0, 1] in row {row}.")
         scores.append(math.log(max(probability, SMALLEST_PROBABILITY)))
     return np.array(scores, dtype=np.float64)[:, None]
