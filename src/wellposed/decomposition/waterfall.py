@@ -96,7 +96,7 @@ def waterfall_limits(
 
 def draw_waterfall(
     name: str, label: str, steps: Sequence[WaterfallBar], frame: tuple[float, float], lever: str = "",
-    names: Mapping[str, str] = NAMES, colours: Mapping[str, str] = COLOURS, left: int = 112,
+    names: Mapping[str, str] = NAMES, colours: Mapping[str, str] = COLOURS, left: int = 112, constant: float = math.nan,
 ) -> str:  # fmt: skip
     """The terms below one another, each from where the last one ended, with its interval, and their sum at the bottom.
 
@@ -104,6 +104,7 @@ def draw_waterfall(
         lever: the bar that is to be pulled first; its number is drawn in bold.
         names, colours: of the bars, by the steps' names; without a colour a bar has that of training cost.
         left: room for the names.
+        constant: the loss of the best constant prediction, a dotted line where it lies inside the frame.
     """
     span = frame[1] - frame[0]
     decimals = min(max(formats.decimals_for(span / 4), 2), 6)
@@ -129,6 +130,8 @@ def draw_waterfall(
                 textcoords="offset points", ha="right", va="center", color=drawing.INK, weight="bold" if bold else "normal",
             )  # fmt: skip
         axes.axhline(len(steps) - 1.5, color=drawing.LINE, linewidth=1, zorder=0)
+        if frame[0] < constant < frame[1]:
+            axes.axvline(constant, color=drawing.MUTED, linewidth=1, linestyle=(0, (2, 2)), zorder=0)
         if frame[0] < 0:
             axes.axvline(0, color=drawing.MUTED, linewidth=1, zorder=0)
         drawing.named_rows(axes, [names[step.name] for step in steps])
