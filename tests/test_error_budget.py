@@ -529,7 +529,7 @@ class TestReport:
         names = [step.name for step in steps]
         assert names == ["floor", "capacity", "charged", "optimization", "stopping", "gap", "valid"]
         assert steps[-2].end == pytest.approx(steps[-1].size)
-        shown = drawn.panel("best", "Best recipe", record, waterfall.budget_frame([steps]))
+        shown = drawn.panel("best", "Best recipe", record, waterfall.waterfall_limits([steps]))
         assert "generalization gap" in shown["says"] or "stopping" in shown["says"]
         assert shown["svg"].count("<text") >= 2 * len(steps)
         assert all(f">{name}<" in shown["svg"] for name in ("floor", "capacity", "validation"))

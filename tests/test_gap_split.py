@@ -131,10 +131,10 @@ class TestRun:
 class TestFigure:
     def test_begins_with_the_true_gap_and_ends_with_the_visible_one(self) -> None:
         pytest.importorskip("matplotlib")
-        from wellposed.decomposition.gap_figure import NAMES, gap_bars
+        from wellposed.decomposition.gap_split import NAMES
 
         split = wp.gap_split(busy())
-        steps = gap_bars([(s.name, s.estimate, s.low, s.high) for s in split.shares], split.visible)
+        steps = split.bars()
         assert [step.name for step in steps] == [*reversed(module.STEPS), "visible"]
         assert (steps[0].start, steps[0].size) == (0.0, pytest.approx(split.true))
         assert steps[-2].end == pytest.approx(steps[-1].size) == pytest.approx(split.visible)

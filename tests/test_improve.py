@@ -42,7 +42,8 @@ from wellposed.search.references import references  # noqa: E402
 from wellposed.search.space import Space  # noqa: E402
 from wellposed.study.folder import claim_folder  # noqa: E402
 from wellposed.study.ranking import WORST, rank_of  # noqa: E402
-from wellposed.study.study import State, Study  # noqa: E402
+from wellposed.study.study import Study  # noqa: E402
+from wellposed.study.trials import State  # noqa: E402
 from wellposed.training.problem import Problem  # noqa: E402
 from wellposed.training.ready_problems import file_problem  # noqa: E402
 

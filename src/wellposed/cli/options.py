@@ -50,11 +50,7 @@ Kinds = Annotated[
 
 
 def kinds_by_column(given: list[str] | None) -> dict[str, Any]:
-    """Kinds by column, of texts such as ``price=number``.
-
-    Raises:
-        InputError: one has no ``=``.
-    """
+    """Kinds by column, of texts such as ``price=number``."""
     from wellposed.cli.terminal import decode_argument
     from wellposed.core.errors import InputError
 

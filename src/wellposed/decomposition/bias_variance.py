@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from wellposed.core.checks import Seed, checked
-from wellposed.core.errors import InputError, TrainingError, guard_call, require
+from wellposed.core.errors import InputError, TrainingError, guard_call
 from wellposed.core.files import jsonable
 from wellposed.core.formats import table
 from wellposed.core.random import stream_seed
@@ -177,17 +177,6 @@ class BiasVariance:
         findings = [finding.to_dict() for finding in self.findings()]
         found: dict[str, Any] = jsonable(vars(self) | {"points": points, "best": self.best.name, "findings": findings})
         return found
-
-    def frame(self) -> Any:
-        """A pandas frame, a row for each recipe and part.
-
-        Raises:
-            MissingExtra: pandas is not installed.
-        """
-        pandas = require("pandas", "tables")
-        parts = [(p, name, part) for p in self.points for name, part in {**p.parts, **(p.zero_one or {})}.items()]
-        rows = [{"recipe": p.name, "strength": p.strength, "part": name, **ends_of(part)} for p, name, part in parts]
-        return pandas.DataFrame(rows)
 
     def __str__(self) -> str:
         first = self.points[0]

@@ -295,18 +295,14 @@ class _Probe:
         """The levels with the validation loss at the best epoch on the way to w*, where the recipe, too, keeps its best."""
         if self.recipe.stopping.keep != "best":
             return budget.levels
-        jobs = [
-            Job(one.rival.replace(stopping={"keep": "best"}), seed, self.rows)
-            for seed, one in zip(budget.seeds, budget.levels, strict=True)
-            if one.rival is not None
-        ]
+        levels = list(zip(budget.seeds, budget.levels, strict=True))
+        best = {"keep": "best"}
+        jobs = [Job(one.rival.replace(stopping=best), seed, self.rows) for seed, one in levels if one.rival is not None]
         rows = {job.seed: self.rows_of(run) for job, run in zip(jobs, self.train(jobs, None), strict=True)}
         if any(one is None for one in rows.values()):
             return budget.levels
-        return tuple(
-            replace(one, valid_way=rows.get(seed, one.valid))  # where w* is the recipe's own there is no other way
-            for seed, one in zip(budget.seeds, budget.levels, strict=True)
-        )
+        # Where w* is the recipe's own there is no other way.
+        return tuple(replace(one, valid_way=rows.get(seed, one.valid)) for seed, one in levels)
 
     def affordable(self, length: int, took: int, own: Mapping[int, Run], bigger: Mapping[str, Any] | None) -> RivalPlan:
         """The rivals that fit into the time, by the pace of the recipe's own runs: a schedule that is cut off has not come down,
@@ -337,11 +333,8 @@ class _Probe:
         runs = {run.seed: run for run in given}
         last = self.recipe.replace(stopping={"keep": "last"})
         jobs = [Job(self.recipe, seed, self.rows) for seed in self.seeds if seed not in runs]
-        jobs += [
-            Job(last, seed, self.rows)
-            for seed in self.seeds
-            if seed not in runs or runs[seed].best_epoch != len(runs[seed].history) - 1
-        ]
+        ended = {seed for seed, run in runs.items() if run.best_epoch == len(run.history) - 1}
+        jobs += [Job(last, seed, self.rows) for seed in self.seeds if seed not in ended]
         trained = self.train(jobs, None)
         ends: dict[int, Run] = {}
         for job, run in zip(jobs, trained, strict=True):
@@ -351,14 +344,14 @@ class _Probe:
                 )
             (ends if job.recipe is last else runs)[job.seed] = run
         diverged = {s for s, r in runs.items() if Stopped.DIVERGED in (r.stopped, ends.get(s, r).stopped)}
-        kept = {s: r for s, r in runs.items() if r.best_epoch >= 0 and s not in diverged}
+        kept = {s: runs[s] for s in self.seeds if runs[s].best_epoch >= 0 and s not in diverged}
         if not kept:
             raise TrainingError(
                 "Every run of the recipe diverged, so there is no loss to split. Lower its learning rate."
             )
         if len(kept) < len(self.seeds):
             self.notes.append(f"{len(self.seeds) - len(kept)} of {len(self.seeds)} runs diverged and are left out.")
-        return {s: kept[s] for s in self.seeds if s in kept}, {s: ends.get(s, kept[s]) for s in kept}
+        return kept, {s: ends.get(s, run) for s, run in kept.items()}
 
     def train(self, jobs: Sequence[Job], probe_rows: int | None, share: float = 1.0) -> list[Run | None]:
         """Train, and count what it takes; None for what failed or never began.
@@ -377,8 +370,8 @@ class _Probe:
             raise KeyboardInterrupt
         kept = [outcome if isinstance(outcome, Run) else getattr(outcome, "run", None) for outcome in outcomes]
         runs = [run if isinstance(run, Run) else None for run in kept] + [None] * (len(jobs) - len(kept))
-        self.runs += sum(run is not None for run in runs)
-        self.epochs += sum(len(run.history) for run in runs if run is not None)
+        epochs = [len(run.history) for run in runs if run is not None]
+        self.runs, self.epochs = self.runs + len(epochs), self.epochs + sum(epochs)
         return runs
 
     def compete(
@@ -455,10 +448,10 @@ class _Probe:
         kinds = ("rivals", "same") if quiet else ("same",)
         wanted = [(kind, seed) for kind in kinds for seed in seeds if found.get((kind, seed))]
         settled = {}
-        for place, (kind, seed) in enumerate(wanted):
+        for left, (kind, seed) in zip(range(len(wanted), 0, -1), wanted, strict=True):
             best = min(found[kind, seed], key=lambda one: one.cost)
             terms = self.objective.recipe if kind == "rivals" else best.by
-            one = None if terms is None else self.polished(best, seed, terms, len(wanted) - place)
+            one = None if terms is None else self.polished(best, seed, terms, left)
             if one is not None and math.isfinite(one.training):
                 settled[kind, seed] = one
         return settled

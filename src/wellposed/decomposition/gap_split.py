@@ -31,10 +31,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from wellposed.core.batches import examples_in, examples_of
 from wellposed.core.checks import checked
+from wellposed.core.drawing import INK, VALID
 from wellposed.core.errors import InputError, described, listed
 from wellposed.core.preserve import reach_kept
 from wellposed.core.random import seeded
-from wellposed.decomposition import gap_figure
+from wellposed.decomposition import waterfall
 from wellposed.decomposition.training_cost import (
     DRAWS,
     Mode,
@@ -44,7 +45,6 @@ from wellposed.decomposition.training_cost import (
     penalty_costs,
     set_mode,
 )
-from wellposed.decomposition.waterfall import figure_html
 from wellposed.losses.per_example import MeanLoss, PerExample, mean_loss
 from wellposed.noise.hooks import hooked
 from wellposed.noise.noise import PLACED
@@ -74,6 +74,20 @@ SAYS = {
     "generalization": "generalization: the true gap",
     "unseen": "what cannot be seen from here",
 }
+NAMES = {
+    "generalization": "true gap",
+    "averaging": "averaged weights",
+    "batch_norm": "batch norm",
+    "dropout": "dropout, noise inside",
+    "inputs": "mixing, noise of inputs",
+    "smoothing": "label smoothing",
+    "penalty": "penalty",
+    "moving": "weights that moved",
+    "unseen": "what is not seen",
+    "visible": "visible gap",
+}
+"""The same in the figure, whose names have `LEFT` points of room."""
+COLOURS, LEFT = {"generalization": VALID, "visible": INK}, 152
 
 
 @dataclass(frozen=True)
@@ -158,7 +172,7 @@ class GapSplit:
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     def _repr_html_(self) -> str:
-        return figure_html(str(self), self.figure)
+        return waterfall.figure_html(str(self), self.figure)
 
     def figure(self) -> str:
         """The waterfall from the true gap to the visible one as SVG; empty where a loss is not finite.
@@ -166,7 +180,25 @@ class GapSplit:
         Raises:
             MissingExtra: matplotlib is not installed.
         """
-        return gap_figure.gap_picture([(s.name, s.estimate, s.low, s.high) for s in self.shares], self.visible)
+        steps = self.bars()
+        if not all(math.isfinite(step.size) for step in steps):
+            return ""
+        label = f"What the visible gap is made of: {waterfall.bars_in_words(steps, NAMES)}"
+        frame = waterfall.waterfall_limits([steps], 1, 1, True)
+        svg = waterfall.draw_waterfall("gap-split", label, steps, frame, "generalization", NAMES, COLOURS, LEFT)
+        return waterfall.on_any_ground(svg)
+
+    def bars(self) -> list[waterfall.WaterfallBar]:
+        """The true gap, the shares from the inside out, and their sum, the visible gap.
+
+        That is the order of the table turned around: a reader begins with what is so, and sees what is laid upon it.
+        """
+        steps: list[waterfall.WaterfallBar] = []
+        for one in reversed(self.shares):
+            steps.append(
+                waterfall.WaterfallBar(one.name, steps[-1].end if steps else 0.0, one.estimate, one.low, one.high)
+            )
+        return [*steps, waterfall.WaterfallBar("visible", 0.0, self.visible, math.nan, math.nan)]
 
 
 def _interval(share: GapShare) -> str:

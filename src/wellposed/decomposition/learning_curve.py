@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from wellposed.core.checks import checked
-from wellposed.core.errors import InputError, TrainingError, require
+from wellposed.core.errors import InputError, TrainingError
 from wellposed.core.files import jsonable
 from wellposed.core.formats import table
 from wellposed.core.registry import lookup
@@ -166,22 +166,6 @@ class LearningCurve:
         found: dict[str, Any] = jsonable(vars(self) | {"curves": curves, "findings": findings})
         return found
 
-    def frame(self) -> Any:
-        """A pandas frame, a row for each recipe and size.
-
-        Raises:
-            MissingExtra: pandas is not installed.
-        """
-        pandas = require("pandas", "tables")
-        rows = [
-            {
-                "recipe": c.name, "rows": x.rows, "train": x.train, "valid": x.valid.estimate, "valid_low": x.valid.low,
-                "valid_high": x.valid.high, "gap": x.gap.estimate, "gap_low": x.gap.low, "gap_high": x.gap.high,
-            }
-            for c in self.curves for x in c.levels
-        ]  # fmt: skip
-        return pandas.DataFrame(rows)
-
     def __str__(self) -> str:
         header = ["", "rows", "train", self.on, "gap"]
         rows = [
@@ -289,11 +273,7 @@ def learning_curve(
 
 
 def row_counts(sizes: Sequence[float], total: int) -> list[int]:
-    """How many of ``total`` training rows each size is, without repeats, from the fewest on.
-
-    Raises:
-        InputError: a size is neither a share nor a number of rows that there are.
-    """
+    """How many of ``total`` training rows each size is, without repeats, from the fewest on."""
     found = set()
     for size in sizes:
         rows = round(size * total) if isinstance(size, float) and size <= 1 else int(size)

@@ -32,12 +32,7 @@ WHOLE = (Stopped.EPOCHS, Stopped.PATIENCE, Stopped.DIVERGED)
 
 
 def recipes_by_name(recipes: Recipes) -> dict[str, Recipe]:
-    """The recipes by name: that of the mapping, the preset's, or ``recipe 1``, ``recipe 2``, ... in their order.
-
-    Raises:
-        InputError: there is none, or two have one name.
-        RecipeError: one of them cannot be read.
-    """
+    """The recipes by name: that of the mapping, the preset's, or ``recipe 1``, ``recipe 2``, ... in their order."""
     if isinstance(recipes, Mapping):
         found = {str(name): as_recipe(recipe) for name, recipe in recipes.items()}
     else:
@@ -58,9 +53,6 @@ def with_amount(recipe: Recipe, vary: Vary, value: float) -> Recipe:
         vary: ``"terms.l2"`` sets the strength of that penalty, which is added where the recipe has none of it, and
             ``"terms.max_norm"`` the bound of that constraint, which infinity takes out; ``"epochs"``, ``"noise.dropout"`` or any
             other key sets that; a function is called with recipe and value.
-    Raises:
-        InputError: ``vary`` is none of these.
-        RecipeError: the recipe cannot be changed so.
     """
     if callable(vary):
         return vary(recipe, value)
@@ -113,8 +105,6 @@ def train_complete(problem: Problem, jobs: Sequence[Job], **settings: Any) -> tu
 
     Args:
         settings: of `train_jobs`.
-    Raises:
-        WellposedError: a recipe cannot be used, or a run failed: the first such error, after all others have ended.
     """
     told: dict[int, Outcome] = {}
     stopped = False
@@ -130,11 +120,7 @@ def train_complete(problem: Problem, jobs: Sequence[Job], **settings: Any) -> tu
 
 
 def evaluated_on(problem: Problem, on: str | None) -> str:
-    """``test`` where the problem has such rows, else ``valid``; or what is asked for.
-
-    Raises:
-        InputError: there are no such rows.
-    """
+    """``test`` where the problem has such rows, else ``valid``; or what is asked for."""
     there = problem.prepared.test is not None
     if on not in (None, "test", "valid") or (on == "test" and not there):
         raise InputError(
@@ -144,11 +130,7 @@ def evaluated_on(problem: Problem, on: str | None) -> str:
 
 
 def rows_on(problem: Problem, on: str) -> tuple[Any, Tensor, Tensor | None]:
-    """The source of those rows, their targets, and how much each counts.
-
-    Raises:
-        InputError: the targets are not at hand.
-    """
+    """The source of those rows, their targets, and how much each counts."""
     source = problem.prepared.test if on == "test" else problem.prepared.valid
     assert source is not None
     target = source.targets()

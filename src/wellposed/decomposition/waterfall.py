@@ -73,21 +73,30 @@ def budget_bars(record: Any) -> list[WaterfallBar]:
     return [*found[:-1], total] if whole else []
 
 
-def budget_frame(several: Sequence[Sequence[WaterfallBar]]) -> tuple[float, float]:
-    """One frame for several budgets: from zero, or below it where a bar goes there; whiskers may not press bars together."""
+def waterfall_limits(
+    several: Sequence[Sequence[WaterfallBar]], below: float = 0.25, above: float = 0.5, room: bool = False
+) -> tuple[float, float]:
+    """One frame for several waterfalls: from zero, or below it where a bar goes there; whiskers may not press bars together.
+
+    Args:
+        below, above: how far whiskers may stretch the frame, as shares of what the bars span.
+        room: below zero, wherever the bars are.
+    """
     ends = [end for steps in several for step in steps for end in (step.start, step.end)]
     low, high = min([0.0, *ends]), max([0.0, *ends])
     span = high - low or 1.0
     whiskers = [end for steps in several for step in steps for end in step.whisker or ()]
-    high = max([high, *(min(end, high + span / 2) for end in whiskers)])
-    low = min([low, *(max(end, low - span / 4) for end in whiskers)])
-    span = high - low
-    return (low - 0.03 * span if low < 0 else 0.0), high + 0.03 * span
+    low, high = (
+        min([low, *(max(end, low - below * span) for end in whiskers)]),
+        max([high, *(min(end, high + above * span) for end in whiskers)]),
+    )
+    pad = 0.03 * (high - low)
+    return (low - pad if room or low < 0 else 0.0), high + pad
 
 
 def draw_waterfall(
     name: str, label: str, steps: Sequence[WaterfallBar], frame: tuple[float, float], lever: str = "",
-    names: Mapping[str, str] = NAMES, colours: Mapping[str, str] = COLOURS, left: int = 112,
+    names: Mapping[str, str] = NAMES, colours: Mapping[str, str] = COLOURS, left: int = 112, constant: float = math.nan,
 ) -> str:  # fmt: skip
     """The terms below one another, each from where the last one ended, with its interval, and their sum at the bottom.
 
@@ -95,6 +104,7 @@ def draw_waterfall(
         lever: the bar that is to be pulled first; its number is drawn in bold.
         names, colours: of the bars, by the steps' names; without a colour a bar has that of training cost.
         left: room for the names.
+        constant: the loss of the best constant prediction, a dotted line where it lies inside the frame.
     """
     span = frame[1] - frame[0]
     decimals = min(max(formats.decimals_for(span / 4), 2), 6)
@@ -120,6 +130,8 @@ def draw_waterfall(
                 textcoords="offset points", ha="right", va="center", color=drawing.INK, weight="bold" if bold else "normal",
             )  # fmt: skip
         axes.axhline(len(steps) - 1.5, color=drawing.LINE, linewidth=1, zorder=0)
+        if frame[0] < constant < frame[1]:
+            axes.axvline(constant, color=drawing.MUTED, linewidth=1, linestyle=(0, (2, 2)), zorder=0)
         if frame[0] < 0:
             axes.axvline(0, color=drawing.MUTED, linewidth=1, zorder=0)
         drawing.named_rows(axes, [names[step.name] for step in steps])
@@ -132,16 +144,13 @@ def draw_waterfall(
 def budget_picture(record: Any, recipe: str) -> str:
     """The waterfall of an error budget's record as a figure of its own, SVG that is readable on white and on dark ground; empty
     where a loss is not finite.
-
-    Raises:
-        MissingExtra: matplotlib is not installed.
     """
     steps = budget_bars(record)
     if not steps:
         return ""
     lever = lever_of(steps, next(iter(rows(part(record, "findings"))), {}))
     label = f"Error budget of {recipe}: {bars_in_words(steps, NAMES)}"
-    return on_any_ground(draw_waterfall("error-budget", label, steps, budget_frame([steps]), lever))
+    return on_any_ground(draw_waterfall("error-budget", label, steps, waterfall_limits([steps]), lever))
 
 
 def on_any_ground(svg: str) -> str:

@@ -87,9 +87,6 @@ def reading_notes(curves: Curves) -> list[str]:
 
 
 def _spoken(ours: str) -> str:
-    return (
-        ours.replace("train_", "training ")
-        .replace("valid_", "validation ")
-        .replace("_", " ")
-        .replace("lr", "learning rate")
-    )
+    for short, said in (("train_", "training "), ("valid_", "validation "), ("_", " "), ("lr", "learning rate")):
+        ours = ours.replace(short, said)
+    return ours

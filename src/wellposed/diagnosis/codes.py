@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -70,10 +69,12 @@ def codes_of(
         for names in charge.places([*chosen]):
             place = [chosen[name] for name in names]
             seen: list[list[Tensor]] = [[] for _ in place]
+
+            def exchange(module: nn.Module, args: object, output: Tensor, axis: int = charge.batch) -> Tensor:
+                return output.roll(1, dims=axis)
+
             plain = _losses(model, [*zip(place, map(_keeping, seen), strict=True)], predict, loss, batches)
-            mixed = _losses(
-                model, [(module, partial(_exchanged, charge.batch)) for module in place], predict, loss, batches
-            )
+            mixed = _losses(model, [(module, exchange) for module in place], predict, loss, batches)
             codes = [charge.joined(*parts).float() for parts in zip(*seen, strict=True)]
             if len(plain) < 2 or min(map(len, codes), default=0) < 2:  # a row alone has no other to exchange with
                 continue
@@ -104,10 +105,6 @@ def _losses(
 
 def _keeping(seen: list[Tensor]) -> Callable[..., None]:
     return lambda module, args, output: seen.append(output.detach())
-
-
-def _exchanged(axis: int, module: nn.Module, args: object, output: Tensor) -> Tensor:
-    return output.roll(1, dims=axis)
 
 
 def _share(term: Term, steps: int) -> float:

@@ -72,9 +72,6 @@ class Curves:
     def of(cls, source: Any, readers: Sequence[logs.Reader] = ()) -> Self:
         """The curves of a Watch, Run, History, frame, dict of lists, list of dicts, CSV file or run folder, or of what one of the
         readers knows.
-
-        Raises:
-            DataError: the source cannot be read or has no losses.
         """
         if isinstance(source, cls):
             return source

@@ -30,11 +30,7 @@ def rules() -> tuple[Rule, ...]:
 
 
 def own_rules(given: Sequence[Rule | type[Rule]]) -> tuple[Rule, ...]:
-    """Rules of somebody's own as instances.
-
-    Raises:
-        InputError: something is no rule, or has the name of another.
-    """
+    """Rules of somebody's own as instances."""
     found: list[Rule] = []
     for one in given:
         rule = one() if isinstance(one, type) and issubclass(one, Rule) else one
@@ -174,11 +170,7 @@ def diagnose_many(
 def every_run(
     source: Any, readers: Sequence[logs.Reader] = (), rules: Sequence[Rule | type[Rule]] = ()
 ) -> list[Diagnosis | DataError]:
-    """`diagnose` of every run in one source; for one of several that cannot be read, the reason.
-
-    Raises:
-        DataError: the source itself cannot be read.
-    """
+    """`diagnose` of every run in one source; for one of several that cannot be read, the reason."""
     if isinstance(source, Curves) or not isinstance(source, (str, Path, Mapping, Sequence)):
         return [diagnose(source, readers=readers, rules=rules)]
     found = logs.read_each(source, readers)

@@ -38,11 +38,7 @@ REMADE: dict[str, tuple[str, Callable[[Continuation], Continuation]]] = {
 def prove(
     source: Any, findings: Sequence[Finding], rules: Sequence[Rule], seconds: float
 ) -> tuple[tuple[Finding, ...], Fork]:
-    """The findings with the changes that pull their levers, and what the first of these are worth.
-
-    Raises:
-        InputError: the source cannot be gone on with, or no finding has a change that a recipe can make.
-    """
+    """The findings with the changes that pull their levers, and what the first of these are worth."""
     began = time.monotonic()
     start = continue_from(source)
     room = Room.of(start.problem, source.model)

@@ -7,7 +7,7 @@ a recipe has them in memory, trains with them, compares and copies them, and ref
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, fields
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,11 @@ class Held:
     def __repr__(self) -> str:
         words = (getattr(self.value, name, None) for name in ("__qualname__", "text"))
         return next(filter(None, words), None) or described(self.value)
+
+
+def opened(value: Any) -> Any:
+    """What is held; any other value as it is."""
+    return value.value if isinstance(value, Held) else value
 
 
 def held(value: Any) -> Any:
@@ -80,17 +85,19 @@ def taken_apart(term: Term) -> dict[str, Any]:
     Raises:
         ValueError: the charge is no dataclass, so that its settings are not known.
     """
-    charge = term.charge
+    charge: Any = term.charge
     if not hasattr(charge, "__dataclass_fields__"):
         raise ValueError(
             f"{type(charge).__name__} is no dataclass, so a recipe does not know its settings. Write @dataclass(frozen=True) "
             "above the class, and its settings as fields"
         )
     values: dict[str, Any] = {"penalty": type(charge)}
-    settled: Any = charge
-    settings = {
-        one.name: getattr(charge, one.name) for one in fields(settled) if one.init and not _is_default(charge, one)
-    }
+    settings = {}
+    for one in fields(charge):
+        default = one.default if one.default_factory is MISSING else one.default_factory()
+        value = getattr(charge, one.name)
+        if one.init and (default is MISSING or not equal_settings(value, default)):
+            settings[one.name] = value
     if taken := {"penalty", "on", "how", "schedule", "warmup"} & set(settings):
         raise ValueError(
             f"{type(charge).__name__} has a field {min(taken)!r}, which is the name of a key of every term; call it otherwise"
@@ -104,8 +111,3 @@ def taken_apart(term: Term) -> dict[str, Any]:
     if term.schedule is not None:
         values["schedule"] = Held(term.schedule)
     return values
-
-
-def _is_default(charge: object, field: Field[Any]) -> bool:
-    default = field.default if field.default_factory is MISSING else field.default_factory()
-    return default is not MISSING and equal_settings(getattr(charge, field.name), default)

@@ -47,7 +47,7 @@ from wellposed.optim.schedules import (
     rate_at,
 )
 from wellposed.penalties.base import Chargeable, How, Term
-from wellposed.recipe.held import Held, nested_values, taken_apart, words_of
+from wellposed.recipe.held import Held, nested_values, opened, taken_apart, words_of
 from wellposed.recipe.noise_section import SAYS, NoiseSpec, PlaceSpec
 from wellposed.recipe.section import (
     NonNegativeNumber,
@@ -67,10 +67,8 @@ SCHEMA = 1
 def optimizers() -> dict[str, type[torch.optim.Optimizer]]:
     """Every optimizer of ``torch.optim`` by its name in small letters."""
     base = torch.optim.Optimizer
-    classes = {
-        name: value for name, value in vars(torch.optim).items() if isinstance(value, type) and value is not base
-    }
-    return {name.lower(): value for name, value in classes.items() if issubclass(value, base)}
+    classes = {name.lower(): cls for name, cls in vars(torch.optim).items() if isinstance(cls, type)}
+    return {name: cls for name, cls in classes.items() if issubclass(cls, base) and cls is not base}
 
 
 def chargeables() -> dict[str, type[Chargeable]]:
@@ -146,19 +144,17 @@ class OptimizerSpec(OpenSection):
             RecipeError: the optimizer refuses a setting.
         """
         cls: Any = self.kind
-        settings = self.settings
-        known = inspect.signature(cls).parameters
-        parameters = list(parameters)
-        if "weight_decay" in known:
+        settings, parameters = self.settings, list(parameters)
+        if "weight_decay" in inspect.signature(cls).parameters:
             settings.setdefault("weight_decay", 0.0)
         known_to_fuse = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
         if cls in FUSED and known_to_fuse and settings.keys().isdisjoint(("foreach", "fused")):
             settings["fused"] = True
         try:
             built: torch.optim.Optimizer = cls(parameters, lr=self.lr, **settings)
-            return built
         except (TypeError, ValueError) as error:
             raise RecipeError(f"[optimizer] {self.title} does not accept {settings}: {error}.") from None
+        return built
 
 
 class ScheduleSpec(OpenSection):
@@ -358,8 +354,8 @@ class TermSpec(OpenSection):
 
     @property
     def settings(self) -> dict[str, Any]:
-        own = {key: value for key in ("strength", "bound") if (value := getattr(self, key)) is not None}
-        return {**own, **super().settings}
+        own = {"strength": self.strength, "bound": self.bound, **super().settings}
+        return {key: value for key, value in own.items() if value is not None or key not in ("strength", "bound")}
 
     @property
     def amount(self) -> float:
@@ -374,14 +370,14 @@ class TermSpec(OpenSection):
         Raises:
             ValueError: the penalty is not known or does not take what was given.
         """
-        settings = {key: value.value if isinstance(value, Held) else value for key, value in self.settings.items()}
+        settings = {key: opened(value) for key, value in self.settings.items()}
         others = ["how", "schedule", "warmup"]
         charge: Chargeable = build_object(self.charge, f"penalty {self.name!r}", settings, others)
         if isinstance(self.schedule, Held):
             schedule = None if total_steps is None else self.schedule.value
         else:
             schedule = strength_schedule(self.schedule, self.warmup, total_steps)
-        where = self.on.value if isinstance(self.on, Held) else self.on
+        where = opened(self.on)
         return charge.on(None if where == "weights" else where, how=self.how, schedule=schedule)
 
 
@@ -592,13 +588,9 @@ class Recipe(Section):
         values = self.model_dump()
         for key, change in changes.items():
             old = getattr(self, key, None)
-            if isinstance(change, BaseModel):
-                change = change.model_dump()
-            elif isinstance(change, Mapping) and isinstance(old, Section):
-                change = old.merged(change)
-            elif isinstance(change, Mapping) and isinstance(old, dict):
-                change = {**old, **change}
-            values[key] = change
+            if isinstance(change, Mapping) and isinstance(old, (Section, dict)):
+                change = old.merged(change) if isinstance(old, Section) else {**old, **change}
+            values[key] = change.model_dump() if isinstance(change, BaseModel) else change
         return Recipe(**values)
 
     def build_terms(self, total_steps: int | None = None) -> list[Term]:
@@ -630,19 +622,13 @@ class Recipe(Section):
         if self.schedule.name != "constant":
             parts.append(str(self.schedule.name))
         parts += [t.name if t.strength is t.bound is None else f"{t.name} {t.amount:.2g}" for t in self.terms]
-        for label, value in (
+        sizes = (
             *((SAYS.get(name, name.replace("_", " ")), size) for name, size in self.noise.sizes.items()),
-            *((place.kind, place.amount) for place in self.noise.places),
-            ("sharpness", self.sharpness.radius),
-            ("lookahead", self.lookahead.every),
-            ("ema", self.averaging.ema),
-            ("swa", self.averaging.swa),
-            ("clip", self.clip),
-        ):
-            if value:
-                parts.append(f"{label} {value:.3g}")
-        parts += [f"{key} {value}" for key, value in self.model.items()]
-        return ", ".join(parts)
+            *((place.kind, place.amount) for place in self.noise.places), ("sharpness", self.sharpness.radius),
+            ("lookahead", self.lookahead.every), ("ema", self.averaging.ema), ("swa", self.averaging.swa), ("clip", self.clip),
+        )  # fmt: skip
+        parts += [f"{label} {value:.3g}" for label, value in sizes if value]
+        return ", ".join([*parts, *(f"{key} {value}" for key, value in self.model.items())])
 
     def __str__(self) -> str:
         return self._toml(self._shown())
@@ -679,8 +665,9 @@ def explain_errors(error: ValidationError) -> str:
             sentences.append(f"model.{place[1]} = {given} is not possible: {said}")
         elif problem["type"] == "extra_forbidden":
             known = _keys_at(place[:-1])
-            hint = did_you_mean(str(place[-1]), known)
-            sentences.append(f"unknown key {key!r}.{hint} Known here: {listed(known, 14)}")
+            sentences.append(
+                f"unknown key {key!r}.{did_you_mean(str(place[-1]), known)} Known here: {listed(known, 14)}"
+            )
         elif problem["type"] == "value_error":
             sentences.append(f"{key}: {str(problem['ctx']['error']).removesuffix('.')}")
         else:
@@ -691,12 +678,9 @@ def explain_errors(error: ValidationError) -> str:
 
 def _keys_at(place: list[Any]) -> list[str]:
     """The keys that a section of the recipe knows."""
-    section: type[BaseModel] = Recipe
+    section: Any = Recipe
     for part in place:
-        if part in ("terms", "places"):
-            section = TermSpec if part == "terms" else PlaceSpec
-        elif isinstance(part, str) and part in section.model_fields:
-            annotation = section.model_fields[part].annotation
-            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-                section = annotation
+        known = {name: field.annotation for name, field in section.model_fields.items()}
+        found = {**known, "terms": TermSpec, "places": PlaceSpec}.get(part)
+        section = found if isinstance(found, type) and issubclass(found, BaseModel) else section
     return list(section.model_fields)

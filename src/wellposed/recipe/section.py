@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -58,7 +58,17 @@ class OpenSection(Section):
     def _writable(cls, given: Any) -> Any:
         """Sequences become tuples, so that a recipe equals itself read back; what TOML cannot say is refused."""
         given = cls.taken(given)
-        return to_settings(given, cls.model_fields, cls.tables) if isinstance(given, Mapping) else given
+        if not isinstance(given, Mapping):
+            return given
+        values = {key: tuples(value) for key, value in given.items()}
+        for key, value in values.items():
+            parts = value.values() if cls.tables and isinstance(value, Mapping) else (value,)
+            if key not in cls.model_fields and not isinstance(value, Held) and not all(map(sayable, parts)):
+                raise ValueError(
+                    f"{key} = {described(value)} cannot be written in a recipe. Give numbers or text, an array as lists, or leave "
+                    "it out"
+                )
+        return values
 
     @classmethod
     def taken(cls, given: Any) -> Any:
@@ -98,23 +108,6 @@ def strength_schedule(name: str, warmup: float, total_steps: int | None) -> Sche
     if total_steps is None or (name == "constant" and not warmup):
         return None
     return named_schedule(name, total_steps, warmup)
-
-
-def to_settings(given: Mapping[str, Any], fields: Iterable[str], tables: bool) -> dict[str, Any]:
-    """Extra settings as a recipe can hold them; ``tables`` says whether a setting may itself have keys.
-
-    Raises:
-        ValueError: a value cannot be written as TOML.
-    """
-    values = {key: tuples(value) for key, value in given.items()}
-    for key, value in values.items():
-        parts = value.values() if tables and isinstance(value, Mapping) else (value,)
-        if key not in fields and not isinstance(value, Held) and not all(map(sayable, parts)):
-            raise ValueError(
-                f"{key} = {described(value)} cannot be written in a recipe. Give numbers or text, an array as lists, or leave it "
-                "out"
-            )
-    return values
 
 
 def _types(annotation: Any) -> set[Any]:

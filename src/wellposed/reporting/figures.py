@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wellposed.core import drawing
-from wellposed.core.formats import decimals_for, format_decimals, score, with_sign
+from wellposed.core.formats import format_decimals, score
 from wellposed.core.records import finite_numbers
 
 MOST_POINTS = 300  # of a curve; more are thinned out, the chosen epoch kept
@@ -97,50 +97,6 @@ def thin_out(length: int, chosen: int) -> list[int]:
         return list(range(length))
     kept = {round(i) for i in np.linspace(0, length - 1, MOST_POINTS)}
     return sorted(kept | {chosen} if 0 <= chosen < length else kept)
-
-
-def loss_waterfall(
-    name: str, label: str, train: float, valid: float, frame: tuple[float, float], constant: float
-) -> str:
-    """Training loss, plus the gap with its sign, is the validation loss: three steps, one below the other."""
-    steps = [
-        ("training cost", 0.0, train, drawing.TRAIN),
-        ("gap", train, valid - train, drawing.VALID),
-        ("validation", 0.0, valid, drawing.VALID),
-    ]
-
-    def paint(axes: Any) -> None:
-        decimals = decimals_for(abs(valid - train)) if valid != train else 4
-        decimals = min(max(decimals, 2), 5)
-        for row, (_, start, width, colour) in enumerate(steps):
-            gap = row == 1
-            axes.barh(row, width, left=start, height=0.56, color=colour, alpha=0.45 if gap else 1, linewidth=0)
-            text = with_sign(width, decimals) if gap else format_decimals(width, decimals)
-            end = max(start + width, start)
-            axes.annotate(text, (end, row), xytext=(6, 0), textcoords="offset points", va="center", color=drawing.INK)
-        axes.vlines([train, valid], [0.28, 1.28], [0.72, 1.72], color=drawing.MUTED, linewidth=1)
-        if math.isfinite(constant) and frame[0] < constant < frame[1]:
-            axes.axvline(constant, color=drawing.MUTED, linewidth=1, linestyle=(0, (2, 2)), zorder=0)
-            axes.annotate(
-                "constant", (constant, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", color=drawing.MUTED,
-            )  # fmt: skip
-        if frame[0] < 0:
-            axes.axvline(0, color=drawing.MUTED, linewidth=1)
-        drawing.named_rows(axes, [step[0] for step in steps])
-        drawing.ticks(axes.xaxis, *frame)
-        axes.set_xlim(*frame)
-
-    return drawing.render_svg(name, label, 162, paint, left=98, right=12)
-
-
-def waterfall_frame(pairs: Sequence[tuple[float, float]], constant: float) -> tuple[float, float]:
-    """One frame for the waterfalls of several recipes, with room for the numbers beside the bars."""
-    ends = finite_numbers([value for pair in pairs for value in pair])
-    low, high = min([0.0, *ends]), max([0.0, *ends])
-    if math.isfinite(constant) and 0 < constant < 1.6 * high:
-        high = max(high, constant)
-    span = high - low or 1.0
-    return (low - 0.05 * span if low < 0 else 0.0), high + 0.2 * span
 
 
 def dots(name: str, label: str, marks: Sequence[Mark]) -> str:

@@ -67,11 +67,7 @@ def report(study_or_folder: Any, path: str | Path | None = None) -> Path:
 
 
 def same_page(folder: str | Path) -> bool:
-    """Whether the ``report.html`` of a folder is the page that its ``study.json`` makes.
-
-    Raises:
-        FormatError, MissingExtra: see `report`.
-    """
+    """Whether the ``report.html`` of a folder is the page that its ``study.json`` makes."""
     try:
         held = read_bytes(Path(folder) / PAGE, "page", FormatError).decode()
     except (FormatError, UnicodeDecodeError):
@@ -91,12 +87,7 @@ def _record_and_folder(given: Any) -> tuple[dict[str, Any], str | Path | None]:
 
 
 def render(record: dict[str, Any]) -> str:
-    """The page of a record: what ``study.json`` holds. Equal records give equal pages; a missing part is left out.
-
-    Raises:
-        FormatError: the record says that it has another schema.
-        MissingExtra: jinja2 or matplotlib is not installed.
-    """
+    """The page of a record: what ``study.json`` holds. Equal records give equal pages; a missing part is left out."""
     check_schema(record.get("schema", SCHEMA), SCHEMA, RECORD, "study")
     tidy = clean_json(record)
     return page("report.html.j2", _view(tidy), verdict.setting)
@@ -257,26 +248,30 @@ def _decomposition(record: dict[str, Any]) -> dict[str, Any] | None:
     if not found and not budgets:
         return None
     constant = verdict.first_number(*constants)
-    plain = {side: pair for side, pair in found.items() if side not in budgets}
-    frame = figures.waterfall_frame(list(plain.values()), constant)
-    wide = waterfall.budget_frame([waterfall.budget_bars(one) for one in budgets.values()])
+    bars = {side: _loss_bars(*pair) for side, pair in found.items() if side not in budgets}
+    near = 0 < constant < 1.6 * max((bar.end for steps in bars.values() for bar in steps), default=0.0)
+    frame = waterfall.waterfall_limits([*bars.values(), *([_loss_bars(constant, constant)] if near else [])])
+    wide = waterfall.waterfall_limits([waterfall.budget_bars(one) for one in budgets.values()])
     panels = []
     for side, title in sides.items():
         if side in budgets:
             panels.append(budget_panel.panel(side, title, budgets[side], wide))
-        elif side in plain:
-            train, valid = plain[side]
-            label = (
-                f"{title}: training cost {formats.score(train)} plus gap {formats.score(valid - train)} "
-                f"is validation loss {formats.score(valid)}"
-            )
-            svg = figures.loss_waterfall(f"{side}-gap", label, train, valid, frame, constant)
+        elif side in bars:
+            names = waterfall.NAMES | {"training": "training cost"}
+            label = f"{title}: {waterfall.bars_in_words(bars[side], names)}"
+            svg = waterfall.draw_waterfall(f"{side}-gap", label, bars[side], frame, names=names, constant=constant)
             panels.append({"side": title, "svg": svg, "budget": False})
     said = ""
     if len(found) == 2:
         said = verdict.source_of_change(found["baseline"], found["best"], verdict.verdict(record).kind == "shown")
-    shown = bool(plain) and frame[0] < constant < frame[1]
+    shown = bool(bars) and frame[0] < constant < frame[1]
     return {"panels": panels, "said": said, "constant": constant if shown else None, "budgets": bool(budgets)}
+
+
+def _loss_bars(train: float, valid: float) -> list[waterfall.WaterfallBar]:
+    """Training loss, plus the gap with its sign, is the validation loss."""
+    bars = ("training", 0.0, train), ("gap", train, valid - train), ("valid", 0.0, valid)
+    return [waterfall.WaterfallBar(*bar, math.nan, math.nan) for bar in bars]
 
 
 def _calibration(record: dict[str, Any]) -> list[dict[str, str]]:

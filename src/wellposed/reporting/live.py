@@ -241,8 +241,6 @@ def page_server(folder: Path, port: int = 0) -> tuple[ThreadingHTTPServer, Live]
 
     Args:
         port: 0 takes a free one.
-    Raises:
-        DataError: the folder is none, or holds too many files.
     """
     if not folder.is_dir():
         raise DataError(f"'{folder}' is no folder. Give the folder in which trainings write their logs.")

@@ -47,11 +47,7 @@ class Ink:
 
 
 def check_name(path: Path) -> None:
-    """Refuse a name whose ending is no kind of figure.
-
-    Raises:
-        InputError: it ends in none of `KINDS`.
-    """
+    """Refuse a name whose ending is no kind of figure."""
     if path.suffix.lower() not in KINDS:
         raise InputError(f"'{path}' is no kind of figure; give a name that ends in {listed(KINDS)}.")
 
@@ -62,9 +58,6 @@ def write_figure(found: Diagnoses, path: str | Path) -> Path:
     Args:
         found: at least one diagnosis; of more than `MOST_PANELS` the worst are drawn.
         path: ends in ``.svg``, ``.png`` or ``.html``.
-    Raises:
-        InputError: another ending, or nothing to draw.
-        MissingExtra: matplotlib is not installed.
     """
     path = Path(path)
     check_name(path)

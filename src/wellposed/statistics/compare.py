@@ -57,8 +57,8 @@ class Comparison:
             text = f"b is worse than a by {_digits(-i.estimate)} {self.score} ({numbers}; {basis})."
         else:
             text = f"Not shown: b minus a is {_digits(i.estimate)} {self.score} ({numbers}; {basis})."
-            if not self.folds:
-                text += " " + i.needs.sentence(i.pairs, i.rows, f"{_digits(i.needs.smallest)} {self.score}")
+            needs = "" if self.folds else i.needs.sentence(i.pairs, i.rows, f"{_digits(i.needs.smallest)} {self.score}")
+            text = f"{text} {needs}".rstrip()
         return f"{text} {self.note}".rstrip()
 
     __repr__ = __str__
@@ -128,7 +128,12 @@ def _listed(side: Any) -> list[Any]:
 def _scores(side: Any) -> Array:
     if isinstance(side, (list, tuple)) and len(side) > 0:
         if all(getattr(seed, "ndim", None) == 1 for seed in side):
-            return _of_seeds([_numbers(seed) for seed in side])
+            columns = [_numbers(seed) for seed in side]
+            if len(rows := {len(column) for column in columns}) > 1:
+                raise DataError(
+                    f"compare needs the same rows for every seed; the arrays have {listed(sorted(rows))} rows."
+                )
+            return np.stack(columns, axis=1)
         if all(isinstance(seed, (list, tuple)) for seed in side):
             raise InputError(
                 "compare cannot tell rows from seeds in a list of lists; give an array (rows, seeds), or a list of arrays "
@@ -137,14 +142,6 @@ def _scores(side: Any) -> Array:
         side = [_numbers(row) for row in side]  # numbers, or tensors of one
     scores = _numbers(side)
     return scores[:, None] if scores.ndim == 1 else scores
-
-
-def _of_seeds(columns: list[Array]) -> Array:
-    """``(rows, seeds)`` of one array for each seed."""
-    rows = {len(column) for column in columns}
-    if len(rows) > 1:
-        raise DataError(f"compare needs the same rows for every seed; the arrays have {listed(sorted(rows))} rows.")
-    return np.stack(columns, axis=1)
 
 
 def _numbers(side: Any) -> Array:
@@ -190,13 +187,9 @@ def _compare_runs(a: list[Any], b: list[Any], on: str, level: float) -> Comparis
     if len(rows) > 1:
         raise DataError(f"The runs were scored on different numbers of '{on}' rows: {listed(sorted(rows))}.")
     left, right = (np.stack(side, axis=1) for side in columns)
-    return _compare_arrays(left, right, level, _metric_of(a[0]), note)
-
-
-def _metric_of(run: Any) -> str:
-    facts = getattr(getattr(run, "history", None), "facts", None)
+    facts = getattr(getattr(a[0], "history", None), "facts", None)
     name = facts.get("metric") if isinstance(facts, Mapping) else None
-    return str(name) if name else "score"
+    return _compare_arrays(left, right, level, str(name) if name else "score", note)
 
 
 @dataclass(frozen=True)
@@ -331,10 +324,8 @@ def _labels(file: _Predictions) -> bool:
 
 def _hits(file: _Predictions) -> Array:
     targets = file.columns["target"]
-    columns = [
-        [cell == target or _same_number(cell, target) for cell, target in zip(file.columns[name], targets, strict=True)]
-        for name in file.predicted
-    ]
+    pairs = [zip(file.columns[name], targets, strict=True) for name in file.predicted]
+    columns = [[cell == target or _same_number(cell, target) for cell, target in pair] for pair in pairs]
     return np.array(columns, dtype=np.float64).T
 
 
@@ -348,11 +339,11 @@ def _squared_error(file: _Predictions) -> Array:
 
 def _log_likelihood(file: _Predictions) -> Array:
     scores = []
-    for row, target in enumerate(file.columns["target"]):
+    for row, target in enumerate(file.columns["target"], 1):
         if f"p_{target}" not in file.columns:
-            raise DataError(f"'{file.path}' has the target {target!r} in row {row + 1} but no column 'p_{target}'.")
-        probability = _float(file.columns[f"p_{target}"][row])
+            raise DataError(f"'{file.path}' has the target {target!r} in row {row} but no column 'p_{target}'.")
+        probability = _float(file.columns[f"p_{target}"][row - 1])
         if probability is None or not 0 <= probability <= 1:
-            raise DataError(f"'{file.path}' has a probability outside [0, 1] in row {row + 1}.")
+            raise DataError(f"'{file.path}' has a probability outside [0, 1] in row {row}.")
         scores.append(math.log(max(probability, SMALLEST_PROBABILITY)))
     return np.array(scores, dtype=np.float64)[:, None]

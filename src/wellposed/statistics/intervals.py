@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wellposed.core.errors import DataError, InputError
-from wellposed.statistics.student import student_quantile, student_tail
+from wellposed.statistics.student import student_quantile
 
 POWER = 0.8  # the probability with which a gain of the estimated size is to be shown
 
@@ -62,19 +62,9 @@ class Interval:
 
     @property
     def standard_error(self) -> float:
-        """The square root of the variance of the mean, whatever widened the interval."""
-        return math.sqrt(_total(self.squares) / (self.rows * self.pairs))
-
-    @cached_property
-    def dof(self) -> float:
-        """The degrees of freedom at which Student's quantile, times the standard error, is half the interval."""
-        p, one, other = (1 + self.level) / 2, self.rows - 1, self.pairs - 1
-        if min(one, other) < 1:
-            return float(max(one, other))
-        if self.standard_error <= 0:
-            return float(min(one, other))
-        half = _half_width(self.squares, self.rows, self.pairs, p)
-        return _degrees_of(half / self.standard_error, p, one, other)
+        """The square root of the variance of the mean, never below the larger of its two parts, whatever widened the interval."""
+        of_rows, of_seeds, both = self.squares
+        return math.sqrt(max(of_rows + of_seeds - both, of_rows, of_seeds) / (self.rows * self.pairs))
 
     @cached_property
     def needs(self) -> Needs:
@@ -92,8 +82,8 @@ class Interval:
         return _needs(self, self.level if again is None else _checked_level(again))
 
     def to_dict(self) -> dict[str, Any]:
-        """``{"estimate", "low", "high", "level", "pairs", "rows", "dof", "limited_by", "shown", "needs"}``."""
-        names = ("estimate", "low", "high", "level", "pairs", "rows", "dof", "limited_by", "shown")
+        """``{"estimate", "low", "high", "level", "pairs", "rows", "limited_by", "shown", "needs"}``."""
+        names = ("estimate", "low", "high", "level", "pairs", "rows", "limited_by", "shown")
         return {**{name: getattr(self, name) for name in names}, "needs": self.needs.to_dict()}
 
 
@@ -301,26 +291,12 @@ def _half_width(squares: tuple[float, float, float], rows: int, seeds: int, p: f
     of squares covers at least at its level, whatever the mixture.
     """
     of_rows, of_seeds, both = squares
-    t_rows = _row_quantile(p, rows, skew)
-    t_seeds = student_quantile(p, seeds - 1) if seeds > 1 else 0.0
+    t_rows, t_seeds = (student_quantile(p, count - 1) if count > 1 else 0.0 for count in (rows, seeds))
+    t_rows += skew * (1 + 2 * t_rows * t_rows) / (6 * math.sqrt(rows)) if rows > 1 else 0.0  # Johnson's term
     if rows < seeds:
         of_rows, of_seeds, t_rows, t_seeds = of_seeds, of_rows, t_seeds, t_rows
     most = max(t_seeds**2 * of_seeds + t_rows**2 * max(of_rows - both, 0.0), t_rows**2 * of_rows)
     return math.sqrt(most / (rows * seeds))
-
-
-def _row_quantile(p: float, rows: int, skew: float) -> float:
-    """Student's quantile for the rows with Johnson's term ``skew * (1 + 2 t^2) / (6 sqrt(rows))``."""
-    if rows < 2:
-        return 0.0
-    t = student_quantile(p, rows - 1)
-    return t + skew * (1 + 2 * t * t) / (6 * math.sqrt(rows))
-
-
-def _total(squares: tuple[float, float, float]) -> float:
-    """The variance of the mean times ``rows * seeds``, never below the larger of its two parts."""
-    of_rows, of_seeds, both = squares
-    return max(of_rows + of_seeds - both, of_rows, of_seeds)
 
 
 def _limited_by(squares: tuple[float, float, float], rows: int, seeds: int, p: float) -> Literal["rows", "seeds"]:
@@ -343,15 +319,6 @@ def _expected(parts: tuple[float, float, float], rows: int, seeds: int) -> tuple
     """The mean squares to be expected of that many rows and seeds."""
     row, seed, rest = parts
     return seeds * row + rest, rows * seed + rest, rest
-
-
-def _degrees_of(quantile: float, p: float, one: int, other: int) -> float:
-    """The degrees of freedom between ``one`` and ``other`` at which Student's quantile is ``quantile``."""
-    low, high = float(min(one, other)), float(max(one, other))
-    for _ in range(20):
-        middle = math.sqrt(low * high)  # the quantile changes fast at few degrees of freedom
-        low, high = (middle, high) if student_tail(quantile, middle) > 1 - p else (low, middle)
-    return math.sqrt(low * high)
 
 
 @dataclass(frozen=True)
@@ -441,21 +408,18 @@ def _needs(interval: Interval, again: float) -> Needs:
     if gain <= 0:
         return Needs(gain, smallest)
 
-    def with_pairs(count: int) -> bool:
-        return power(gain, parts, rows, count, again) >= POWER
-
-    def with_rows(count: int) -> bool:
-        return power(gain, parts, count, pairs, interval.level) >= POWER
-
-    def with_both(count: int) -> bool:
-        return power(gain, parts, -(-rows * count // pairs), count, interval.level) >= POWER
+    def shows(of_rows: int, of_pairs: int, level: float = interval.level) -> bool:
+        return power(gain, parts, of_rows, of_pairs, level) >= POWER
 
     from_pairs, from_rows = (2, 2) if interval.shown else (pairs + 1, rows + 1)
-    more_pairs = _first(with_pairs, from_pairs, MOST_PAIRS) if pairs > 1 and enough else None
-    more_rows = _first(with_rows, max(from_rows, fewest), MOST_ROWS) if rows > 1 else None
-    more_of_both = None
+    more_pairs = more_rows = more_of_both = None
+    if pairs > 1 and enough:
+        more_pairs = _first(lambda count: shows(rows, count, again), from_pairs, MOST_PAIRS)
+    if rows > 1:
+        more_rows = _first(lambda count: shows(count, pairs), max(from_rows, fewest), MOST_ROWS)
     if more_pairs is None and more_rows is None and min(pairs, rows) > 1:
-        count = _first(with_both, pairs + 1, max(min(MOST_PAIRS, MOST_ROWS * pairs // rows), 1))
+        most = max(min(MOST_PAIRS, MOST_ROWS * pairs // rows), 1)
+        count = _first(lambda count: shows(-(-rows * count // pairs), count), pairs + 1, most)
         more_of_both = None if count is None else (count, -(-rows * count // pairs))
     return Needs(gain, smallest, more_pairs, more_rows, more_of_both)
 
@@ -507,11 +471,10 @@ def power(gain: float, parts: tuple[float, float, float], rows: int, seeds: int,
     if rows == 1 or seeds == 1:
         whole = rows * seeds * spread**2
         return above((0.0, whole, 0.0) if rows == 1 else (whole, 0.0, 0.0))
+    drawn = _chi_squares(min(rows, seeds) - 1)
     if seeds <= rows:
-        drawn = ((weight, (of_rows, of_seeds * share, both)) for share, weight in _chi_squares(seeds - 1))
-    else:
-        drawn = ((weight, (of_rows * share, of_seeds, both)) for share, weight in _chi_squares(rows - 1))
-    return sum(weight * above(squares) for weight, squares in drawn)
+        return sum(weight * above((of_rows, of_seeds * share, both)) for share, weight in drawn)
+    return sum(weight * above((of_rows * share, of_seeds, both)) for share, weight in drawn)
 
 
 @lru_cache(maxsize=4096)

@@ -29,11 +29,7 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str | Budget) -> Budget:
-        """Read a budget from text such as ``5m`` or ``30 recipes``.
-
-        Raises:
-            InputError: it has none of the forms above.
-        """
+        """Read a budget from text such as ``5m`` or ``30 recipes``."""
         if isinstance(text, Budget):
             return text
         if (seconds := parse_seconds(text)) is not None:

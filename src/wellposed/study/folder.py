@@ -21,12 +21,7 @@ BUSY = "Another process works in '{}'; wait for it, or give another --out."
 
 @contextlib.contextmanager
 def claim_folder(folder: Path, resume: bool) -> Iterator[None]:
-    """Make the folder ours: it must be empty, or a study that is resumed; a second process is refused.
-
-    Raises:
-        FolderInUse: it holds something else, or another process works in it.
-        InputError: it cannot be written, or a link or a device stands where it has a file or a folder of its own.
-    """
+    """Make the folder ours: it must be empty, or a study that is resumed; a second process is refused."""
     made = not folder.exists()
     try:
         if folder.exists() and not folder.is_dir():

@@ -24,9 +24,6 @@ def resume_study(folder: Path, fresh: State, account: Account, problem: Problem,
         fresh: of this problem, for comparison.
         most: the share of a budget in minutes that the search may have taken.
         account: of the budget that is given now: of the whole study in recipes or epochs, and of all its sessions in minutes.
-    Raises:
-        InputError: the study is of something else.
-        StudyFinished: it has spent its budget.
     """
     old = State.load(folder)
     for what, mine, theirs in (("data", fresh.data, old.data), ("metric", fresh.metric, old.metric)):
@@ -61,11 +58,7 @@ def end_look(folder: Path, state: State) -> None:
 
 
 def continue_account(folder: Path, state: State, account: Account, rows: str, most: float) -> Account:
-    """The account with what the study has spent.
-
-    Raises:
-        StudyFinished: the budget was spent by a study that is confirmed, on rows that were looked at.
-    """
+    """The account with what the study has spent."""
     budget = account.budget
     if budget.none:
         return account

@@ -18,13 +18,11 @@ from wellposed.diagnosis.diagnose import Diagnosis
 from wellposed.statistics.intervals import ALPHA, Interval, look_level
 from wellposed.study import verdict
 from wellposed.study.folder import MODEL
-from wellposed.study.trials import SCHEMA, State, Trial
+from wellposed.study.trials import SCHEMA, Trial
 from wellposed.training.checkpoint import save_run
 from wellposed.training.run import Run
 
 STUDY = "study.json"
-
-__all__ = ["STUDY", "State", "Study", "Trial"]
 
 
 @dataclass(repr=False)
@@ -100,7 +98,7 @@ class Study:
             "references": self.references,
             "constant": self.facts["constant"],
             "against_references": {
-                name: {key: value for key, value in one.to_dict().items() if key not in ("needs", "dof")}
+                name: {key: value for key, value in one.to_dict().items() if key != "needs"}
                 for name, one in self.against.items()
             },
             "baseline": self.side("baseline"),

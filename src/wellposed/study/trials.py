@@ -150,14 +150,11 @@ class State:
         rest["pending"] = [asdict(pending) for pending in self.pending]
         rest["failed"] = [asdict(failed) for failed in self.failed]
         body = json.dumps(jsonable({"schema": SCHEMA, **rest}), indent=1, allow_nan=False)
-        trials = ",\n".join(map(self._text, self.trials))
+        for trial in self.trials:
+            if self._written.get(trial.index, (None, ""))[0] is not trial:
+                self._written[trial.index] = trial, "  " + json.dumps(jsonable(asdict(trial)), allow_nan=False)
+        trials = ",\n".join(self._written[trial.index][1] for trial in self.trials)
         write_atomically(folder / STATE, f'{body[:-2]},\n "trials": [\n{trials}\n ]\n}}\n', folder)
-
-    def _text(self, trial: Trial) -> str:
-        kept = self._written.get(trial.index)
-        if kept is None or kept[0] is not trial:
-            kept = self._written[trial.index] = trial, "  " + json.dumps(jsonable(asdict(trial)), allow_nan=False)
-        return kept[1]
 
     @classmethod
     def load(cls, folder: Path) -> State:
@@ -208,9 +205,7 @@ BOOKED = ("baseline", "search")
 
 def book_trials(account: Account, trials: Iterable[Trial], failed: Iterable[FailedTrial]) -> None:
     """Book what a study has tried before; what could not be trained counts as one epoch."""
-    for trial in trials:
-        if trial.kind in BOOKED:
-            account.book(trial.epochs)
-    for one in failed:
-        if one.kind in BOOKED:
-            account.book(1)
+    tried = [(trial.kind, trial.epochs) for trial in trials] + [(one.kind, 1) for one in failed]
+    for kind, epochs in tried:
+        if kind in BOOKED:
+            account.book(epochs)

@@ -140,7 +140,7 @@ class LabelNoise(Inside):
     moves = ((with_decay(0.5),), (with_decay(0.5),), (with_lower_rate(3), with_averaging))
     SHARE = 0.05  # real data sets have about 3 % (Northcutt et al. 2021, ten test sets); more is worth a lever
     FLAT = (
-        0.45  # networks on clean rows that overlap had up to .27 as many errors among the surest, on noisy ones .5 to 1
+        0.45  # on clean rows that overlap networks had up to .27 as many errors among the surest, on noisy ones .5 to 1
     )
     BAD = 0.6
     SHARED = 0.5  # of the contradicted answers: wrong labels have neighbours that know better
@@ -156,7 +156,7 @@ class LabelNoise(Inside):
         train, valid = signals.wrong.get("train"), signals.wrong.get("valid")
         # A network that fits its training rows far better than new ones is surely wrong on some new ones by itself.
         fitted = train is not None and valid is not None and train.all < self.FITTED * valid.all
-        for side, found in (("valid", valid), ("train", train)):
+        for side, found in (("validation", valid), ("training", train)):
             if found is not None and (seen := self._sure(found, side, 2.0 if fitted else 1.0)) is not None:
                 return seen
         return self._early(curves)
@@ -167,13 +167,12 @@ class LabelNoise(Inside):
             return None
         if found.sure < self.FLAT * found.all or low > found.all or found.shared >= self.SHARED:
             return None
-        where = "validation" if side == "valid" else "training"
         return self.finding(
             0.6 + 0.3 * min(1.0, found.sure / max(found.all, 1e-12)) * min(1.0, low / (2 * self.SHARE)),
             {**measured("share of wrong labels", found.sure, low, high), "rows": found.sure_rows, "error": found.all,
-             "side": where},
+             "side": side},
             self.LEVER,
-            f"Where the network is surest, {found.sure:.0%} of the {where} labels contradict it ({found.all:.0%} over all rows): "
+            f"Where the network is surest, {found.sure:.0%} of the {side} labels contradict it ({found.all:.0%} over all rows): "
             "about so many labels seem wrong. Noise and classes that overlap everywhere cannot be told apart.",
         )  # fmt: skip
 
