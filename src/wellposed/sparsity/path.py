@@ -30,7 +30,7 @@ from wellposed.core.formats import table as columns_of_words
 from wellposed.core.progress import emit
 from wellposed.core.selectors import inputs as all_inputs
 from wellposed.data.arrays import Source, Subset, in_numpy, source_of, split_batch
-from wellposed.data.splits import duplicate_ids, split
+from wellposed.data.splits import AnyArray, duplicate_ids, split
 from wellposed.optim.charges import Charges
 from wellposed.optimality.certify import Certificate
 from wellposed.optimality.objective import BatchList, Cost
@@ -42,7 +42,6 @@ from wellposed.sparsity.newton import newton
 from wellposed.training.evaluate import BATCH, Evaluation, call, evaluate
 from wellposed.training.problem import Problem
 
-Numbers = np.ndarray[Any, Any]
 MOST_DOUBLINGS = 60
 """Of a strength while its end of the path is looked for: a factor of 1e18."""
 SHOWN = 12
@@ -335,7 +334,7 @@ def trainer_of(
     return charged, trainer, Support.of(problem.build({}, seed), trainer.terms(1.0)[-1], problem.prepared)
 
 
-def _standard_error(cells: Numbers) -> float:
+def _standard_error(cells: AnyArray) -> float:
     """Of a mean over ``(folds, seeds)``: over folds where there are several, else over rows and seeds."""
     means = cells[..., 0].mean(1)
     if len(means) > 1:
@@ -353,10 +352,10 @@ class PathRows:
     """
 
     source: Source
-    training: Numbers
-    held: Numbers
-    groups: Numbers | None
-    time: Numbers | None
+    training: AnyArray
+    held: AnyArray
+    groups: AnyArray | None
+    time: AnyArray | None
     paired: bool = True
 
     def __len__(self) -> int:
@@ -390,14 +389,14 @@ class PathRows:
         groups, time = (None if one is None else np.asarray(one)[numbers[order]] for one in (data.groups, data.time))
         return cls(source, np.flatnonzero(first), np.flatnonzero(~first), groups, time)
 
-    def copies(self) -> Numbers | None:
+    def copies(self) -> AnyArray | None:
         """An id for each row, equal for copies; None where the inputs are no tensor."""
         x, y = self.source.batch(torch.arange(len(self)))
         if not isinstance(x, Tensor) or not isinstance(y, Tensor):
             return None
         return duplicate_ids(in_numpy(x.reshape(len(self), -1)), duplicate_ids(in_numpy(y.reshape(len(self), -1))))
 
-    def batches(self, index: Numbers) -> list[tuple[Any, Any]]:
+    def batches(self, index: AnyArray) -> list[tuple[Any, Any]]:
         """The rows at ``index``, floating numbers as doubles."""
         return [
             mapped(lambda leaf: leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, batch)
@@ -426,7 +425,7 @@ class _Joined(Source):
         return joined
 
 
-def _cuts(rows: PathRows, folds: int | Sequence[Any] | None, seed: int) -> list[tuple[Numbers, Numbers]]:
+def _cuts(rows: PathRows, folds: int | Sequence[Any] | None, seed: int) -> list[tuple[AnyArray, AnyArray]]:
     """Pairs of training and validation rows."""
     if folds is None:
         return [(rows.training, rows.held)]
@@ -452,8 +451,8 @@ def _cuts(rows: PathRows, folds: int | Sequence[Any] | None, seed: int) -> list[
         )
     # In time every fold is judged on the rows that follow those it learns from; the first rows are never judged.
     last = 0 if rows.time is None else 1
-    rest: Numbers = np.arange(len(rows))
-    cuts: list[tuple[Numbers, Numbers]] = []
+    rest: AnyArray = np.arange(len(rows))
+    cuts: list[tuple[AnyArray, AnyArray]] = []
     for left in range(folds + last, last, -1):
         before, held = rest[:0], rest
         if left > 1:
@@ -495,7 +494,7 @@ class PathTrainer:
         return None if own is call else lambda net, batch: own(net, split_batch(batch)[0])
 
     def settled(
-        self, net: nn.Module, rows: Numbers, terms: Sequence[Term], support: Support | None = None
+        self, net: nn.Module, rows: AnyArray, terms: Sequence[Term], support: Support | None = None
     ) -> Certificate:
         """Train in place until the violation is within the tolerance, or the steps are used up; Newton's steps are few.
 
@@ -551,14 +550,14 @@ class PathTrainer:
         with cost.frozen():
             return narrowed(net, support, terms, parts | reawakened(cost, support), batches)
 
-    def judged(self, net: nn.Module, rows: Numbers) -> Evaluation:
+    def judged(self, net: nn.Module, rows: AnyArray) -> Evaluation:
         """Loss and metric on rows."""
         return evaluate(
             net, self.rows.batches(rows), self.problem.loss, self.problem.metric,
             device=torch.device("cpu"), forward=self.problem.forward,
         )  # fmt: skip
 
-    def emptied(self, net: nn.Module, support: Support, rows: Numbers) -> float:
+    def emptied(self, net: nn.Module, support: Support, rows: AnyArray) -> float:
         """Set the charged weights to zero, train the others, and give the strength that keeps it so."""
         inside = [leaf.tensor for leaf in support.leaves(net) if leaf.tensor.requires_grad]
         with torch.no_grad():
@@ -573,7 +572,7 @@ class PathTrainer:
             gradients = {id(p): grad for p, grad in zip(cost.params, cost.at().grads, strict=True)}
         return emptying_strength(lambda s: Charges.of(net, self.terms(s), None), gradients, support)
 
-    def bracketed(self, seed: int, support: Support, rows: Numbers) -> float:
+    def bracketed(self, seed: int, support: Support, rows: AnyArray) -> float:
         """About a strength that empties the selection from the dense side; the path goes on from there where it does not."""
         few = replace(self, steps=1 + self.steps // 10)
         net = self.new(seed)
@@ -592,7 +591,7 @@ class PathTrainer:
         self,
         net: nn.Module,
         support: Support,
-        rows: Numbers,
+        rows: AnyArray,
         grid: Sequence[float],
         rising: bool,
         debias: bool,
