@@ -10,7 +10,7 @@ from typing import Any
 
 from wellposed.core.errors import DataError
 from wellposed.core.reading import check_cells
-from wellposed.logs.column_names import EPOCHS, STEPS, guess, named_side, parse_name
+from wellposed.logs.column_names import EPOCHS, FEWEST, LOSSLIKE, NOBODY, STEPS, TRAIN, guess, named_side, parse_name
 from wellposed.logs.log import PLAIN, Log, normalize_name
 
 ONE_EACH = (
@@ -68,7 +68,7 @@ def runs(log: Log) -> list[Log]:
         None,
     )
     if key is None:
-        return [log]
+        return _stages(log)
     whose = [_label(cell) for cell in log.columns[key]]
     places: dict[str, list[int]] = {}
     for place, one in enumerate(whose):
@@ -77,6 +77,31 @@ def runs(log: Log) -> list[Log]:
         note = f"Of {len(places)} runs in '{key}', the one called best was taken."
         return [replace(_rows(log, key, places["best"], "best"), name=log.name, notes=(*log.notes, note))]
     return [_rows(log, key, keep, one) for one, keep in places.items()]
+
+
+def _stages(log: Log) -> list[Log]:
+    """The parts of a table whose training losses follow one another under different names, as of two stages: a run each."""
+    spans: list[list[int]] = []
+    for name, cells in log.columns.items():
+        parsed = parse_name(name)
+        rows = [i for i, cell in enumerate(cells) if cell is not None]
+        if (parsed.is_loss or parsed.what in LOSSLIKE) and parsed.side in (TRAIN, NOBODY) and rows:
+            spans.append([rows[0], rows[-1]])
+    blocks: list[list[int]] = []
+    for first, last in sorted(spans):
+        if blocks and first <= blocks[-1][1]:
+            blocks[-1][1] = max(blocks[-1][1], last)
+        else:
+            blocks.append([first, last])
+    begins = [0, *(first for first, last in blocks[1:] if last - first + 1 >= FEWEST)]
+    if len(begins) < 2 or blocks[0][1] - blocks[0][0] + 1 < FEWEST:
+        return [log]
+    parts = [
+        {name: cells[a:b] for name, cells in log.columns.items()}
+        for a, b in zip(begins, [*begins[1:], None], strict=True)
+    ]
+    known = [{name: cells for name, cells in part.items() if any(c is not None for c in cells)} for part in parts]
+    return [replace(log, columns=part, name=f"{log.name}: stage {i}") for i, part in enumerate(known, 1)]
 
 
 def _unpacked(log: Log) -> list[Log]:

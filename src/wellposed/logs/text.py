@@ -81,6 +81,9 @@ RESTORED = re.compile(
 LISTED = re.compile(
     r"^\W*([A-Za-z][\w .()/-]{0,60}?)\s*[:=]\s*\[([-+.\deE,\s]+|[^\[\]]*\bnan\b[^\[\]]*)\]\W*$"
 )  # losses = [1.0, 0.5]
+PAIRED = re.compile(
+    r"([A-Za-z]\w{0,60})\W{1,4}\[((?:\(\d+, [-+.\deE]+\)(?:, )?)+)\]"
+)  # Flower: losses_centralized [(0, 2.3), (1, 1.9)]
 SHOWN = re.compile(r"^\s*\(([^\n=]*)\) = \(([^\n=]*)\)$", re.MULTILINE)  # Julia: (epoch, loss(x, y)) = (1, 0.5)
 INDEXED = re.compile(r"(?<=\w)\[\d+\](?=[\w.,]*\))")  # loss(x[1])
 LONGEST_LINE = 5000  # signs; a progress bar that rewrites itself is one line, and only its end counts
@@ -95,6 +98,7 @@ TIMES = re.compile(
     r"(?:^|_)(?:time|sec|secs|seconds|ms|eta|speed|samples?|tokens?|took|elapsed|lr|size|count|num|memory|mem|norm)(?:_|$)"
 )
 ROW_BAR = re.compile(r":? {1,9}\d{1,3}%\|.*$")  # behind a row of numbers
+MARKED = re.compile(r"^[~≈]\s*|\s*[^\w\s.%)\]]+$")  # 0.61 * for the best
 TWO_CELLS = re.compile(r"^\s*\|([^|]+)\|\s*([-+.\de]+)\s*\|\s*$")
 CELLS = re.compile(r"\S+(?: \S+)*")
 TERM = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
@@ -199,6 +203,7 @@ class _Found:
     above: list[str] = field(default_factory=list)
     spans: list[tuple[int, int]] = field(default_factory=list)
     whole: list[Log] = field(default_factory=list)
+    tables: list[tuple[list[str], float, list[dict[str, Any]]]] = field(default_factory=list)
     twice: dict[str, tuple[float, float]] = field(default_factory=dict)
     lists: list[dict[str, Any]] = field(default_factory=lambda: [{}])
     alone: int = 0
@@ -217,6 +222,10 @@ class _Found:
             self.repeated = True
             return
         if RESTORED.match(line) or "train_runtime" in line:  # of Trainer's end
+            return
+        if "[(" in line and (pairs := PAIRED.findall(line)):
+            for name, cells in pairs:
+                self._list(name, ",".join(re.findall(r", ([-+.\deE]+)\)", cells)))
             return
         if "{" in line and self.failed < MOST_FAILED and self._dict(line):
             return
@@ -260,15 +269,15 @@ class _Found:
 
     def _list(self, name: str, cells: str) -> None:
         """Take the values of a name, printed as a list. One that comes again is of another run."""
-        said = [(one.side, one.what) for one in map(parse_name, self.lists[-1])]
-        if (parse_name(name).side, parse_name(name).what) in said:
+        said = [(one.side, one.quantity) for one in map(parse_name, self.lists[-1])]
+        if (parse_name(name).side, parse_name(name).quantity) in said:
             self.lists.append({})
         values = re.split(r"[,\s]+", cells.strip(", "))
         self.lists[-1][name] = [float(cell) if NUMBER.fullmatch(cell) else None for cell in values]
 
     def _table(self, line: str) -> bool:
         line = ROW_BAR.sub("", line)
-        cells, above = split_cells(line), self.above
+        cells, above = [MARKED.sub("", cell) or cell for cell in split_cells(line)], self.above
         self.above = []
         if len(cells) < 2:
             return False
@@ -307,10 +316,19 @@ class _Found:
         if first in TRIALS[1:] or (first in ONE_EACH and not places):
             return True  # one row for each model: what it ended at
         self.rows.append(row if places else {**self.place, **row})
+        if places:
+            self._tabled(row, float(next(iter(plain_numbers([*places.values()][:1]) or ()), None) or 0.0), "|" in line)
         for name, cell in places.items():
             if cell and normalize_name(name) in EPOCHS and (found := plain_numbers([cell])) and found[0] is not None:
                 self.place["epoch"] = found[0]
         return True
+
+    def _tabled(self, row: dict[str, Any], place: float, ruled: bool) -> None:
+        """Keep a row of a table that counts, one of its own below another header, and where Markdown begins to count anew."""
+        names, last, rows = self.tables[-1] if self.tables else ([], 0.0, [])
+        if names != self.header or (ruled and place <= last):
+            rows = []
+        self.tables[len(self.tables) - bool(rows) :] = [(self.header, place, [*rows, row])]
 
     def _below(self, line: str) -> list[str]:
         """The cells of a line that lacks some, each below the name that begins or ends nearest; none where two are below one."""
@@ -362,6 +380,8 @@ class _Found:
         if not of_batch and template.bar:
             self.place.pop("batch", None)
             place = {kind: number for kind, number in place.items() if kind not in ("batch", "index")}
+        if "batch" in place:  # the step of a line before was that of a checkpoint
+            self.place.pop("step", None)
         self.place |= place
         if not row:
             self.side = template.section or (NOBODY if "epoch" in place else self.side)
@@ -405,6 +425,10 @@ class _Found:
             return [
                 Log(one, f"{path}: run {i}" if len(listed) > 1 else str(path), TEXT) for i, one in enumerate(listed, 1)
             ]
+        each = [columns_of(rows) for _, _, rows in self.tables if len(rows) >= FEWEST_ROWS]
+        each = [columns for columns in each if guess(columns).taken.keys() & {"train_loss", "valid_loss"}]
+        if len(each) > 1:  # what stands between them is a remark
+            return [Log(columns, f"{path}: table {i}", TEXT) for i, columns in enumerate(each, 1)]
         rows = self.rows
         if any("epoch" in row or "step" in row for row in rows):
             rows = [{name: cell for name, cell in row.items() if name != "index"} for row in rows]
@@ -697,7 +721,9 @@ def _is_header(cells: Sequence[str]) -> bool:
         for cell in cells
         if parse_name(cell).what or parse_name(cell).side or normalize_name(cell) in (*EPOCHS, *STEPS, "e")
     ]
-    return bool(quantities) and len(known) > 1 and 4 * len(known) >= len(cells) and max(map(len, cells)) < 40
+    sides = {named_side(cell) for cell in cells} - {NOBODY}  # Iter | Train | Val
+    spoken = quantities or (len(sides) > 1 and normalize_name(cells[0]) in (*EPOCHS, *STEPS))
+    return bool(spoken) and len(known) > 1 and 4 * len(known) >= len(cells) and max(map(len, cells)) < 40
 
 
 def _heads(line: str) -> list[str]:

@@ -175,7 +175,8 @@ class NotLearning(Rule):
         usual = float(np.median(values))
         still = len(train) < 2 or float(train[1:].min()) > 0.9 * float(train[1])
         ours = measure.error_rate(curves, "train")
-        still = still and (ours is None or float(np.ptp(measure.finite_values(ours)[1:])) < 0.05)
+        later = measure.finite_values(ours)[1:] if ours is not None else ()
+        still = still and (len(later) == 0 or float(np.ptp(later)) < 0.05)
         return usual > 0.02 and float((values == usual).mean()) >= cls.SAME and still
 
     @classmethod
