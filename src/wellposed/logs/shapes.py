@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -81,27 +81,33 @@ def runs(log: Log) -> list[Log]:
 
 def _stages(log: Log) -> list[Log]:
     """The parts of a table whose training losses follow one another under different names, as of two stages: a run each."""
-    spans: list[list[int]] = []
-    for name, cells in log.columns.items():
-        parsed = parse_name(name)
-        rows = [i for i, cell in enumerate(cells) if cell is not None]
-        if (parsed.is_loss or parsed.what in LOSSLIKE) and parsed.side in (TRAIN, NOBODY) and rows:
-            spans.append([rows[0], rows[-1]])
     blocks: list[list[int]] = []
-    for first, last in sorted(spans):
+    for first, last in sorted(_spans(log)):
         if blocks and first <= blocks[-1][1]:
             blocks[-1][1] = max(blocks[-1][1], last)
         else:
             blocks.append([first, last])
-    begins = [0, *(first for first, last in blocks[1:] if last - first + 1 >= FEWEST)]
-    if len(begins) < 2 or blocks[0][1] - blocks[0][0] + 1 < FEWEST:
+    if len(blocks) < 2:
         return [log]
-    parts = [
+    begins = [0, *(first for first, _ in blocks[1:])]
+    cut = [
         {name: cells[a:b] for name, cells in log.columns.items()}
         for a, b in zip(begins, [*begins[1:], None], strict=True)
     ]
-    known = [{name: cells for name, cells in part.items() if any(c is not None for c in cells)} for part in parts]
-    return [replace(log, columns=part, name=f"{log.name}: stage {i}") for i, part in enumerate(known, 1)]
+    parts = [{name: cells for name, cells in part.items() if any(c is not None for c in cells)} for part in cut]
+    axes = [part.get(taken.get("epoch", taken.get("step", "")), ()) for part in parts for taken in [guess(part).taken]]
+    if any(len({*cells} - {None}) < FEWEST for cells in axes):
+        return [log]
+    return [replace(log, columns=part, name=f"{log.name}: stage {i}") for i, part in enumerate(parts, 1)]
+
+
+def _spans(log: Log) -> Iterator[tuple[int, int]]:
+    """The first and the last row of each training loss that makes a curve."""
+    for name, cells in log.columns.items():
+        rows = [i for i, cell in enumerate(cells) if cell is not None]
+        parsed = parse_name(name)
+        if (parsed.is_loss or parsed.what in LOSSLIKE) and parsed.side in (TRAIN, NOBODY) and len(rows) >= FEWEST:
+            yield rows[0], rows[-1]
 
 
 def _unpacked(log: Log) -> list[Log]:

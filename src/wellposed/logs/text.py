@@ -29,6 +29,7 @@ from wellposed.logs.column_names import (
     STEPS,
     TEST,
     TRAIN,
+    VALID,
     guess,
     name_words,
     named_side,
@@ -52,7 +53,7 @@ TOKEN = re.compile(rf"{HERE}|[^\W\d_](?:[\w'’]|[./@-](?=\w))*|\s*-+>\s*|\s+[-�
 BAR = re.compile(r"[=━█#>·.]{4,}|%\s*\||\bETA\b|/step\b|\bit/s|s/it|[▏▎▍▌▋▊▉█]")
 WORD = re.compile(
     r"[{|]|\ball\s|loss|tr[iln]|te[sl]|epo[cq]|acc|err|epoch|step|iter|score|train|val|test|learn|auc|f1|nll|mse|mae|ppl|perplexity|cost|p[eé]rd|perte|verlust|fold|lr|rate|top1|\bep|[wc]er\b|bleu|rouge"
-    r"|iou|dice|map|xent|tel:|^[ \t]*\[?\d[\d-]*\]?[:|\t ]", re.IGNORECASE | re.MULTILINE,
+    r"|iou|dice|map|xent|tel:|^[ \t]*\[?\d[\d-]*\]?[:|\t ,]", re.IGNORECASE | re.MULTILINE,
 )  # fmt: skip
 """In every line that can say something, and in others: where none of it stands, nothing is searched."""
 COLOUR = re.compile(r"\x1b\[[\d;?]*[A-Za-z]|\[\d{1,2}(?:;\d{1,3})*m")  # some who copy a terminal lose the escape
@@ -203,7 +204,9 @@ class _Found:
     above: list[str] = field(default_factory=list)
     spans: list[tuple[int, int]] = field(default_factory=list)
     whole: list[Log] = field(default_factory=list)
-    tables: list[tuple[list[str], float, list[dict[str, Any]]]] = field(default_factory=list)
+    tables: list[tuple[list[str], list[dict[str, Any]]]] = field(default_factory=list)
+    named: bool = False
+    last: float = 0.0
     twice: dict[str, tuple[float, float]] = field(default_factory=dict)
     lists: list[dict[str, Any]] = field(default_factory=lambda: [{}])
     alone: int = 0
@@ -294,9 +297,10 @@ class _Found:
         if _is_header(cells):
             self.spans = [] if "|" in line else [cell.span() for cell in CELLS.finditer(line)]
             self.header = (
-                _heads(line) if cells[:2] == ["E", "#"] else [c or f"column_{i}" for i, c in enumerate(cells, 1)]
+                _heads(line) if cells[:2] == ["E", "#"] else [c or ("index" if i == 1 else f"column_{i}") for i, c in enumerate(cells, 1)]
             )
             self.header = ["epoch" if normalize_name(name) in EPOCHS else name for name in self.header]
+            self.named = True
             return True
         if not self.header:
             return False
@@ -317,18 +321,18 @@ class _Found:
             return True  # one row for each model: what it ended at
         self.rows.append(row if places else {**self.place, **row})
         if places:
-            self._tabled(row, float(next(iter(plain_numbers([*places.values()][:1]) or ()), None) or 0.0), "|" in line)
+            self._tabled(row, (plain_numbers([*places.values()][:1]) or [None])[0] or 0.0)
         for name, cell in places.items():
             if cell and normalize_name(name) in EPOCHS and (found := plain_numbers([cell])) and found[0] is not None:
                 self.place["epoch"] = found[0]
         return True
 
-    def _tabled(self, row: dict[str, Any], place: float, ruled: bool) -> None:
-        """Keep a row of a table that counts, one of its own below another header, and where Markdown begins to count anew."""
-        names, last, rows = self.tables[-1] if self.tables else ([], 0.0, [])
-        if names != self.header or (ruled and place <= last):
-            rows = []
-        self.tables[len(self.tables) - bool(rows) :] = [(self.header, place, [*rows, row])]
+    def _tabled(self, row: dict[str, Any], place: float) -> None:
+        """Keep a row of a table that counts; another begins below other names, and where the names come again and count anew."""
+        if not self.tables or self.tables[-1][0] != self.header or (self.named and place < self.last):
+            self.tables.append((self.header, []))
+        self.tables[-1][1].append(row)
+        self.named, self.last = False, place
 
     def _below(self, line: str) -> list[str]:
         """The cells of a line that lacks some, each below the name that begins or ends nearest; none where two are below one."""
@@ -425,7 +429,7 @@ class _Found:
             return [
                 Log(one, f"{path}: run {i}" if len(listed) > 1 else str(path), TEXT) for i, one in enumerate(listed, 1)
             ]
-        each = [columns_of(rows) for _, _, rows in self.tables if len(rows) >= FEWEST_ROWS]
+        each = [columns_of(rows) for _, rows in self.tables if len(rows) >= FEWEST_ROWS]
         each = [columns for columns in each if guess(columns).taken.keys() & {"train_loss", "valid_loss"}]
         if len(each) > 1:  # what stands between them is a remark
             return [Log(columns, f"{path}: table {i}", TEXT) for i, columns in enumerate(each, 1)]
@@ -487,6 +491,8 @@ def _are_results(columns: dict[str, list[Any]], used: Sequence[str], unplaced: b
     said = [k for i, k in enumerate(places) if any(columns[name][i] is not None for name in used)]
     at = [float(k.replace(",", "")) for k in map(str, said) if NUMBER.fullmatch(k)]
     downs = [b for a, b in itertools.pairwise(at) if b < a]
+    if len(at) > 1 and len({*at}) == 1 and all(parse_name(name).side in (VALID, TEST) for name in used):
+        return True  # evaluations of one end
     return 2 <= len(at) < MOST_RESULTS and 3 * len(downs) >= len(at) and len({*downs}) > 1
 
 
@@ -707,6 +713,8 @@ def split_cells(line: str) -> list[str]:
     text = line.strip()
     if text.count("|") > 1 or (text.startswith("|") and text.endswith("|")):
         return [cell.strip() for cell in text.strip("|").split("|")]
+    if text.count(",") > 1 and " " not in text:  # a file of commas below what a script printed
+        return text.split(",")
     cells = re.split(r"\t+| {2,}", text)
     return cells if len(cells) > 1 else text.split()
 

@@ -127,6 +127,8 @@ class NotLearning(Rule):
     SURE, UNSURE = 0.95, 0.6  # with and without the constant prediction's loss
     FEWEST = 5  # epochs without a reference: a fine-tuning of three epochs shows three times the same
     SAME = 0.75  # of the epochs with one error rate
+    STILL = (0, 0.0, True), (FEWEST, 1e-3, True), (30, 1e-2, False)
+    """Epochs, the share of a loss within which it moves in them if it does not learn, and whether it may move in order."""
 
     def judge(self, curves: Curves) -> Finding | None:
         y = curves.train_loss if len(measure.finite_values(curves.train_loss)) else curves.valid_loss
@@ -161,9 +163,13 @@ class NotLearning(Rule):
 
     @classmethod
     def _is_dead(cls, values: Array) -> bool:
-        """Whether a loss is one number from the first epoch on: to the last digit, or to a thousandth in five epochs."""
-        still = float(np.ptp(values)) if len(values) else math.inf
-        return still == 0 or (len(values) >= cls.FEWEST and still <= 1e-3 * abs(float(np.median(values))))
+        """Whether a loss is one number from the first epoch on: to the last digit, to a thousandth in five epochs, or to a hundredth
+        in many without any order."""
+        if not len(values):
+            return False
+        ordered = measure.is_ordered(values) or measure.is_ordered(values[::-1])
+        within = max((share for fewest, share, any_order in cls.STILL if len(values) >= fewest and (any_order or not ordered)))
+        return float(np.ptp(values)) <= within * abs(float(np.median(values)))
 
     @classmethod
     def _one_answer(cls, curves: Curves) -> bool:
