@@ -20,14 +20,16 @@ from wellposed.logs.log import normalize_name
 TRAIN, VALID, TEST, NOBODY = "train", "valid", "test", ""
 SIDES = {
     **dict.fromkeys(("train", "training", "trains", "trained", "tr", "trn", "tra", "fit", "learn", "trainset", "insample",
-                     "trainings", "entrainement", "entrenamiento", "treino", "treinamento", "addestramento"), TRAIN),
+                     "trainings", "entrainement", "entrenamiento", "treino", "treinamento", "addestramento", "latih", "pelatihan",
+                     "treningowa", "treningowy", "egitim"), TRAIN),
     **dict.fromkeys(
         ("valid", "validation", "validate", "validating", "val", "vals", "vl", "va", "vld", "cv", "eval", "evaluation", "evaluate",
          "evaluating", "dev", "devel", "development", "holdout", "heldout", "validset", "valset", "devset", "evalset",
-         "validierung", "validierungs", "validacion", "validacao", "validazione"), VALID),
+         "validierung", "validierungs", "validacion", "validacao", "validazione", "validasi", "validatie", "walidacja", "walidacyjna",
+         "walidacyjny"), VALID),
     **dict.fromkeys(("test", "testing", "tst", "te", "testset", "outofsample"), TEST),
 }  # fmt: skip
-LOSS = ("loss", "losses", "los", "verlust", "perte", "perdida", "perda", "perdita")
+LOSS = ("loss", "losses", "los", "verlust", "perte", "perdida", "perda", "perdita", "strata", "verlies", "forlust")
 LOSSLIKE = (
     "nll", "logloss", "mlogloss", "ce", "bce", "xent", "deviance", "cost", "objective", "mse", "rmse", "rmsle", "mae", "mape",
     "rmspe", "smape", "wape", "nrmse", "l2", "l1", "smoothl1", "huber", "ppl", "bpc", "bpb", "bpd", "elbo",
@@ -76,7 +78,7 @@ OF_OURS = (*OURS, "seconds", "watch_seconds")
 RATES = ("lr", "learning_rate", "lr_adam", "lr_adamw", "lr_sgd")
 EPOCHS = (
     "epoch", "epochs", "ep", "epoch_number", "current_epoch", "trainer_epoch", "train_epoch", "epoch_idx", "epoch_num", "epoch_id",
-    "n_epoch", "epoch_no", "training_epoch", "epoca", "epoche", "epoque",
+    "n_epoch", "epoch_no", "training_epoch", "epoca", "epoche", "epoque", "epok", "epoka",
 )  # fmt: skip
 STEPS = (
     "step", "global_step", "trainer_global_step", "train_global_step", "steps", "iteration", "iterations", "iter", "iters",

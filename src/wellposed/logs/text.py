@@ -49,10 +49,10 @@ CLOCK = re.compile(
     r"\b\d\d(?:\d\d)?[-/]\d\d?[-/](?:\d{4}|\d\d)(?:[T ]|\b)|\b(?:\d+:)?\d?\d:\d\d(?:[.,]\d+)?(?:s\b|Z\b)?|@\[?[\d.]+(?::[\d.]+)?\]?"
 )  # dates, times, and the thresholds of mAP@0.50:0.95
 COUNTED = re.compile(r"\b(epochs?|ep|steps?|iter(?:ation)?s?|batch|fold|round)[_#]?(?=\d)", re.IGNORECASE)
-TOKEN = re.compile(rf"{HERE}|[^\W\d_](?:[\w'’]|[./@-](?=\w))*|\s*-+>\s*|\s+[-–—]+\s+|\t|\s{{3,}}|\S")
+TOKEN = re.compile(rf"{HERE}|[^\W\d_](?:[\w'’]|[./@-](?=\w))*|\s*-+>\s*|\s+[-–—]+\s+|\t+|\s{{3,}}|\S")
 BAR = re.compile(r"[=━█#>·.]{4,}|%\s*\||\bETA\b|/step\b|\bit/s|s/it|[▏▎▍▌▋▊▉█]")
 WORD = re.compile(
-    r"[{|]|\ball\s|loss|tr[iln]|te[sl]|epo[cq]|acc|err|epoch|step|iter|score|train|val|test|learn|auc|f1|nll|mse|mae|ppl|perplexity|cost|p[eé]rd|perte|verlust|fold|lr|rate|top1|\bep|[wc]er\b|bleu|rouge"
+    r"[{|]|\ball\s|loss|tr[iln]|te[sl]|epo[cq]|acc|err|epoch|step|iter|score|train|val|test|learn|auc|f1|nll|mse|mae|ppl|perplexity|cost|p[eé]rd|perte|verlust|fold|round|ro[dn]a|runde|lr|rate|top1|\bep|[wc]er\b|bleu|rouge"
     r"|iou|dice|map|xent|tel:|^[ \t]*\[?\d[\d-]*\]?[:|\t ,]", re.IGNORECASE | re.MULTILINE,
 )  # fmt: skip
 """In every line that can say something, and in others: where none of it stands, nothing is searched."""
@@ -99,8 +99,8 @@ TIMES = re.compile(
     r"(?:^|_)(?:time|sec|secs|seconds|ms|eta|speed|samples?|tokens?|took|elapsed|lr|size|count|num|memory|mem|norm)(?:_|$)"
 )
 ROW_BAR = re.compile(r":? {1,9}\d{1,3}%\|.*$")  # behind a row of numbers
-MARKED = re.compile(r"^[~≈]\s*|\s*[^\w\s.%)\]]+$")  # 0.61 * for the best
-TWO_CELLS = re.compile(r"^\s*\|([^|]+)\|\s*([-+.\de]+)\s*\|\s*$")
+MARKED = re.compile(r"^[~≈]\s*|\s*(?:[^\w\s.%)\]]+|\([A-Za-z ]+\))$")  # 0.61 *, and 0.61 (best)
+TWO_CELLS = re.compile(r"^\s*\|([^|]*[A-Za-z][^|]*)\|\s*([-+.\de]+)\s*\|\s*$")
 CELLS = re.compile(r"\S+(?: \S+)*")
 TERM = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
 SUMMED = re.compile(rf"\[(?:{TERM}(?:, *{TERM})*)?\]", re.IGNORECASE)
@@ -141,6 +141,7 @@ class Wording:
     slots: tuple[Hole, ...]
     heard: str
     section: str
+    what: str
     bar: bool
     running: bool
     prose: bool
@@ -205,6 +206,7 @@ class _Found:
     spans: list[tuple[int, int]] = field(default_factory=list)
     whole: list[Log] = field(default_factory=list)
     tables: list[tuple[list[str], list[dict[str, Any]]]] = field(default_factory=list)
+    told: str = ""
     named: bool = False
     last: float = 0.0
     twice: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -352,6 +354,8 @@ class _Found:
         row: dict[str, float] = {}
         place: dict[str, float] = {}
         of_batch = False
+        if not numbers:
+            self.told = template.what
         for i, (slot, number) in enumerate(zip(template.slots, numbers, strict=False)):
             total = numbers[i + 1] if i + 1 < len(numbers) and template.slots[i + 1].kind == "total" else None
             if slot.kind == "value" and number > MOST_LOSS and number.is_integer() and not parse_name(slot.name).what:
@@ -363,6 +367,8 @@ class _Found:
                     self.twice.setdefault(slot.name, (row[slot.name], value))
             elif slot.kind == "running":
                 row[slot.name] = number
+            elif slot.kind == "told" and self.told:
+                row[self.told] = number
             elif slot.kind == "second" and numbers[i - 1].is_integer():  # Train loss 300 0.51
                 place["step"], row[slot.name] = numbers[i - 1], number
             elif slot.kind == "epoch" and total == 1 and (number < 1 or not template.bar):  # one epoch at a time
@@ -418,19 +424,20 @@ class _Found:
             self._end_of_trial(None)  # one that broke off
             if len(self.rows) < 2 * (self.trials - 1):
                 raise DataError(RESULTS.format(path))
-        if self.whole:
+        losses, used = {"train_loss", "valid_loss"}, {"train_loss", "valid_loss", "valid_metric"}
+        asked = losses if self.rows else used  # scores that a dict or a list repeats are none beside losses
+        if self.whole and (asked is used or any(guess(log.columns).taken.keys() & asked for log in self.whole)):
             return [
                 Log(log.columns, f"{path}{': ' * bool(log.name)}{log.name}", log.format, log.facts)
                 for log in self.whole
             ]
-        used = {"train_loss", "valid_loss", "valid_metric"}
-        listed = [columns for columns in self.lists if guess(columns).taken.keys() & used]
+        listed = [columns for columns in self.lists if guess(columns).taken.keys() & asked]
         if max((len(cells) for one in listed for cells in one.values()), default=0) > 1:
             return [
                 Log(one, f"{path}: run {i}" if len(listed) > 1 else str(path), TEXT) for i, one in enumerate(listed, 1)
             ]
         each = [columns_of(rows) for _, rows in self.tables if len(rows) >= FEWEST_ROWS]
-        each = [columns for columns in each if guess(columns).taken.keys() & {"train_loss", "valid_loss"}]
+        each = [columns for columns in each if guess(columns).taken.keys() & losses]
         if len(each) > 1:  # what stands between them is a remark
             return [Log(columns, f"{path}: table {i}", TEXT) for i, columns in enumerate(each, 1)]
         rows = self.rows
@@ -533,6 +540,7 @@ def understood(template: str) -> Wording:
         tuple(line.slots),
         _side(line.words) or line.side,
         section,
+        _what(line.words) or line.what,
         BAR.search(template) is not None,
         "ETA:" in template,
         len(words) > PROSE,
@@ -678,6 +686,8 @@ class _Line:
             return Hole("", "batch")
         if self.before == "," and last.kind == "index" and len(self.slots) == 1:
             return Hole("", "batch")
+        if self.before == ":" and last.kind in PLACES and len(self.slots) == 1:  # round 1: 2.3
+            return Hole("", "told")
         return Hole("", "none" if self.slots else "index")
 
 
