@@ -221,7 +221,9 @@ SEVERAL = {
         for i, row in enumerate(("| {e} | {x} |\n", "| {e} | {y} |\n"), 1)
     ),
     "a name above its rounds": "".join(
-        f"INFO : History (loss, {kind}):\n" + told(f"INFO : \tround {{e}}: {{{value}}}\n") + "INFO : {'accuracy': [(1, 0.5), (2, 0.6)]}\n"
+        f"INFO : History (loss, {kind}):\n"
+        + told(f"INFO : \tround {{e}}: {{{value}}}\n")
+        + "INFO : {'accuracy': [(1, 0.5), (2, 0.6)]}\n"
         for kind, value in (("distributed", "x"), ("centralized", "y"))
     ),
     "rounds of experiments": told("Rodada {e}, Perda: {x}\n") + told("Rodada {e}, Perda: {y}\n"),

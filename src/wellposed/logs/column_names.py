@@ -25,8 +25,8 @@ SIDES = {
     **dict.fromkeys(
         ("valid", "validation", "validate", "validating", "val", "vals", "vl", "va", "vld", "cv", "eval", "evaluation", "evaluate",
          "evaluating", "dev", "devel", "development", "holdout", "heldout", "validset", "valset", "devset", "evalset",
-         "validierung", "validierungs", "validacion", "validacao", "validazione", "validasi", "validatie", "walidacja", "walidacyjna",
-         "walidacyjny"), VALID),
+         "validierung", "validierungs", "validacion", "validacao", "validazione", "validasi", "validatie", "walidacja",
+         "walidacyjna", "walidacyjny"), VALID),
     **dict.fromkeys(("test", "testing", "tst", "te", "testset", "outofsample"), TEST),
 }  # fmt: skip
 LOSS = ("loss", "losses", "los", "verlust", "perte", "perdida", "perda", "perdita", "strata", "verlies", "forlust")
@@ -35,7 +35,8 @@ LOSSLIKE = (
     "rmspe", "smape", "wape", "nrmse", "l2", "l1", "smoothl1", "huber", "ppl", "bpc", "bpb", "bpd", "elbo",
 )  # fmt: skip
 METRICS = {
-    **dict.fromkeys(("accuracy", "acc", "accuracies", "accs", "top1", "acc1", "prec1", "acuracia", "exactitud", "exactitude", "genauigkeit"), "accuracy"),
+    **dict.fromkeys(("accuracy", "acc", "accuracies", "accs", "top1", "acc1", "prec1", "acuracia", "exactitud", "exactitude",
+                     "genauigkeit"), "accuracy"),
     **dict.fromkeys(("f1", "fscore", "fmeasure", "fbeta"), "f1"),
     **dict.fromkeys(("auc", "auroc", "rocauc", "roc"), "auc"),
     **dict.fromkeys(("map", "mean_ap", "ap", "auprc", "prauc"), "map"),
@@ -349,7 +350,9 @@ def _losses(names: Sequence[Name], counts: Mapping[str, int]) -> Guess:
     notes: list[str] = []
     of_steps = any(name is not None and name.of_a_step for name in pair)
     if None in pair or of_steps or pair[0].quantity != pair[1].quantity:  # type: ignore[union-attr]
-        other, theirs = _pair([name for name in like if not (of_steps and (name.of_a_step or name.what in METRICS_TOO))])
+        other, theirs = _pair(
+            [name for name in like if not (of_steps and (name.of_a_step or name.what in METRICS_TOO))]
+        )
         alike = None not in other and other[0].quantity == other[1].quantity  # type: ignore[union-attr]
         if pair == (None, None) or (alike and (None in pair or rivals)):
             pair, rivals = other, theirs

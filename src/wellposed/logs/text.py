@@ -299,7 +299,9 @@ class _Found:
         if _is_header(cells):
             self.spans = [] if "|" in line else [cell.span() for cell in CELLS.finditer(line)]
             self.header = (
-                _heads(line) if cells[:2] == ["E", "#"] else [c or ("index" if i == 1 else f"column_{i}") for i, c in enumerate(cells, 1)]
+                _heads(line)
+                if cells[:2] == ["E", "#"]
+                else [c or ("index" if i == 1 else f"column_{i}") for i, c in enumerate(cells, 1)]
             )
             self.header = ["epoch" if normalize_name(name) in EPOCHS else name for name in self.header]
             self.named = True

@@ -168,7 +168,9 @@ class NotLearning(Rule):
         if not len(values):
             return False
         ordered = measure.is_ordered(values) or measure.is_ordered(values[::-1])
-        within = max((share for fewest, share, any_order in cls.STILL if len(values) >= fewest and (any_order or not ordered)))
+        within = max(
+            (share for fewest, share, any_order in cls.STILL if len(values) >= fewest and (any_order or not ordered))
+        )
         return float(np.ptp(values)) <= within * abs(float(np.median(values)))
 
     @classmethod
