@@ -163,8 +163,8 @@ class NotLearning(Rule):
 
     @classmethod
     def _is_dead(cls, values: Array) -> bool:
-        """Whether a loss is one number from the first epoch on: to the last digit, to a thousandth in five epochs, or to a hundredth
-        in many without any order."""
+        """Whether a loss is one number from the first epoch on: to the last digit, to a thousandth in five epochs, or to a
+        hundredth in many without any order."""
         if not len(values):
             return False
         ordered = measure.is_ordered(values) or measure.is_ordered(values[::-1])
