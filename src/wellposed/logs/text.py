@@ -53,7 +53,7 @@ TOKEN = re.compile(rf"{HERE}|[^\W\d_](?:[\w'’]|[./@-](?=\w))*|\s*-+>\s*|\s+[-�
 BAR = re.compile(r"[=━█#>·.]{4,}|%\s*\||\bETA\b|/step\b|\bit/s|s/it|[▏▎▍▌▋▊▉█]")
 WORD = re.compile(
     r"[{|]|\ball\s|loss|tr[iln]|te[sl]|epo[cq]|acc|err|epoch|step|iter|score|train|val|test|learn|auc|f1|nll|mse|mae|ppl|perplexity|cost|p[eé]rd|perte|verlust|fold|round|ro[dn]a|runde|lr|rate|top1|\bep|[wc]er\b|bleu|rouge"
-    r"|iou|dice|map|xent|tel:|^[ \t]*\[?\d[\d-]*\]?[:|\t ,]", re.IGNORECASE | re.MULTILINE,
+    r"|iou|dice|map|xent|tel:|^[ \t]*\[?\d[\d-]*\]?[:|\t ]", re.IGNORECASE | re.MULTILINE,
 )  # fmt: skip
 """In every line that can say something, and in others: where none of it stands, nothing is searched."""
 COLOUR = re.compile(r"\x1b\[[\d;?]*[A-Za-z]|\[\d{1,2}(?:;\d{1,3})*m")  # some who copy a terminal lose the escape
@@ -99,7 +99,7 @@ TIMES = re.compile(
     r"(?:^|_)(?:time|sec|secs|seconds|ms|eta|speed|samples?|tokens?|took|elapsed|lr|size|count|num|memory|mem|norm)(?:_|$)"
 )
 ROW_BAR = re.compile(r":? {1,9}\d{1,3}%\|.*$")  # behind a row of numbers
-MARKED = re.compile(r"^[~≈]\s*|\s*(?:[^\w\s.%)\]]+|\([A-Za-z ]+\))$")  # 0.61 *, and 0.61 (best)
+MARKED = re.compile(r"^[~≈]\s*|\s*(?:[^\w\s.%)\]:=]+|\([A-Za-z ]+\))$")  # 0.61 *, and 0.61 (best)
 TWO_CELLS = re.compile(r"^\s*\|([^|]*[A-Za-z][^|]*)\|\s*([-+.\de]+)\s*\|\s*$")
 CELLS = re.compile(r"\S+(?: \S+)*")
 TERM = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
@@ -299,9 +299,7 @@ class _Found:
         if _is_header(cells):
             self.spans = [] if "|" in line else [cell.span() for cell in CELLS.finditer(line)]
             self.header = (
-                _heads(line)
-                if cells[:2] == ["E", "#"]
-                else [c or ("index" if i == 1 else f"column_{i}") for i, c in enumerate(cells, 1)]
+                _heads(line) if cells[:2] == ["E", "#"] else [c or f"column_{i}" for i, c in enumerate(cells, 1)]
             )
             self.header = ["epoch" if normalize_name(name) in EPOCHS else name for name in self.header]
             self.named = True
@@ -538,6 +536,8 @@ def understood(template: str) -> Wording:
     ]
     section = named_side(" ".join(word for word in words if word not in EPOCHS)) if len(words) < 8 else NOBODY
     _settle(line.slots, line.bare)
+    if line.slots and line.slots[-1].kind == "told" and tokens[-1] != HERE:
+        line.slots[-1] = Hole("", "none")
     return Wording(
         tuple(line.slots),
         _side(line.words) or line.side,
@@ -725,8 +725,6 @@ def split_cells(line: str) -> list[str]:
     text = line.strip()
     if text.count("|") > 1 or (text.startswith("|") and text.endswith("|")):
         return [cell.strip() for cell in text.strip("|").split("|")]
-    if text.count(",") > 1 and " " not in text:  # a file of commas below what a script printed
-        return text.split(",")
     cells = re.split(r"\t+| {2,}", text)
     return cells if len(cells) > 1 else text.split()
 
