@@ -29,7 +29,7 @@ EVENTS = "tfevents"
 LEARNED, TESTED = "learn_error.tsv", re.compile(r"test(\d*)_error\.tsv")  # of CatBoost, in one folder
 TEXTS = (".log", ".txt", ".out", ".ipynb", ".log.gz", ".txt.gz")
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".json.gz")
-HEAD = re.compile(r"^[^\s,]*,\S*loss\S*$", re.IGNORECASE | re.MULTILINE)  # of a table of commas
+HEAD = re.compile(r"^[^\s,]*,\S*loss\S*\r?$", re.IGNORECASE | re.MULTILINE)  # of a table of commas
 MOST_FILES = 20_000  # that are looked at in a folder: a sweep has thousands, a whole disk millions
 
 
