@@ -160,6 +160,12 @@ KINDS = {
     ),
     "Chinese": told("第 {e} 轮次 | Epoch {e} | 训练损失: {x} | 验证损失: {y}\n"),
     "Russian": told("Epoch {e}: потери обучения: {x}, потери валидации: {y}\n"),
+    "Turkish": told("Epok {e}/5, Eğitim Kaybı: {x}, Doğrulama Kaybı: {y}\n"),
+    "Polish": told("Epoka {e}/5, strata: {x}, strata walidacyjna: {y}\n"),
+    "Indonesian": told("Epoch {e}: loss latih {x}, loss validasi {y}\n"),
+    "Korean": told("에포크 {e}/5, 손실: {x}, 검증 손실: {y}\n"),
+    "two tabs": told("Epoch {e} of 5 took 1.5s\n  training loss:\t\t{x}\n  validation loss:\t\t{y}\n"),
+    "remarks in cells": "| epoch | train_loss | val_loss |\n|---|---|---|\n" + told("| {e}/5 | {x} | {y} (so far best) |\n"),
     "French": told("Epoch {e}: loss entraînement: {x}, loss validation: {y}\n"),
     "escaped signs": told("epoch {e}: train\\_loss {x} | dev\\_loss {y}\n\n"),
     "remarks behind rows": "Epoch\ttrain/loss (avg)\tval/loss\n" + told("{e}\t{x}\t**{y}**\tbest so far\n"),
@@ -188,6 +194,15 @@ KINDS = {
     "an evaluation of the end": told("Epoch {e}/5\n9/9 [====] - 1s 2ms/step - loss: {x} - val_loss: {y}\n")
     + "9/9 [====] - 1s 2ms/step - loss: 0.7\n",
     "what was restored": told("Epoch #{e}: train_loss={x}, val_loss={y}\n") + "Loaded best model from epoch 4 (val_loss=1.5)\n",
+    "commas below a printed network": "Layer (type)      Output Shape\n====\ndense (Dense)    (None, 1)\n,loss,val_loss\n"
+    + told("{e},{x},{y}\n"),
+    "sides alone, marks behind": "| Iter | Train | Val |\n|---:|---:|---:|\n" + told("| {e} | {x} | **{y}** \u2b50 |\n"),
+    "bars between checkpoints": "--epochs 1\n"
+    + told("Training [==  ] 8.5% {e}000/8874 | 4.6 it/s | loss={x} | validation_loss={y}\nSaved at step {e}000 to \"out\"\n"),
+    "a bound beside batches": told(
+        "TRAIN Batch 9/9, Loss 9.1\nTRAIN Epoch 0{e}/8, Mean Negative ELBO {x}\n"
+        "VALID Batch 9/9, Loss 9.2\nVALID Epoch 0{e}/8, Mean Negative ELBO {y}\n"
+    ),
     "sizes of sets": "Shape of all test data set is (742, 83)\n" + told("Epoch {e}: train loss {x} val loss {y}\n"),
 }  # fmt: skip
 
@@ -196,6 +211,35 @@ KINDS = {
 def test_kinds_that_were_misread(kind: str, tmp_path: Path) -> None:
     table = curves(tmp_path, KINDS[kind])
     assert (seen(table, "train_loss"), seen(table, "valid_loss")) == (TRAIN, VALID)
+
+
+SEVERAL = {
+    "stages": told("Epoch {e}: Train MSE Loss: {x}\n") + told("Epoch {e}: Train MAE Loss: {y}\n"),
+    "stages that count on": told("Epoch {e}: pretrain loss {x}\n") + told("Epoch 1{e}: loss {y}\n"),
+    "tables in notes": "".join(
+        f"Run {i}, loss is cross entropy, 3.5 in all\n\n| Epoch | Loss |\n|---|---|\n" + told(row)
+        for i, row in enumerate(("| {e} | {x} |\n", "| {e} | {y} |\n"), 1)
+    ),
+    "a name above its rounds": "".join(
+        f"INFO : History (loss, {kind}):\n"
+        + told(f"INFO : \tround {{e}}: {{{value}}}\n")
+        + "INFO : {'accuracy': [(1, 0.5), (2, 0.6)]}\n"
+        for kind, value in (("distributed", "x"), ("centralized", "y"))
+    ),
+    "rounds of experiments": told("Rodada {e}, Perda: {x}\n") + told("Rodada {e}, Perda: {y}\n"),
+    "pairs of a server": "".join(f"fit: losses_centralized {[*enumerate(side)]}\n" for side in (TRAIN, VALID)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SEVERAL)
+def test_runs_in_one_text(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "train.log").write_text(SEVERAL[kind], encoding="utf-8")
+    assert [seen(table, "train_loss") for table in read_all(tmp_path / "train.log")] == [TRAIN, VALID]
+
+
+def test_scores_of_nobody_are_of_validation(tmp_path: Path) -> None:
+    table = curves(tmp_path, "epoch,steps,accuracy_cosine\n" + told("{e},-1,0.{e}\n"), "scores.csv")
+    assert seen(table, "valid_metric") == [0.1, 0.2, 0.3, 0.4, 0.5]
 
 
 def test_several_scores_are_not_added_up(tmp_path: Path) -> None:

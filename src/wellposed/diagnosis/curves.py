@@ -327,13 +327,19 @@ def chance_level(curves: Curves) -> float | None:
     """``ln K``, where the loss of a side rests from early on, and neither came below it by a fiftieth; else None.
 
     A network that gives every row the same answer has this loss; so has one that learned until then, but it would not begin there.
+    Besides the numbers of classes that are usual, the one that a score of chance tells is tried.
     """
     constant = curves.fact("constant_loss")
     sides = [values for values in (curves.train, curves.valid) if len(values) >= 3]
     if not sides or not is_classification(curves):
         return None
-    for level in CHANCE:
-        learned = min(float(values.min()) for values in sides) < 0.98 * level or float(sides[0][0]) > 1.5 * level
+    error = error_rate(curves, "valid")
+    right = 1 - end(error) if error is not None else 0.0
+    classes = round(1 / right) if right > 0.001 else 0
+    of_score = [math.log(classes)] if classes > 1 and abs(classes * right - 1) < 0.1 else []  # 25 % right, as of four
+    for level in (*CHANCE, *of_score):
+        later = min(float(values[len(values) // 3 :].min()) for values in sides)
+        learned = later < 0.98 * level or float(sides[0][0]) > 1.5 * level
         # The constant of a few rows may lie beside the level.
         other = constant is not None and abs(constant - level) > RISE_OF_BEST * level
         late = [values[len(values) // 3 :] for values in sides]

@@ -20,20 +20,23 @@ from wellposed.logs.log import normalize_name
 TRAIN, VALID, TEST, NOBODY = "train", "valid", "test", ""
 SIDES = {
     **dict.fromkeys(("train", "training", "trains", "trained", "tr", "trn", "tra", "fit", "learn", "trainset", "insample",
-                     "trainings", "entrainement", "entrenamiento", "treino", "treinamento", "addestramento"), TRAIN),
+                     "trainings", "entrainement", "entrenamiento", "treino", "treinamento", "addestramento", "latih", "pelatihan",
+                     "treningowa", "treningowy", "egitim"), TRAIN),
     **dict.fromkeys(
         ("valid", "validation", "validate", "validating", "val", "vals", "vl", "va", "vld", "cv", "eval", "evaluation", "evaluate",
          "evaluating", "dev", "devel", "development", "holdout", "heldout", "validset", "valset", "devset", "evalset",
-         "validierung", "validierungs", "validacion", "validacao", "validazione"), VALID),
+         "validierung", "validierungs", "validacion", "validacao", "validazione", "validasi", "validatie", "walidacja",
+         "walidacyjna", "walidacyjny"), VALID),
     **dict.fromkeys(("test", "testing", "tst", "te", "testset", "outofsample"), TEST),
 }  # fmt: skip
-LOSS = ("loss", "losses", "los", "verlust", "perte", "perdida", "perda", "perdita")
+LOSS = ("loss", "losses", "los", "verlust", "perte", "perdida", "perda", "perdita", "strata", "verlies", "forlust")
 LOSSLIKE = (
     "nll", "logloss", "mlogloss", "ce", "bce", "xent", "deviance", "cost", "objective", "mse", "rmse", "rmsle", "mae", "mape",
     "rmspe", "smape", "wape", "nrmse", "l2", "l1", "smoothl1", "huber", "ppl", "bpc", "bpb", "bpd", "elbo",
 )  # fmt: skip
 METRICS = {
-    **dict.fromkeys(("accuracy", "acc", "accuracies", "accs", "top1", "acc1", "prec1"), "accuracy"),
+    **dict.fromkeys(("accuracy", "acc", "accuracies", "accs", "top1", "acc1", "prec1", "acuracia", "exactitud", "exactitude",
+                     "genauigkeit"), "accuracy"),
     **dict.fromkeys(("f1", "fscore", "fmeasure", "fbeta"), "f1"),
     **dict.fromkeys(("auc", "auroc", "rocauc", "roc"), "auc"),
     **dict.fromkeys(("map", "mean_ap", "ap", "auprc", "prauc"), "map"),
@@ -60,7 +63,7 @@ PHRASES = {
     "cross_entropy": "ce", "crossentropy": "ce", "log_loss": "logloss", "negative_log_likelihood": "nll", "perplexity": "ppl",
     "word_error_rate": "wer", "character_error_rate": "cer", "char_error_rate": "cer", "error_rate": "error", "f_1": "f1",
     "f_score": "f1", "ents_f": "f1", "r_2": "r2", "r_squared": "r2", "top_1": "top1", "acc_1": "acc1", "exact_match": "em",
-    "bits_per_byte": "bpb",
+    "bits_per_byte": "bpb", "negative_elbo": "loss", "neg_elbo": "loss",
     "time_cost": "time", "mini_batch": "minibatch", "smooth_l1": "smoothl1", "bits_per_char": "bpc",
     "bits_per_dim": "bpd", "learning_rate": "lr", "held_out": "heldout",
     "hold_out": "holdout", "in_sample": "insample", "out_of_sample": "outofsample", "sparse_categorical": "", "categorical": "",
@@ -76,11 +79,12 @@ OF_OURS = (*OURS, "seconds", "watch_seconds")
 RATES = ("lr", "learning_rate", "lr_adam", "lr_adamw", "lr_sgd")
 EPOCHS = (
     "epoch", "epochs", "ep", "epoch_number", "current_epoch", "trainer_epoch", "train_epoch", "epoch_idx", "epoch_num", "epoch_id",
-    "n_epoch", "epoch_no", "training_epoch", "epoca", "epoche", "epoque",
+    "n_epoch", "epoch_no", "training_epoch", "epoca", "epoche", "epoque", "epok", "epoka",
 )  # fmt: skip
 STEPS = (
     "step", "global_step", "trainer_global_step", "train_global_step", "steps", "iteration", "iterations", "iter", "iters",
-    "update", "updates", "num_updates", "batch", "round", "rounds", "train_step", "training_step", "n_iter", "it", "iter_num",
+    "update", "updates", "num_updates", "batch", "round", "rounds", "rodada", "ronda", "runde", "ronde", "server_round",
+    "communication_round", "train_step", "training_step", "n_iter", "it", "iter_num",
     "current_steps", "current_step",
     "boosting_round", "num_iterations", "tree", "minibatch", "training_iteration", "episode", "episodes", "timesteps",
     "total_timesteps",
@@ -277,8 +281,10 @@ def guess(found: Iterable[str] | Mapping[str, Sequence[Any]], metrics_of: str = 
         bare = bare or [name for name in names if name.level and name.what == "error" and not (name.side or sided)]
         taken = {"train_loss": _curves(bare, counts)[0].text} if bare else {}
     for ours, aliases in (("epoch", EPOCHS), ("step", STEPS), ("lr", RATES)):
-        if (alias := next((alias for alias in aliases if alias in first), None)) is not None:
-            taken[ours] = first[alias]
+        known = [first[alias] for alias in aliases if alias in first]
+        most = max((counts.get(name, 0) for name in known), default=0)
+        if known:  # a step that was said twice is none beside a batch of each row
+            taken[ours] = next(name for name in known if 4 * counts.get(name, 0) >= most)
     if "lr" not in taken and (rate := next((name for name in first if _is_rate(name)), None)) is not None:
         taken["lr"] = first[rate]
     taken |= {ours: first[ours] for ours in OURS if ours in first}
@@ -288,6 +294,8 @@ def guess(found: Iterable[str] | Mapping[str, Sequence[Any]], metrics_of: str = 
     if "train_metric" not in taken and "valid_metric" not in taken:
         if "valid_loss" in taken and parse_name(taken.get("train_loss", "")).side == TRAIN:
             metrics_of = metrics_of or VALID  # who names the sides of losses, and of metrics none, means validation
+        if not taken.keys() & {"train_loss", "valid_loss"} and not any(name.side for name in names):
+            metrics_of = metrics_of or VALID  # nothing but scores: who trains on a loss takes them of other rows
         columns, metric = _metrics([name for name in names if name.text not in taken.values()], metrics_of, counts)
         taken |= columns
     return Guess(taken, metric, metric not in LOWER_IS_BETTER, tuple(notes), losses.parts, losses.unassigned)
@@ -340,8 +348,11 @@ def _losses(names: Sequence[Name], counts: Mapping[str, int]) -> Guess:
     like = _curves([name for name in like if name.side or any(n.side and n.what == name.what for n in like)], counts)
     pair, rivals = _pair(losses)
     notes: list[str] = []
-    if None in pair or pair[0].quantity != pair[1].quantity:  # type: ignore[union-attr]
-        other, theirs = _pair(like)
+    of_steps = any(name is not None and name.of_a_step for name in pair)
+    if None in pair or of_steps or pair[0].quantity != pair[1].quantity:  # type: ignore[union-attr]
+        other, theirs = _pair(
+            [name for name in like if not (of_steps and (name.of_a_step or name.what in METRICS_TOO))]
+        )
         alike = None not in other and other[0].quantity == other[1].quantity  # type: ignore[union-attr]
         if pair == (None, None) or (alike and (None in pair or rivals)):
             pair, rivals = other, theirs

@@ -26,7 +26,8 @@ ABROAD = {
     "pérdida": "loss", "Pérdida": "loss", "准确率": " accuracy ", "精度": " accuracy ", "точност": " accuracy ",
     "정확도": " accuracy ",
     "最佳": " best ", "最好": " best ", "保存": " saving ", "轮次": " epoch ", "эпох": " epoch ",
-    "에폭": " epoch ", "エポック": " epoch ",
+    "에폭": " epoch ", "에포크": " epoch ", "eğitim": "train", "Eğitim": "train", "doğrulama": "valid", "Doğrulama": "valid",
+    "kayıp": "loss", "Kayıp": "loss", "kaybı": "loss", "Kaybı": "loss", "エポック": " epoch ",
 }  # fmt: skip
 """What those who do not write English call the sides and quantities of a log."""
 

@@ -29,6 +29,7 @@ EVENTS = "tfevents"
 LEARNED, TESTED = "learn_error.tsv", re.compile(r"test(\d*)_error\.tsv")  # of CatBoost, in one folder
 TEXTS = (".log", ".txt", ".out", ".ipynb", ".log.gz", ".txt.gz")
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".json.gz")
+HEAD = re.compile(r"^[^\s,]*,\S*loss\S*\r?$", re.IGNORECASE | re.MULTILINE)  # of a table of commas
 MOST_FILES = 20_000  # that are looked at in a folder: a sweep has thousands, a whole disk millions
 
 
@@ -67,6 +68,8 @@ def _read(path: Path, text: str) -> list[Log]:
     if suffix == ".json" or as_json:
         return logs_from_json(path, text)
     table = _is_table(text)
+    if not table and (head := HEAD.search(text)) and _is_table(text[head.start() :]):
+        table, text = True, re.split(r"\n\s*\n", text[head.start() :], maxsplit=1)[0]  # between what a script printed
     if not table and (said := parse_text(path, text)):
         return said
     try:

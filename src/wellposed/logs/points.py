@@ -42,7 +42,10 @@ def points_from_cells(raw: Mapping[str, Cells], ours: bool = False) -> Points:
     counted = {*raw.get("epoch", ())} - {None}
     several = any(sum(cell is not None for cell in raw[name]) > 1 for name in losses)
     if len(counted) == 1 and several and ("step" in raw or counted <= {0.0, 1.0}):  # it never counts on
-        raw = {"step": [*range(len(raw["epoch"]))], **{name: cells for name, cells in raw.items() if name != "epoch"}}
+        del raw["epoch"]
+        steps = raw.get("step", ())
+        if not _mostly(steps) or any(b < a for a, b in itertools.pairwise(s for s in steps if s is not None)):
+            raw["step"] = [*range(len(raw[losses[0]]))]
     if (usual := _as_they_are(raw, losses)) is not None:
         return usual
     if _of_an_epoch(raw):

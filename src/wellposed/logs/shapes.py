@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from wellposed.core.errors import DataError
 from wellposed.core.reading import check_cells
-from wellposed.logs.column_names import EPOCHS, STEPS, guess, named_side, parse_name
+from wellposed.logs.column_names import EPOCHS, FEWEST, LOSSLIKE, NOBODY, STEPS, TRAIN, guess, named_side, parse_name
 from wellposed.logs.log import PLAIN, Log, normalize_name
 
 ONE_EACH = (
@@ -68,7 +68,7 @@ def runs(log: Log) -> list[Log]:
         None,
     )
     if key is None:
-        return [log]
+        return _stages(log)
     whose = [_label(cell) for cell in log.columns[key]]
     places: dict[str, list[int]] = {}
     for place, one in enumerate(whose):
@@ -77,6 +77,37 @@ def runs(log: Log) -> list[Log]:
         note = f"Of {len(places)} runs in '{key}', the one called best was taken."
         return [replace(_rows(log, key, places["best"], "best"), name=log.name, notes=(*log.notes, note))]
     return [_rows(log, key, keep, one) for one, keep in places.items()]
+
+
+def _stages(log: Log) -> list[Log]:
+    """The parts of a table whose training losses follow one another under different names, as of two stages: a run each."""
+    blocks: list[list[int]] = []
+    for first, last in sorted(_spans(log)):
+        if blocks and first <= blocks[-1][1]:
+            blocks[-1][1] = max(blocks[-1][1], last)
+        else:
+            blocks.append([first, last])
+    if len(blocks) < 2:
+        return [log]
+    begins = [0, *(first for first, _ in blocks[1:])]
+    cut = [
+        {name: cells[a:b] for name, cells in log.columns.items()}
+        for a, b in zip(begins, [*begins[1:], None], strict=True)
+    ]
+    parts = [{name: cells for name, cells in part.items() if any(c is not None for c in cells)} for part in cut]
+    axes = [part.get(taken.get("epoch", taken.get("step", "")), ()) for part in parts for taken in [guess(part).taken]]
+    if any(len({*cells} - {None}) < FEWEST for cells in axes):
+        return [log]
+    return [replace(log, columns=part, name=f"{log.name}: stage {i}") for i, part in enumerate(parts, 1)]
+
+
+def _spans(log: Log) -> Iterator[tuple[int, int]]:
+    """The first and the last row of each training loss that makes a curve."""
+    for name, cells in log.columns.items():
+        rows = [i for i, cell in enumerate(cells) if cell is not None]
+        parsed = parse_name(name)
+        if (parsed.is_loss or parsed.what in LOSSLIKE) and parsed.side in (TRAIN, NOBODY) and len(rows) >= FEWEST:
+            yield rows[0], rows[-1]
 
 
 def _unpacked(log: Log) -> list[Log]:

@@ -29,6 +29,7 @@ from wellposed.logs.column_names import (
     STEPS,
     TEST,
     TRAIN,
+    VALID,
     guess,
     name_words,
     named_side,
@@ -48,10 +49,10 @@ CLOCK = re.compile(
     r"\b\d\d(?:\d\d)?[-/]\d\d?[-/](?:\d{4}|\d\d)(?:[T ]|\b)|\b(?:\d+:)?\d?\d:\d\d(?:[.,]\d+)?(?:s\b|Z\b)?|@\[?[\d.]+(?::[\d.]+)?\]?"
 )  # dates, times, and the thresholds of mAP@0.50:0.95
 COUNTED = re.compile(r"\b(epochs?|ep|steps?|iter(?:ation)?s?|batch|fold|round)[_#]?(?=\d)", re.IGNORECASE)
-TOKEN = re.compile(rf"{HERE}|[^\W\d_](?:[\w'’]|[./@-](?=\w))*|\s*-+>\s*|\s+[-–—]+\s+|\t|\s{{3,}}|\S")
+TOKEN = re.compile(rf"{HERE}|[^\W\d_](?:[\w'’]|[./@-](?=\w))*|\s*-+>\s*|\s+[-–—]+\s+|\t+|\s{{3,}}|\S")
 BAR = re.compile(r"[=━█#>·.]{4,}|%\s*\||\bETA\b|/step\b|\bit/s|s/it|[▏▎▍▌▋▊▉█]")
 WORD = re.compile(
-    r"[{|]|\ball\s|loss|tr[iln]|te[sl]|epo[cq]|acc|err|epoch|step|iter|score|train|val|test|learn|auc|f1|nll|mse|mae|ppl|perplexity|cost|p[eé]rd|perte|verlust|fold|lr|rate|top1|\bep|[wc]er\b|bleu|rouge"
+    r"[{|]|\ball\s|loss|tr[iln]|te[sl]|epo[cq]|acc|err|epoch|step|iter|score|train|val|test|learn|auc|f1|nll|mse|mae|ppl|perplexity|cost|p[eé]rd|perte|verlust|fold|round|ro[dn]a|runde|lr|rate|top1|\bep|[wc]er\b|bleu|rouge"
     r"|iou|dice|map|xent|tel:|^[ \t]*\[?\d[\d-]*\]?[:|\t ]", re.IGNORECASE | re.MULTILINE,
 )  # fmt: skip
 """In every line that can say something, and in others: where none of it stands, nothing is searched."""
@@ -81,6 +82,9 @@ RESTORED = re.compile(
 LISTED = re.compile(
     r"^\W*([A-Za-z][\w .()/-]{0,60}?)\s*[:=]\s*\[([-+.\deE,\s]+|[^\[\]]*\bnan\b[^\[\]]*)\]\W*$"
 )  # losses = [1.0, 0.5]
+PAIRED = re.compile(
+    r"([A-Za-z]\w{0,60})\W{1,4}\[((?:\(\d+, [-+.\deE]+\)(?:, )?)+)\]"
+)  # Flower: losses_centralized [(0, 2.3), (1, 1.9)]
 SHOWN = re.compile(r"^\s*\(([^\n=]*)\) = \(([^\n=]*)\)$", re.MULTILINE)  # Julia: (epoch, loss(x, y)) = (1, 0.5)
 INDEXED = re.compile(r"(?<=\w)\[\d+\](?=[\w.,]*\))")  # loss(x[1])
 LONGEST_LINE = 5000  # signs; a progress bar that rewrites itself is one line, and only its end counts
@@ -95,7 +99,8 @@ TIMES = re.compile(
     r"(?:^|_)(?:time|sec|secs|seconds|ms|eta|speed|samples?|tokens?|took|elapsed|lr|size|count|num|memory|mem|norm)(?:_|$)"
 )
 ROW_BAR = re.compile(r":? {1,9}\d{1,3}%\|.*$")  # behind a row of numbers
-TWO_CELLS = re.compile(r"^\s*\|([^|]+)\|\s*([-+.\de]+)\s*\|\s*$")
+MARKED = re.compile(r"^[~≈]\s*|\s*(?:[^\w\s.%)\]:=]+|\([A-Za-z ]+\))$")  # 0.61 *, and 0.61 (best)
+TWO_CELLS = re.compile(r"^\s*\|([^|]*[A-Za-z][^|]*)\|\s*([-+.\de]+)\s*\|\s*$")
 CELLS = re.compile(r"\S+(?: \S+)*")
 TERM = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
 SUMMED = re.compile(rf"\[(?:{TERM}(?:, *{TERM})*)?\]", re.IGNORECASE)
@@ -136,6 +141,7 @@ class Wording:
     slots: tuple[Hole, ...]
     heard: str
     section: str
+    what: str
     bar: bool
     running: bool
     prose: bool
@@ -199,6 +205,10 @@ class _Found:
     above: list[str] = field(default_factory=list)
     spans: list[tuple[int, int]] = field(default_factory=list)
     whole: list[Log] = field(default_factory=list)
+    tables: list[tuple[list[str], list[dict[str, Any]]]] = field(default_factory=list)
+    told: str = ""
+    named: bool = False
+    last: float = 0.0
     twice: dict[str, tuple[float, float]] = field(default_factory=dict)
     lists: list[dict[str, Any]] = field(default_factory=lambda: [{}])
     alone: int = 0
@@ -217,6 +227,10 @@ class _Found:
             self.repeated = True
             return
         if RESTORED.match(line) or "train_runtime" in line:  # of Trainer's end
+            return
+        if "[(" in line and (pairs := PAIRED.findall(line)):
+            for name, cells in pairs:
+                self._list(name, ",".join(re.findall(r", ([-+.\deE]+)\)", cells)))
             return
         if "{" in line and self.failed < MOST_FAILED and self._dict(line):
             return
@@ -260,15 +274,15 @@ class _Found:
 
     def _list(self, name: str, cells: str) -> None:
         """Take the values of a name, printed as a list. One that comes again is of another run."""
-        said = [(one.side, one.what) for one in map(parse_name, self.lists[-1])]
-        if (parse_name(name).side, parse_name(name).what) in said:
+        said = [(one.side, one.quantity) for one in map(parse_name, self.lists[-1])]
+        if (parse_name(name).side, parse_name(name).quantity) in said:
             self.lists.append({})
         values = re.split(r"[,\s]+", cells.strip(", "))
         self.lists[-1][name] = [float(cell) if NUMBER.fullmatch(cell) else None for cell in values]
 
     def _table(self, line: str) -> bool:
         line = ROW_BAR.sub("", line)
-        cells, above = split_cells(line), self.above
+        cells, above = [MARKED.sub("", cell) or cell for cell in split_cells(line)], self.above
         self.above = []
         if len(cells) < 2:
             return False
@@ -288,6 +302,7 @@ class _Found:
                 _heads(line) if cells[:2] == ["E", "#"] else [c or f"column_{i}" for i, c in enumerate(cells, 1)]
             )
             self.header = ["epoch" if normalize_name(name) in EPOCHS else name for name in self.header]
+            self.named = True
             return True
         if not self.header:
             return False
@@ -307,10 +322,19 @@ class _Found:
         if first in TRIALS[1:] or (first in ONE_EACH and not places):
             return True  # one row for each model: what it ended at
         self.rows.append(row if places else {**self.place, **row})
+        if places:
+            self._tabled(row, (plain_numbers([*places.values()][:1]) or [None])[0] or 0.0)
         for name, cell in places.items():
             if cell and normalize_name(name) in EPOCHS and (found := plain_numbers([cell])) and found[0] is not None:
                 self.place["epoch"] = found[0]
         return True
+
+    def _tabled(self, row: dict[str, Any], place: float) -> None:
+        """Keep a row of a table that counts; another begins below other names, and where the names come again and count anew."""
+        if not self.tables or self.tables[-1][0] != self.header or (self.named and place < self.last):
+            self.tables.append((self.header, []))
+        self.tables[-1][1].append(row)
+        self.named, self.last = False, place
 
     def _below(self, line: str) -> list[str]:
         """The cells of a line that lacks some, each below the name that begins or ends nearest; none where two are below one."""
@@ -330,6 +354,8 @@ class _Found:
         row: dict[str, float] = {}
         place: dict[str, float] = {}
         of_batch = False
+        if not numbers:
+            self.told = template.what
         for i, (slot, number) in enumerate(zip(template.slots, numbers, strict=False)):
             total = numbers[i + 1] if i + 1 < len(numbers) and template.slots[i + 1].kind == "total" else None
             if slot.kind == "value" and number > MOST_LOSS and number.is_integer() and not parse_name(slot.name).what:
@@ -341,6 +367,8 @@ class _Found:
                     self.twice.setdefault(slot.name, (row[slot.name], value))
             elif slot.kind == "running":
                 row[slot.name] = number
+            elif slot.kind == "told" and self.told:
+                row[self.told] = number
             elif slot.kind == "second" and numbers[i - 1].is_integer():  # Train loss 300 0.51
                 place["step"], row[slot.name] = numbers[i - 1], number
             elif slot.kind == "epoch" and total == 1 and (number < 1 or not template.bar):  # one epoch at a time
@@ -362,6 +390,8 @@ class _Found:
         if not of_batch and template.bar:
             self.place.pop("batch", None)
             place = {kind: number for kind, number in place.items() if kind not in ("batch", "index")}
+        if "batch" in place:  # the step of a line before was that of a checkpoint
+            self.place.pop("step", None)
         self.place |= place
         if not row:
             self.side = template.section or (NOBODY if "epoch" in place else self.side)
@@ -394,17 +424,22 @@ class _Found:
             self._end_of_trial(None)  # one that broke off
             if len(self.rows) < 2 * (self.trials - 1):
                 raise DataError(RESULTS.format(path))
-        if self.whole:
+        losses, used = {"train_loss", "valid_loss"}, {"train_loss", "valid_loss", "valid_metric"}
+        asked = losses if self.rows else used  # scores that a dict or a list repeats are none beside losses
+        if self.whole and (asked is used or any(guess(log.columns).taken.keys() & asked for log in self.whole)):
             return [
                 Log(log.columns, f"{path}{': ' * bool(log.name)}{log.name}", log.format, log.facts)
                 for log in self.whole
             ]
-        used = {"train_loss", "valid_loss", "valid_metric"}
-        listed = [columns for columns in self.lists if guess(columns).taken.keys() & used]
+        listed = [columns for columns in self.lists if guess(columns).taken.keys() & asked]
         if max((len(cells) for one in listed for cells in one.values()), default=0) > 1:
             return [
                 Log(one, f"{path}: run {i}" if len(listed) > 1 else str(path), TEXT) for i, one in enumerate(listed, 1)
             ]
+        each = [columns_of(rows) for _, rows in self.tables if len(rows) >= FEWEST_ROWS]
+        each = [columns for columns in each if guess(columns).taken.keys() & losses]
+        if len(each) > 1:  # what stands between them is a remark
+            return [Log(columns, f"{path}: table {i}", TEXT) for i, columns in enumerate(each, 1)]
         rows = self.rows
         if any("epoch" in row or "step" in row for row in rows):
             rows = [{name: cell for name, cell in row.items() if name != "index"} for row in rows]
@@ -463,6 +498,8 @@ def _are_results(columns: dict[str, list[Any]], used: Sequence[str], unplaced: b
     said = [k for i, k in enumerate(places) if any(columns[name][i] is not None for name in used)]
     at = [float(k.replace(",", "")) for k in map(str, said) if NUMBER.fullmatch(k)]
     downs = [b for a, b in itertools.pairwise(at) if b < a]
+    if len(at) > 1 and len({*at}) == 1 and all(parse_name(name).side in (VALID, TEST) for name in used):
+        return True  # evaluations of one end
     return 2 <= len(at) < MOST_RESULTS and 3 * len(downs) >= len(at) and len({*downs}) > 1
 
 
@@ -499,10 +536,13 @@ def understood(template: str) -> Wording:
     ]
     section = named_side(" ".join(word for word in words if word not in EPOCHS)) if len(words) < 8 else NOBODY
     _settle(line.slots, line.bare)
+    if line.slots and line.slots[-1].kind == "told" and tokens[-1] != HERE:
+        line.slots[-1] = Hole("", "none")
     return Wording(
         tuple(line.slots),
         _side(line.words) or line.side,
         section,
+        _what(line.words) or line.what,
         BAR.search(template) is not None,
         "ETA:" in template,
         len(words) > PROSE,
@@ -648,6 +688,8 @@ class _Line:
             return Hole("", "batch")
         if self.before == "," and last.kind == "index" and len(self.slots) == 1:
             return Hole("", "batch")
+        if self.before == ":" and last.kind in PLACES and len(self.slots) == 1:  # round 1: 2.3
+            return Hole("", "told")
         return Hole("", "none" if self.slots else "index")
 
 
@@ -697,7 +739,9 @@ def _is_header(cells: Sequence[str]) -> bool:
         for cell in cells
         if parse_name(cell).what or parse_name(cell).side or normalize_name(cell) in (*EPOCHS, *STEPS, "e")
     ]
-    return bool(quantities) and len(known) > 1 and 4 * len(known) >= len(cells) and max(map(len, cells)) < 40
+    sides = {named_side(cell) for cell in cells} - {NOBODY}  # Iter | Train | Val
+    spoken = quantities or (len(sides) > 1 and normalize_name(cells[0]) in (*EPOCHS, *STEPS))
+    return bool(spoken) and len(known) > 1 and 4 * len(known) >= len(cells) and max(map(len, cells)) < 40
 
 
 def _heads(line: str) -> list[str]:

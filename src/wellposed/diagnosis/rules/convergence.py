@@ -120,6 +120,8 @@ class NotLearning(Rule):
     SURE, UNSURE = 0.95, 0.6  # with and without the constant prediction's loss
     FEWEST = 5  # epochs without a reference: a fine-tuning of three epochs shows three times the same
     SAME = 0.75  # of the epochs with one error rate
+    STILL = (0, 0.0, True), (FEWEST, 1e-3, True), (30, 1e-2, False)
+    """Epochs, the share of a loss within which it moves in them if it does not learn, and whether it may move in order."""
 
     def judge(self, curves: Curves) -> Finding | None:
         y, values = (curves.train_loss, curves.train) if len(curves.train) else (curves.valid_loss, curves.valid)
@@ -127,9 +129,7 @@ class NotLearning(Rule):
         one = self._one_answer(curves) or self._most_frequent(curves)
         known = chance if constant is None else constant
         few = len(values) < (self.FEWEST if known is None else FEWEST_EPOCHS)
-        # One number from the first epoch on: to the last digit, or to a thousandth in five epochs.
-        still = float(np.ptp(values)) if len(values) else math.inf
-        dead = still == 0 or (len(values) >= self.FEWEST and still <= 1e-3 * abs(float(np.median(values))))
+        dead = self._is_dead(values)
         blind = known is None and not dead and not curves.given & {"valid_loss", "train_metric", "valid_metric"}
         if few or blind or (measure.began_late(curves) and not dead) or (shows_learning(curves) and not one):
             return None
@@ -155,6 +155,16 @@ class NotLearning(Rule):
         )  # fmt: skip
 
     @classmethod
+    def _is_dead(cls, values: Array) -> bool:
+        """Whether a loss is one number from the first epoch on: to the last digit, to a thousandth in five epochs, or to a
+        hundredth in many without any order."""
+        if not len(values):
+            return False
+        ordered = measure.is_ordered(values) or measure.is_ordered(values[::-1])
+        within = max(share for fewest, share, order in cls.STILL if len(values) >= fewest and (order or not ordered))
+        return float(np.ptp(values)) <= within * abs(float(np.median(values)))
+
+    @classmethod
     def _one_answer(cls, curves: Curves) -> bool:
         """Whether the error rate does not change from epoch to epoch, nor the training loss by a tenth after the first."""
         ours, theirs = (measure.error_rate(curves, side) for side in ("train", "valid"))
@@ -163,7 +173,8 @@ class NotLearning(Rule):
             return False
         usual = float(np.median(values))
         still = len(train) < 2 or float(train[1:].min()) > 0.9 * float(train[1])
-        still = still and (ours is None or float(np.ptp(measure.finite_values(ours)[1:])) < 0.05)
+        later = measure.finite_values(ours)[1:] if ours is not None else ()
+        still = still and (len(later) == 0 or float(np.ptp(later)) < 0.05)
         return usual > 0.02 and float((values == usual).mean()) >= cls.SAME and still
 
     @classmethod

@@ -82,6 +82,7 @@ class Underfits(Rule):
         small = gap < cls.SMALL_GAP * share.train and sure
         seen = share.certain or share.of == "error" or (share.train <= 0.9 and not measure.began_late(curves))
         going_on = falls(curves.train_loss, curves.fact("constant_loss")) and improves(curves.valid_loss)
+        going_on = going_on or (not share.certain and falls(curves.valid_loss, curves.fact("constant_loss")))
         return high and small and seen and not going_on
 
 
