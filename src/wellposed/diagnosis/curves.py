@@ -175,13 +175,18 @@ WIDE = 3.0  # a positive curve that spans this factor is straight in logarithms,
 
 def falls_throughout(y: Array) -> bool:
     """Whether the later half of a curve (at least its last five values) falls so steadily that no noise explains it, and its
-    lowest value is its last: of all pairs nearly each is in order (Kendall's tau, 5 %)."""
+    lowest value is its last."""
     values = finite_values(y)
     later = values[-max(5, len(values) // 2) :]
-    count = len(later)
-    if count < 5 or int(later.argmin()) < count - 1:
+    return is_ordered(later) and int(later.argmin()) == len(later) - 1
+
+
+def is_ordered(values: Array) -> bool:
+    """Whether values fall, one after the other, more often than chance has it (Kendall's tau, 5 %); False under five."""
+    count = len(values)
+    if count < 5:
         return False
-    tau = float(np.sign(np.triu(later[:, None] - later[None, :], 1)).sum()) / (count * (count - 1) / 2)
+    tau = float(np.sign(np.triu(values[:, None] - values[None, :], 1)).sum()) / (count * (count - 1) / 2)
     return tau * math.sqrt(9 * count * (count - 1) / (2 * (2 * count + 5))) >= 1.645
 
 
