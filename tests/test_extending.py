@@ -578,7 +578,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(Path(wp.__file__).parents[1])}
     code = "import sys; sys.path[:] = [p for p in sys.path if p]; from wellposed.cli.main import run; run()"
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, timeout=300
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, timeout=900
     )
 
 
