@@ -11,6 +11,7 @@ import pytest
 
 from wellposed.core.errors import DataError
 from wellposed.logs import Table, read_all
+from wellposed.logs.column_names import guess
 
 TRAIN = [2.31, 1.74, 1.32, 1.05, 0.88]
 VALID = [2.35, 1.91, 1.66, 1.58, 1.61]
@@ -271,6 +272,19 @@ def test_results_of_finished_runs_are_no_curves(kind: str, tmp_path: Path) -> No
 def test_a_column_alone_is_a_curve(tmp_path: Path) -> None:
     table = curves(tmp_path, "training error\t\n" + "".join(f" {x:.4e}\t\n" for x in TRAIN))
     assert seen(table, "train_loss") == TRAIN
+
+
+def test_the_error_of_training_alone_is_its_loss(tmp_path: Path) -> None:
+    said = "".join(f"iterations: {10 * i}, training error: {x}\n" for i, x in enumerate(TRAIN, 1))
+    assert seen(curves(tmp_path, said), "train_loss") == TRAIN
+    both = guess(["step", "training error", "test error"])
+    assert not both.taken.keys() & {"train_loss", "valid_loss"}
+
+
+def test_arguments_of_a_script_are_no_row(tmp_path: Path) -> None:
+    asked = "Namespace(epochs=300, loss_weights=[1.0, 1.0], lr=0.1, amp=False, seed=None, name='x', debug=True)\n"
+    said = "".join(f"epoch {i} total_loss: {x}\n" for i, x in enumerate(TRAIN, 1))
+    assert seen(curves(tmp_path, asked + said), "train_loss") == TRAIN
 
 
 @pytest.mark.parametrize("column", ["loss", "synth/loss"])

@@ -297,3 +297,12 @@ def test_losses_below_zero_and_losses_that_a_few_rows_make_large_show_a_gap() ->
                 {"epoch": k, "train_loss": a, "valid_loss": b, "train_loss_se": 0.01 * abs(a), "valid_loss_se": spread}
             )
         assert wp.diagnose(history)[0].name == "overfits"
+
+
+def test_single_batches_that_swing_have_not_diverged() -> None:
+    """A first batch that happens to cost little is no start that was lost; a loss that grows steadily is."""
+    steps = np.arange(3404, 3450)
+    swings = [np.random.default_rng(seed).lognormal(-5.3, 1.0, len(steps)) for seed in range(30)]
+    lost = ["diverged" in wp.diagnose({"step": steps, "train_loss": values}).names for values in swings]
+    assert sum(lost) <= 2
+    assert wp.diagnose({"step": steps, "train_loss": 0.7 * 1.05 ** np.arange(46)}).names[0] == "diverged"

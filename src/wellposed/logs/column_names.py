@@ -278,7 +278,11 @@ def guess(found: Iterable[str] | Mapping[str, Sequence[Any]], metrics_of: str = 
         sided = any(name.side and name.what in METRICS.values() for name in names)
         bare = [name for name in names if name.level and (name.what in LOSSLIKE or name in _bare(names))]
         bare = [name for name in bare if not (name.what in METRICS or name.of_a_step)] if sided else bare
-        bare = bare or [name for name in names if name.level and name.what == "error" and not (name.side or sided)]
+        theirs = [
+            name for name in names if name.side and name.side != TRAIN
+        ]  # who has them means shares of wrong answers
+        errors = [name for name in names if name.level and name.what == "error" and not theirs]
+        bare = bare or (errors if not sided or len(errors) == 1 == sum(bool(name.side) for name in names) else [])
         taken = {"train_loss": _curves(bare, counts)[0].text} if bare else {}
     for ours, aliases in (("epoch", EPOCHS), ("step", STEPS), ("lr", RATES)):
         known = [first[alias] for alias in aliases if alias in first]

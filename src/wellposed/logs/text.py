@@ -106,6 +106,9 @@ TERM = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
 SUMMED = re.compile(rf"\[(?:{TERM}(?:, *{TERM})*)?\]", re.IGNORECASE)
 SPACY = "valid SCORE"
 SETTINGS = 4  # numbers on a line without a value; more are the arguments of the script
+ARGUED = re.compile(
+    r"=(?:True|False|None|['\"])"
+)  # what is no number; three of them are arguments, whatever they are called
 MOST_FAILED = 2_000_000  # signs between braces that were no dict, after which none is looked for
 MOST_RESULTS = 50  # lines of a list of the best; longer ones that jump to and fro are of several processes
 PROSE = 16  # words of a line without a value; more are a text that the network wrote
@@ -226,7 +229,9 @@ class _Found:
         if line.rstrip().endswith(":") and BEST.search(line):
             self.repeated = True
             return
-        if RESTORED.match(line) or "train_runtime" in line:  # of Trainer's end
+        if (
+            RESTORED.match(line) or "train_runtime" in line or len(ARGUED.findall(line)) > 2
+        ):  # of Trainer's end, and of the start
             return
         if "[(" in line and (pairs := PAIRED.findall(line)):
             for name, cells in pairs:

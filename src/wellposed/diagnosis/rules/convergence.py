@@ -93,6 +93,10 @@ class Diverged(Rule):
         limit = max(limit, measure.lowest_valid(curves)) if trained else limit
         if not min(last, usual) > limit:
             return None
+        known = np.append(values, usual)
+        known = np.log(known) if float(known.min()) > 0 else known  # single batches swing by factors
+        if known[-1] - known[0] <= measure.Z * measure.noise(known[:-1]):
+            return None
         return self.finding(
             0.95, {**measured("loss at the end", last, se), "start": first}, self.LEVER,
             f"The loss started at {first:.4g} and ended at {last:.4g}: training diverged, its steps make things worse.",
