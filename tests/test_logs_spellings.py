@@ -285,6 +285,10 @@ def test_arguments_of_a_script_are_no_row(tmp_path: Path) -> None:
     asked = "Namespace(epochs=300, loss_weights=[1.0, 1.0], lr=0.1, amp=False, seed=None, name='x', debug=True)\n"
     said = "".join(f"epoch {i} total_loss: {x}\n" for i, x in enumerate(TRAIN, 1))
     assert seen(curves(tmp_path, asked + said), "train_loss") == TRAIN
+    parts = (
+        "epoch {}: a_loss=tensor({}, device='cuda:0'), b=tensor(1., device='cuda:0'), c=tensor(2., device='cuda:0')\n"
+    )
+    assert seen(curves(tmp_path, "".join(parts.format(i, x) for i, x in enumerate(TRAIN, 1))), "train_loss") == TRAIN
 
 
 @pytest.mark.parametrize("column", ["loss", "synth/loss"])

@@ -106,9 +106,8 @@ TERM = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
 SUMMED = re.compile(rf"\[(?:{TERM}(?:, *{TERM})*)?\]", re.IGNORECASE)
 SPACY = "valid SCORE"
 SETTINGS = 4  # numbers on a line without a value; more are the arguments of the script
-ARGUED = re.compile(
-    r"=(?:True|False|None|['\"])"
-)  # what is no number; three of them are arguments, whatever they are called
+# What is no number: three of them are arguments, whatever they are called, and no tensors on a device.
+ARGUED = re.compile(r"(?<!device)=(?:True|False|None|['\"])")
 MOST_FAILED = 2_000_000  # signs between braces that were no dict, after which none is looked for
 MOST_RESULTS = 50  # lines of a list of the best; longer ones that jump to and fro are of several processes
 PROSE = 16  # words of a line without a value; more are a text that the network wrote
