@@ -172,17 +172,23 @@ def test_no_mixture_of_variances_escapes_at_any_look(seeds: int) -> None:
     assert worst(intervals._half_width, seeds) <= 1.01
 
 
+def total_of(squares: tuple[float, float, float]) -> float:
+    """The variance of the mean times rows and seeds, never below the larger of its two parts."""
+    of_rows, of_seeds, both = squares
+    return max(of_rows + of_seeds - both, of_rows, of_seeds)
+
+
 def weighted_quantile(squares: tuple[float, float, float], rows: int, seeds: int, p: float) -> float:
     """Cochran's mean of the two quantiles."""
     of_rows, of_seeds, _ = squares
     t = (of_rows * student_quantile(p, rows - 1) + of_seeds * student_quantile(p, seeds - 1)) / (of_rows + of_seeds)
-    return t * math.sqrt(intervals._total(squares) / (rows * seeds))
+    return t * math.sqrt(total_of(squares) / (rows * seeds))
 
 
 def satterthwaite(squares: tuple[float, float, float], rows: int, seeds: int, p: float) -> float:
     """One number of degrees of freedom for the estimated variance."""
     of_rows, of_seeds, _ = squares
-    total = intervals._total(squares)
+    total = total_of(squares)
     dof = total**2 / (of_rows**2 / (rows - 1) + of_seeds**2 / (seeds - 1))
     return student_quantile(p, max(round(dof, 1), 1.0)) * math.sqrt(total / (rows * seeds))
 

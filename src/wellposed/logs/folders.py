@@ -68,10 +68,12 @@ def _read(path: Path, text: str) -> list[Log]:
     if suffix == ".json" or as_json:
         return logs_from_json(path, text)
     table = _is_table(text)
-    if not table and (head := HEAD.search(text)) and _is_table(text[head.start() :]):
-        table, text = True, re.split(r"\n\s*\n", text[head.start() :], maxsplit=1)[0]  # between what a script printed
     if not table and (said := parse_text(path, text)):
         return said
+    if not table and (head := HEAD.search(text)) and _is_table(text[head.start() :]):  # between what a script printed
+        cells = head[0].count(",")
+        text = "\n".join(line for line in text[head.start() :].split("\n") if line.count(",") == cells)
+        table = True
     try:
         return read_delimited(path, text)
     except DataError:  # its rows may have remarks behind them

@@ -10,7 +10,7 @@ from typing import Any
 
 from wellposed.core.errors import DataError
 from wellposed.core.reading import check_cells
-from wellposed.logs.column_names import EPOCHS, FEWEST, LOSSLIKE, NOBODY, STEPS, TRAIN, guess, named_side, parse_name
+from wellposed.logs.column_names import EPOCHS, FEWEST, NOBODY, STEPS, TEST, TRAIN, VALID, guess, named_side, parse_name
 from wellposed.logs.log import PLAIN, Log, normalize_name
 
 ONE_EACH = (
@@ -90,6 +90,8 @@ def _stages(log: Log) -> list[Log]:
     if len(blocks) < 2:
         return [log]
     begins = [0, *(first for first, _ in blocks[1:])]
+    if any(first < begin <= last for first, last in _spans(log, (TRAIN, VALID, TEST, NOBODY)) for begin in begins):
+        return [log]  # one of validation goes on
     cut = [
         {name: cells[a:b] for name, cells in log.columns.items()}
         for a, b in zip(begins, [*begins[1:], None], strict=True)
@@ -101,12 +103,12 @@ def _stages(log: Log) -> list[Log]:
     return [replace(log, columns=part, name=f"{log.name}: stage {i}") for i, part in enumerate(parts, 1)]
 
 
-def _spans(log: Log) -> Iterator[tuple[int, int]]:
-    """The first and the last row of each training loss that makes a curve."""
+def _spans(log: Log, sides: Sequence[str] = (TRAIN, NOBODY)) -> Iterator[tuple[int, int]]:
+    """The first and the last row of each loss of these sides that makes a curve."""
     for name, cells in log.columns.items():
         rows = [i for i, cell in enumerate(cells) if cell is not None]
         parsed = parse_name(name)
-        if (parsed.is_loss or parsed.what in LOSSLIKE) and parsed.side in (TRAIN, NOBODY) and len(rows) >= FEWEST:
+        if parsed.is_loss and parsed.side in sides and len(rows) >= FEWEST:
             yield rows[0], rows[-1]
 
 

@@ -99,7 +99,8 @@ TIMES = re.compile(
     r"(?:^|_)(?:time|sec|secs|seconds|ms|eta|speed|samples?|tokens?|took|elapsed|lr|size|count|num|memory|mem|norm)(?:_|$)"
 )
 ROW_BAR = re.compile(r":? {1,9}\d{1,3}%\|.*$")  # behind a row of numbers
-MARKED = re.compile(r"^[~≈]\s*|\s*(?:[^\w\s.%)\]:=]+|\([A-Za-z ]+\))$")  # 0.61 *, and 0.61 (best)
+MARKED = re.compile(r"^[~≈]\s*|\s*[^\w\s.%)\]:=]+$")  # 0.61 *
+REMARK = re.compile(r"\s*\([A-Za-z ]+\)$")  # 0.61 (best), but not Loss (train)
 TWO_CELLS = re.compile(r"^\s*\|([^|]*[A-Za-z][^|]*)\|\s*([-+.\de]+)\s*\|\s*$")
 CELLS = re.compile(r"\S+(?: \S+)*")
 TERM = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
@@ -310,6 +311,7 @@ class _Found:
             return True
         if not self.header:
             return False
+        cells = [REMARK.sub("", cell) or cell for cell in cells]
         if len(cells) != len(self.header):
             longer = len(cells) > len(self.header) and not _is_cell(cells[-1])
             cells = cells[: len(self.header)] if longer else self._below(line) or line.split()
@@ -358,8 +360,8 @@ class _Found:
         row: dict[str, float] = {}
         place: dict[str, float] = {}
         of_batch = False
-        if not numbers:
-            self.told = template.what
+        if all(slot.kind != "told" for slot in template.slots):
+            self.told = "" if numbers else template.what
         for i, (slot, number) in enumerate(zip(template.slots, numbers, strict=False)):
             total = numbers[i + 1] if i + 1 < len(numbers) and template.slots[i + 1].kind == "total" else None
             if slot.kind == "value" and number > MOST_LOSS and number.is_integer() and not parse_name(slot.name).what:
@@ -442,7 +444,8 @@ class _Found:
             ]
         each = [columns_of(rows) for _, rows in self.tables if len(rows) >= FEWEST_ROWS]
         each = [columns for columns in each if guess(columns).taken.keys() & losses]
-        if len(each) > 1:  # what stands between them is a remark
+        sides = [side for columns in each for side in guess(columns).taken.keys() & losses]
+        if len({*sides}) < len(sides):  # what stands between them is a remark; a side of its own in each is one run
             return [Log(columns, f"{path}: table {i}", TEXT) for i, columns in enumerate(each, 1)]
         rows = self.rows
         if any("epoch" in row or "step" in row for row in rows):
@@ -502,7 +505,8 @@ def _are_results(columns: dict[str, list[Any]], used: Sequence[str], unplaced: b
     said = [k for i, k in enumerate(places) if any(columns[name][i] is not None for name in used)]
     at = [float(k.replace(",", "")) for k in map(str, said) if NUMBER.fullmatch(k)]
     downs = [b for a, b in itertools.pairwise(at) if b < a]
-    if len(at) > 1 and len({*at}) == 1 and all(parse_name(name).side in (VALID, TEST) for name in used):
+    counts = len({*columns.get("step", ())} - {None}) > 1
+    if len(at) > 1 and len({*at}) == 1 and not counts and all(parse_name(name).side in (VALID, TEST) for name in used):
         return True  # evaluations of one end
     return 2 <= len(at) < MOST_RESULTS and 3 * len(downs) >= len(at) and len({*downs}) > 1
 
@@ -546,7 +550,7 @@ def understood(template: str) -> Wording:
         tuple(line.slots),
         _side(line.words) or line.side,
         section,
-        _what(line.words) or line.what,
+        (_what(line.words) or line.what) if template.rstrip().endswith(":") and len(words) < 5 else "",
         BAR.search(template) is not None,
         "ETA:" in template,
         len(words) > PROSE,

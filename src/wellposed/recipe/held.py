@@ -95,9 +95,8 @@ def taken_apart(term: Term) -> dict[str, Any]:
     settings = {}
     for one in fields(charge):
         default = one.default if one.default_factory is MISSING else one.default_factory()
-        value = getattr(charge, one.name)
-        if one.init and (default is MISSING or not equal_settings(value, default)):
-            settings[one.name] = value
+        if one.init and (default is MISSING or not equal_settings(getattr(charge, one.name), default)):
+            settings[one.name] = getattr(charge, one.name)
     if taken := {"penalty", "on", "how", "schedule", "warmup"} & set(settings):
         raise ValueError(
             f"{type(charge).__name__} has a field {min(taken)!r}, which is the name of a key of every term; call it otherwise"

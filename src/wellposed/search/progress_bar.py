@@ -35,7 +35,8 @@ def show_progress(budget: Budget, note: Callable[[str], None] | None = None, qui
             draw = stack.enter_context(_notebook_line())
         elif not quiet and stderr_is_terminal():
             draw = stack.enter_context(_terminal_bar())
-        stack.enter_context(reporting_to(Progress(budget, draw, note)))
+        if draw is not None or note is not None:
+            stack.enter_context(reporting_to(Progress(budget, draw, note)))
         yield
 
 
@@ -60,7 +61,8 @@ def _terminal_bar() -> Iterator[Draw]:
         yield lambda phase, share, said: None
         return
     columns = TextColumn("{task.description:<13}"), BarColumn(), TextColumn("{task.fields[said]}")
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+    apart = sys.stdout.isatty()  # what is printed into a file stays there
+    with Bars(*columns, console=Console(stderr=True), transient=True, redirect_stdout=apart) as bars:
         task = bars.add_task("reading", total=1.0, said="")
         yield lambda phase, share, said: bars.update(task, description=phase, completed=share, said=said)
 
@@ -74,8 +76,10 @@ def _notebook_line() -> Iterator[Draw]:
         page = f'<progress max="1" value="{share:.3f}"></progress> {escape_html(text)}'
         handle.update({"text/plain": f"{share:.0%} {text}", "text/html": page}, raw=True)
 
-    yield draw
-    handle.update({"text/plain": ""}, raw=True)
+    try:
+        yield draw
+    finally:
+        handle.update({"text/plain": ""}, raw=True)
 
 
 class Progress:
