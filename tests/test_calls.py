@@ -461,23 +461,23 @@ IMAGES = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(72, 3))
 
 
 class Takes(nn.Module):
-    """A model that takes a batch whole, by place or by name, and returns its loss."""
+    """A model that takes a batch whole, by place or by name, and returns its loss; or two heads."""
 
-    def __init__(self) -> None:
+    def __init__(self, heads: int = 0) -> None:
         super().__init__()
-        self.inner = nn.Linear(4, 2)
+        self.inner, self.heads = nn.Linear(4, 2 * max(1, heads)), heads
 
     def forward(self, first: Any, second: Any = None) -> Any:
         x = first["image"] if isinstance(first, dict) else first
-        return self.inner(x.float() if second is not None else x).square().mean()
+        found = self.inner(x.float() if second is not None else x)
+        return (found.square() + 0.1).chunk(self.heads, -1) if self.heads else found.square().mean()
 
 
 def one_loss(loss: Any, _: Any) -> Any:
     return loss
 
 
-def three(risk: Tensor, target: Any) -> Tensor:
-    time, seen = target
+def three(risk: Tensor, time: Tensor, seen: Tensor) -> Tensor:
     return ((risk[:, 0] - time) * seen).square().mean()
 
 
@@ -489,21 +489,32 @@ def rebuilt(outputs: Tensor, inputs: Tensor) -> Tensor:
     return F.mse_loss(outputs, inputs.clamp(-1, 1))
 
 
+def alone(outputs: Tensor) -> Tensor:
+    return outputs.square().mean()
+
+
+def fused(first: Tensor, second: Tensor, target: Tensor) -> Tensor:
+    return F.binary_cross_entropy(first.sigmoid(), target) + second.square().mean()
+
+
 @pytest.mark.parametrize(
     ("net", "loss", "example", "line"),
     [
         (Takes(), one_loss, lambda: {"image": torch.randn(4), "text": "a cat"}, "forward=lambda model, batch: model(batch)"),
         (Takes(), one_loss, lambda: (torch.arange(4), torch.tensor(2)), "forward=lambda model, batch: model(*batch)"),
         (Takes(), one_loss, lambda: ({"image": torch.randn(4)}, {"image": 1}), "forward=lambda model, batch: model(batch[0])"),
-        (nn.Linear(4, 1), three, lambda: (torch.randn(4), torch.tensor(2.0), torch.tensor(1.0)), "batch: batch[1:]"),
+        (Takes(2), nn.GaussianNLLLoss(), lambda: (torch.randn(4), torch.randn(2)), "target: loss(outputs[0], target,"),
+        (Takes(2), fused, lambda: (torch.randn(4), torch.rand(2)), "loss=lambda outputs, target: fused(*outputs, target)"),
+        (nn.Linear(4, 1), three, lambda: (torch.randn(4), torch.tensor(2.0), torch.tensor(1.0)), "batch: batch[1:], loss="),
         (nn.Linear(4, 2), strict,
          lambda: {"image": torch.randn(4).double(), "mask": torch.ones(2).double()},
          "model(batch['image'].to(torch.float32)), target=lambda batch: batch['mask'].to(torch.float32)"),
         (nn.Linear(4, 3).bfloat16(), F.cross_entropy, lambda: (torch.randn(4), torch.tensor(2)), "batch[0].to(torch.bfloat16))"),
         (nn.Linear(4, 4), rebuilt, lambda: (torch.randn(4), torch.tensor(2)), "model(batch[0]), target=lambda batch: batch[0]"),
+        (nn.Linear(4, 4), alone, lambda: (torch.randn(4), torch.tensor(2)), "loss=lambda outputs, target: alone(outputs)"),
     ],
 )  # fmt: skip
-def test_a_line_is_found_for_targets_of_several_parts_and_models_that_return_their_loss(
+def test_a_line_is_found_for_losses_of_several_parts_and_models_that_return_one(
     net: nn.Module, loss: Any, example: Any, line: str
 ) -> None:
     data = DataLoader([example() for _ in range(20)], 5)  # type: ignore[arg-type,var-annotated]

@@ -310,3 +310,38 @@ def test_a_folder_with_a_printed_log_a_side_is_one_run(both: bool, tmp_path: Pat
     (tmp_path / "valid.log").write_text("".join(looks), encoding="utf-8")
     (table,) = read_all(tmp_path)
     assert (seen(table, "train_loss"), seen(table, "valid_loss")) == (TRAIN, VALID)
+
+
+HALVES = {i: f"{1 / i:.3f}" for i in range(1, 7)}
+ONE_RUN = {
+    "sides in a header's brackets": "| Epoch | Loss (train) | Loss (val) |\n"
+    + "".join(f"| {i} | {x} | {x} |\n" for i, x in HALVES.items()),
+    "results before the epochs": "config: a\nname,loss\nmlp,0.5\nmlp,0.4\n\n"
+    + "".join(f"Epoch {i}: train loss {x}, val loss {x}\n" for i, x in HALVES.items()),
+    "steps of one epoch": "".join(f"epoch 1 step {100 * i} loss {x}\n" for i, x in HALVES.items())
+    + "".join(f"epoch 1 step {100 * i} eval loss {x}\n" for i, x in HALVES.items()),
+    "a table for each side": "Epoch  Train Loss\n" + "".join(f"{i}      {x}\n" for i, x in HALVES.items())
+    + "\nEpoch  Val Loss\n" + "".join(f"{i}      {x}\n" for i, x in HALVES.items()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ONE_RUN)
+def test_both_sides_of_one_run_stay_together(kind: str, tmp_path: Path) -> None:
+    table = curves(tmp_path, ONE_RUN[kind])
+    assert seen(table, "train_loss") == seen(table, "valid_loss") == [float(x) for x in HALVES.values()]
+
+
+def test_a_table_of_commas_goes_on_below_a_blank_line(tmp_path: Path) -> None:
+    rows = [f"{i},{x}\n" for i, x in HALVES.items()]
+    table = curves(tmp_path, "hello\nworld\nepoch,loss\n" + "".join(rows[:3]) + "\n" + "".join(rows[3:]))
+    assert seen(table, "train_loss") == [float(x) for x in HALVES.values()]
+
+
+def test_evaluations_of_one_epoch_are_a_curve_along_its_steps(tmp_path: Path) -> None:
+    said = "".join(f"epoch 0 | step {100 * i} | val loss {x}\n" for i, x in HALVES.items())
+    assert seen(curves(tmp_path, said), "valid_loss") == [float(x) for x in HALVES.values()]
+
+
+def test_a_metric_that_begins_late_is_no_stage(tmp_path: Path) -> None:
+    rows = (f"{i},{'' if i > 6 else 1 / i},{1.1 / i},{'' if i < 7 else 1 / i}\n" for i in range(1, 13))
+    assert len(curves(tmp_path, "epoch,train_loss,val_loss,mae\n" + "".join(rows), "csv").columns["valid_loss"]) == 12

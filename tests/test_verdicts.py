@@ -306,3 +306,9 @@ def test_single_batches_that_swing_have_not_diverged() -> None:
     lost = ["diverged" in wp.diagnose({"step": steps, "train_loss": values}).names for values in swings]
     assert sum(lost) <= 2
     assert wp.diagnose({"step": steps, "train_loss": 0.7 * 1.05 ** np.arange(46)}).names[0] == "diverged"
+
+
+def test_a_tail_that_rests_has_learned_before() -> None:
+    rests = 0.5 + 0.001 * np.random.default_rng(0).normal(size=40)
+    assert "not_learning" not in wp.diagnose({"epoch": np.arange(100, 140), "train_loss": rests}).names
+    assert "not_learning" in wp.diagnose({"epoch": np.arange(1, 41), "train_loss": rests, "val_loss": rests}).names

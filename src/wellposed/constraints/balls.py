@@ -145,6 +145,8 @@ class L1Ball(BoundedGroups):
     Args:
         bound: >= 0, in the units of the weights. 0 allows only zeros; infinity is refused.
         by: ``"all"``, the whole tensor, or groups as in `MaxNorm`, with its errors.
+    Raises:
+        ShapeError: a parameter has fewer than two axes, unless by all.
     Source:
         Tibshirani (1996), JRSS-B 58(1), in its first form; projection: Duchi et al. (2008), ICML.
     """
@@ -191,6 +193,8 @@ class UnitNorm(GroupConstraint):
 
     Args:
         by: groups as in `MaxNorm`, with its errors.
+    Raises:
+        ShapeError: a parameter has fewer than two axes, unless by all.
     Source:
         Salimans & Kingma (2016), NeurIPS, as a reparametrization.
     """

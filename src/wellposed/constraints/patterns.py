@@ -215,6 +215,8 @@ class Simplex(GroupConstraint):
     Args:
         total: >= 0, in the units of the weights. 0 allows only zeros.
         by: groups as in `wellposed.constraints.balls.MaxNorm`, with its errors.
+    Raises:
+        ShapeError: a parameter has fewer than two axes, unless by all.
     Source:
         Held, Wolfe & Crowder (1974), Mathematical Programming 6; Duchi et al. (2008), ICML.
     Example:
@@ -248,6 +250,8 @@ class TopK(GroupConstraint):
         keep: a whole number >= 0 of weights, or a fraction in (0, 1) of the group's size, rounded to the nearest whole
             number, but at least 1. 0 allows only zeros; a number beyond the group's size allows everything.
         by: ``"all"``, the whole tensor, or groups as in `wellposed.constraints.balls.MaxNorm`, with its errors.
+    Raises:
+        ShapeError: a parameter has fewer than two axes, unless by all.
     Source:
         Blumensath & Davies (2009), Applied and Computational Harmonic Analysis 27(3).
     Example:

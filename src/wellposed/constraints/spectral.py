@@ -25,6 +25,8 @@ class SpectralBall(OfMatrices, Constraint):
     Args:
         bound: >= 0. 0 allows only zeros; infinity is refused.
         parts: >= 1, of axis 0, each a matrix of its own; see `wellposed.penalties.matrix.OfMatrices`, with its errors.
+    Raises:
+        ShapeError: a parameter has fewer than two axes, or axis 0 cannot be cut so.
     Source:
         Lefkimmiatis, Ward & Unser (2013), IEEE Transactions on Image Processing 22(5); for layers: Sedghi, Gupta & Long
         (2019), ICLR.
@@ -58,6 +60,8 @@ class Orthogonal(OfMatrices, Constraint):
 
     Args:
         parts: >= 1, of axis 0, each a matrix of its own; see `wellposed.penalties.matrix.OfMatrices`, with its errors.
+    Raises:
+        ShapeError: a parameter has fewer than two axes, or axis 0 cannot be cut so.
     Source:
         Fan & Hoffman (1955), Proceedings of the AMS 6(1); Higham (1986), SIAM J. Sci. Stat. Comput. 7(4).
     """

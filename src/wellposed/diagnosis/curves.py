@@ -329,7 +329,7 @@ CHANCE = tuple(map(math.log, (2, 3, 10, 100, 1000)))
 
 
 def chance_level(curves: Curves) -> float | None:
-    """``ln K``, where the loss of a side rests from early on, and neither came below it by a fiftieth; else None.
+    """``ln K``, where the loss of a side rests from early on, and neither came below it by a fiftieth later on; else None.
 
     A network that gives every row the same answer has this loss; so has one that learned until then, but it would not begin there.
     Besides the numbers of classes that are usual, the one that a score of chance tells is tried.

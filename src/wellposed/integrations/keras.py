@@ -75,7 +75,11 @@ class KerasWatch(TrainerWatch):
 
     @classmethod
     def base(cls) -> type:
-        """The class that Keras wants callbacks to have: its own ``Callback``; Keras must run on torch."""
+        """The class that Keras wants callbacks to have: its own ``Callback``; Keras must run on torch.
+
+        Raises:
+            InputError: Keras does not run on torch.
+        """
         keras = require("keras", "keras")
         if (backend := keras.backend.backend()) != "torch":
             raise InputError(f"Keras runs on {backend} here. Set KERAS_BACKEND=torch before keras is imported.")

@@ -27,6 +27,9 @@ class LightningWatch(TrainerWatch):
     terms are kept in checkpoints. Averages of Lightning's own callbacks keep exact zeros.
 
     Arguments, attributes and errors: see `TrainerWatch`.
+
+    Raises:
+        MissingExtra: by the call, where Lightning is not installed.
     """
 
     library = "Lightning"

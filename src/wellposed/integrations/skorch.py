@@ -25,6 +25,9 @@ class SkorchWatch(TrainerWatch):
     ``net.save_params(f_optimizer=...)`` keeps the terms' state, which ``load_params`` brings back also before they are in place.
 
     Arguments, attributes and errors: see `TrainerWatch`.
+
+    Raises:
+        MissingExtra: by the call, where skorch is not installed.
     """
 
     library = "skorch"

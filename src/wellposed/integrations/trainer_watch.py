@@ -96,7 +96,11 @@ class TrainerWatch(ABC):
         self._pending: Mapping[str, Any] | None = None
 
     def check_term(self, term: Term) -> None:
-        """Refuse a term that cannot be enforced here: one that looks at outputs."""
+        """Refuse a term that cannot be enforced here: one that looks at outputs.
+
+        Raises:
+            CompositionError: it looks at outputs.
+        """
         if isinstance(term.charge, FunctionalPenalty):
             raise CompositionError(
                 f"{term} looks at each batch's outputs, which {self.library} does not hand on. Add "
@@ -112,7 +116,11 @@ class TrainerWatch(ABC):
     @classmethod
     @abstractmethod
     def base(cls) -> type:
-        """The library's class of callbacks, whose package may be missing."""
+        """The library's class of callbacks, whose package may be missing.
+
+        Raises:
+            MissingExtra: the library is not installed.
+        """
 
     @property
     def history(self) -> History:

@@ -23,6 +23,9 @@ class TransformersWatch(TrainerWatch):
     checkpoints, from which the history goes on. The optimizer's file keeps the terms.
 
     Arguments, attributes and errors: see `TrainerWatch`.
+
+    Raises:
+        MissingExtra: by the call, where transformers is not installed.
     """
 
     library = "transformers"

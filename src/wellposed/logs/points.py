@@ -44,7 +44,8 @@ def points_from_cells(raw: Mapping[str, Cells], ours: bool = False) -> Points:
     if len(counted) == 1 and several and ("step" in raw or counted <= {0.0, 1.0}):  # it never counts on
         del raw["epoch"]
         steps = raw.get("step", ())
-        own = ([s for s, y in zip(steps, raw[name], strict=False) if None not in (s, y)] for name in losses)
+        pairs = ([*zip(steps, raw[name], strict=False)] for name in losses)
+        own = ([step for step, loss in one if step is not None and loss is not None] for one in pairs)
         if not _mostly(steps) or any(b < a for one in own for a, b in itertools.pairwise(one)):
             raw["step"] = [*range(len(raw[losses[0]]))]
     if (usual := _as_they_are(raw, losses)) is not None:

@@ -56,6 +56,9 @@ class Criterion(ABC):
     def check(self, target: Tensor, classes: int | None = None) -> None:
         """Refuse targets outside the domain, before anything is counted or built of them; ``classes`` is the number of outputs,
         where targets are class indices and it is known.
+
+        Raises:
+            TargetError: what was found, what is needed, what to do.
         """
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:

@@ -51,12 +51,19 @@ class Distribution(Criterion):
 
     @abstractmethod
     def nll(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``-log p(target)`` in nats, ``(n,)``, summed over the numbers of a row; refused where there is no density."""
+        """``-log p(target)`` in nats, ``(n,)``, summed over the numbers of a row; refused where there is no density.
+
+        Raises:
+            InputError: the distribution has no density.
+        """
 
     @abstractmethod
     def crps(self, outputs: Tensor, target: Tensor) -> Tensor:
         """``E|Y - y| - 1/2 E|Y - Y'|`` of each number, in its units; of the targets' shape. Refused where the distribution is not
         known as a whole.
+
+        Raises:
+            InputError: the distribution is not known as a whole.
         """
 
     @abstractmethod
@@ -65,7 +72,11 @@ class Distribution(Criterion):
 
     @abstractmethod
     def std(self, outputs: Tensor) -> Tensor:
-        """The standard deviation of a target; refused where it is not known."""
+        """The standard deviation of a target; refused where it is not known.
+
+        Raises:
+            InputError: it is not known.
+        """
 
     @abstractmethod
     def rescaled(self, outputs: Tensor, scale: float | Tensor, shift: float | Tensor) -> Tensor:
@@ -77,7 +88,11 @@ class Distribution(Criterion):
         return self.width * targets
 
     def parameters(self, outputs: Tensor, target: Tensor | None = None) -> Tensor:
-        """``(n, width, t, ...)``, at least single precision."""
+        """``(n, width, t, ...)``, at least single precision.
+
+        Raises:
+            ValueError: the number of outputs is another one than the targets need.
+        """
         outputs = outputs[:, None] if outputs.ndim == 1 else outputs
         shape = None if target is None else target.shape[1:] if target.ndim > 1 else torch.Size([1])
         wanted = self.width * (1 if shape is None else shape[0])
@@ -99,7 +114,11 @@ class Density(Distribution):
         need_numbers(self.name, target)
 
     def check_training(self, target: Tensor) -> None:
-        """Refuse training targets of which a number is always the same: no spread is too small for it."""
+        """Refuse training targets of which a number is always the same: no spread is too small for it.
+
+        Raises:
+            TargetError: a number is the same in all rows.
+        """
         same = (target == target[:1]).flatten(1).all(0) if target.ndim > 1 else (target == target[:1]).all()
         if bool(same.any()):
             raise TargetError(
@@ -409,7 +428,11 @@ class Quantiles(Distribution):
         return over_outputs(torch.maximum(level * left, (level - 1.0) * left)), None
 
     def quantile(self, outputs: Tensor, level: float) -> Tensor:
-        """On the line between the two nearest levels of the loss; refused outside of them."""
+        """On the line between the two nearest levels of the loss; refused outside of them.
+
+        Raises:
+            InputError: the level is outside those of the loss, of which it says nothing.
+        """
         level = next((own for own in self.levels if math.isclose(own, level)), level)
         if not self.levels[0] <= level <= self.levels[-1]:
             raise InputError(

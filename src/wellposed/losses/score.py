@@ -34,7 +34,11 @@ class Score(ABC):
         object.__setattr__(self, "name", to_spec(type(self).name, self))
 
     def trained_with(self, loss: Loss) -> Score:
-        """The metric of a model that is trained with this loss; refused where it cannot be read from such a model's outputs."""
+        """The metric of a model that is trained with this loss; refused where it cannot be read from such a model's outputs.
+
+        Raises:
+            InputError: it cannot be read from the outputs of such a model.
+        """
         return self
 
     def read(self, loss: Loss, outputs: Tensor) -> Tensor:

@@ -165,6 +165,9 @@ def cutmix(
     Args:
         x: images ``(N, C, H, W)``; anything else is a `ShapeError`.
         mode: ``"batch"``, one box and one weight for all; or ``"elem"``, one for each example.
+    Raises:
+        ShapeError: ``x`` is no batch of images.
+        InputError: ``concentration`` is negative, ``mode`` is not known, or ``source`` is no generator on the CPU.
     Source:
         Yun et al. (2019), ICCV.
     """
@@ -201,15 +204,17 @@ def mixup_or_cutmix(
     switch_prob: Annotated[float, Within(0, 1)] = 0.5,
     mode: MixMode = "batch",
 ) -> tuple[Tensor, Tensor, Weight]:
-    """`cutmix` with probability ``switch_prob``, else `mixup`; drawn for each batch, or for each example (``mode``).
-
-    Results and errors are those of `mixup`.
+    """`cutmix` with probability ``switch_prob``, else `mixup`, with their results; drawn for each batch, or for each example
+    (``mode="elem"``).
 
     Args:
         x: ``(N, C, H, W)``, floating, any device (``(N, *)`` where nothing is cut). Not modified.
         mixup_concentration, cutmix_concentration: >= 0; where one is 0, the other is always used.
         source: where all is drawn, on the CPU.
         switch_prob: in [0, 1]; it matters only where both are used.
+    Raises:
+        ShapeError: ``x`` is not floating, or no batch of images where boxes are cut.
+        InputError: a concentration is negative, ``switch_prob`` not in [0, 1], or the rest as for `mixup`.
     Source:
         Wightman et al. (2021), "ResNet strikes back", arXiv 2110.00476, which draws for each batch.
     Example:

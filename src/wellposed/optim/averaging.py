@@ -109,7 +109,11 @@ class Average:
         return averaging_says(self.ema, self.warmup, self.start, self.buffers)
 
     def share(self, t: float) -> float:
-        """The share ``1 - kept`` that update ``t`` (0 for the first) takes of the current weights."""
+        """The share ``1 - kept`` that update ``t`` (0 for the first) takes of the current weights.
+
+        Raises:
+            InputError: a warm-up of one's own gives something outside [0, 1].
+        """
         if self.ema is None:
             return 1.0 / (t + 1.0)
         if self.start == "update" and t == 0:

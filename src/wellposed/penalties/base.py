@@ -162,7 +162,11 @@ class Chargeable(ABC):
         return self
 
     def times(self, factor: float) -> Self:
-        """The same with ``factor`` times the strength, or the bound; refused where it has neither."""
+        """The same with ``factor`` times the strength, or the bound; refused where it has neither.
+
+        Raises:
+            InputError: it has neither.
+        """
         for name in ("strength", "bound"):
             if name in getattr(self, "__dataclass_fields__", {}):
                 return changed(self, **{name: getattr(self, name) * factor})
@@ -327,7 +331,11 @@ class Context:
     seed: int = 0
 
     def needs(self, penalty: FunctionalPenalty) -> None:
-        """Refuse to charge a batch that lacks what the penalty looks at, saying how to give it."""
+        """Refuse to charge a batch that lacks what the penalty looks at, saying how to give it.
+
+        Raises:
+            InputError: naming the penalty, what is missing, and how to give it.
+        """
         ways = {
             "outputs": "Call optimizer.penalty(outputs) with the model's outputs.",
             "inputs": "Call x.requires_grad_() before the forward pass and optimizer.penalty(outputs, inputs=x) after it.",

@@ -432,6 +432,9 @@ class KL(Penalty):
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
         """In the means, at the scales as they are: the root ``u`` of ``u + step*slope(u) = w``, between 0 and ``w``; refused where
         the divergence has no closed form, or some of it is free.
+
+        Raises:
+            InputError: the divergence has no closed form, or some of it is free.
         """
         q, x = self._known(), at_least_float32(w)
         if self.free:
@@ -517,7 +520,11 @@ class KLToStandardNormal(OfActivations):
         return super().value(replace(context, activations=codes))
 
     def places(self, names: Sequence[str]) -> list[tuple[str, ...]]:
-        """The modules of each code, of all that a term selects; refused where ``apart`` and they are not two."""
+        """The modules of each code, of all that a term selects; refused where ``apart`` and they are not two.
+
+        Raises:
+            InputError: ``apart``, and they are not two.
+        """
         if self.apart and len(names) != 2:
             raise InputError(
                 "KLToStandardNormal(apart=True) takes two modules, the mean's and then the log-variance's; it was given "

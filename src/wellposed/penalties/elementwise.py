@@ -238,7 +238,11 @@ class L2(Separable):
         return super().default_how if self.scaling == "torch" else "decay"
 
     def on(self, where: object = None, how: How | None = None, schedule: Schedule | None = None) -> Term:
-        """As for every penalty; a scaling of decay can only be enforced by decay."""
+        """As for every penalty; a scaling of decay can only be enforced by decay.
+
+        Raises:
+            InputError: this penalty cannot be enforced so.
+        """
         term = super().on(where, how, schedule)
         if self.scaling != "torch" and term.how != "decay":
             raise InputError(
@@ -258,6 +262,8 @@ class L2(Separable):
             lr: of this step.
             first: > 0, the learning rate that the optimizer was built with (``"composer"``).
             largest: > 0, the largest learning rate of the schedule (``"timm"``).
+        Raises:
+            InputError: the learning rate to divide by is not positive.
         """
         return 1.0 - self.strength * conventions.decay_per_strength(self.scaling, lr, first, largest)
 
@@ -333,6 +339,9 @@ class WeightedL2(OwnRates):
     Args:
         strength: >= 0, per mean loss. 0 charges nothing.
         weights: the rates ``c``, finite and >= 0, as of `WeightedL1`, with its errors.
+    Raises:
+        InputError: a rate is negative or not finite.
+        ShapeError: the rates do not broadcast to a parameter.
     Source:
         MacKay (1994), ASHRAE Transactions 100(2).
     Example:

@@ -324,7 +324,11 @@ class Jacobian(FunctionalPenalty):
     traits: ClassVar[Traits] = OF_A_NETWORK
 
     def value(self, context: Context) -> Tensor:
-        """The charge of this batch, 0-d; its gradient flows to the weights."""
+        """The charge of this batch, 0-d; its gradient flows to the weights.
+
+        Raises:
+            InputError: a piece is missing, the inputs do not require gradients, or the outputs do not depend on them.
+        """
         outputs, inputs = _given(self, context)
         if outputs.shape[0] != inputs.shape[0]:
             raise ShapeError(

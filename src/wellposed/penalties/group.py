@@ -279,6 +279,8 @@ class SparseGroup(GroupPenalty):
         mix: in [0, 1]; 1 is L1, 0 is GroupL2.
         by, heads, block, weights: who is in a group, and how much it is charged; see `GroupPenalty`, with its errors. What is
             in no group is charged by its absolute value only.
+    Raises:
+        ShapeError: a parameter cannot be grouped so.
     Source:
         Simon, Friedman, Hastie & Tibshirani (2013), Journal of Computational and Graphical Statistics 22(2).
     """
@@ -333,6 +335,8 @@ class GroupMCP(GroupPenalty):
         gamma: > 0, in units of a step: groups of a norm above ``gamma*s`` are free. Infinity is GroupL2; towards 0 groups
             are kept or dropped as by their count.
         by, heads, block, weights: who is in a group, and how much it is charged; see `GroupPenalty`, with its errors.
+    Raises:
+        ShapeError: a parameter cannot be grouped so.
     Source:
         Zhang (2010), Annals of Statistics 38(2); of groups: Huang, Breheny & Ma (2012), Statistical Science 27(4).
     """

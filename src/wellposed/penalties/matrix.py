@@ -117,6 +117,8 @@ class Nuclear(_MatrixPenalty):
         strength: >= 0, per mean loss. 0 charges nothing. From the largest singular value of the gradient at 0 on, the
             matrix is 0.
         parts: >= 1, of axis 0, each a matrix of its own; see `wellposed.penalties.matrix.OfMatrices`, with its errors.
+    Raises:
+        ShapeError: a parameter has fewer than two axes, or axis 0 cannot be cut so.
     Source:
         Fazel, Hindi & Boyd (2001), ACC; proximal step: Cai, Candes & Shen (2010), SIAM J. Optim. 20(4); subdifferential:
         Watson (1992), Linear Algebra and its Applications 170.
@@ -170,6 +172,8 @@ class Spectral(_MatrixPenalty):
         strength: >= 0, per mean loss. 0 charges nothing. From the sum of the singular values of the gradient at 0 on,
             the matrix is 0.
         parts: >= 1, of axis 0, each a matrix of its own; see `wellposed.penalties.matrix.OfMatrices`, with its errors.
+    Raises:
+        ShapeError: a parameter has fewer than two axes, or axis 0 cannot be cut so.
     Source:
         Yoshida & Miyato (2017), arXiv:1705.10941, charges its square; proximal step by Moreau's identity: Parikh & Boyd
         (2014), Foundations and Trends in Optimization 1(3), 6.7.
@@ -226,6 +230,8 @@ class Orthogonality(_MatrixPenalty):
     Args:
         strength: >= 0, per mean loss. 0 charges nothing.
         parts: >= 1, of axis 0, each a matrix of its own; see `wellposed.penalties.matrix.OfMatrices`, with its errors.
+    Raises:
+        ShapeError: a parameter has fewer than two axes, or axis 0 cannot be cut so.
     Source:
         Brock, Lim, Ritchie & Weston (2017), ICLR; Bansal, Chen & Wang (2018), NeurIPS.
     """

@@ -60,6 +60,10 @@ class Towards(Penalty):
     def at(self, leaf: Leaf) -> Self:
         """This penalty at one parameter, with a copy of its reference, in the parameter's type and on its device: a ``state_dict``
         shares memory with a model that trains on.
+
+        Raises:
+            InputError: a mapping has none of the parameter's names, or the reference is not finite.
+            ShapeError: a mapping has a tensor of another shape, or a tensor does not broadcast.
         """
         found: object = unshard(leaf.tensor) if self.reference is None else self.reference
         if isinstance(found, Mapping):
@@ -103,7 +107,11 @@ class Towards(Penalty):
         )
 
     def origin(self, w: Tensor) -> float | Tensor:
-        """The reference as it can be subtracted from ``w``: a number, or a tensor of its type on its device."""
+        """The reference as it can be subtracted from ``w``: a number, or a tensor of its type on its device.
+
+        Raises:
+            InputError: it is known only when the penalty is bound to a model.
+        """
         if isinstance(self.reference, Tensor):
             return self.reference.detach().to(w)
         if isinstance(self.reference, (int, float)):
@@ -166,6 +174,9 @@ class L1SP(Towards):
     Args:
         strength: >= 0, per mean loss. 0 charges nothing.
         reference: ``w0``, as of `L2SP`, with its errors.
+    Raises:
+        InputError: the reference has no tensor of a parameter's name, or an unbound one is evaluated.
+        ShapeError: a tensor of the reference does not fit the parameter.
     Source:
         Li, Grandvalet & Davoine (2018), ICML.
     Example:
@@ -187,7 +198,7 @@ class L1SP(Towards):
     def value(self, w: Tensor) -> Tensor:
         """``strength * |w - w0|_1``, 0-d; its gradient at the reference is 0."""
         x = at_least_float32(w)
-        return L1(self.strength).value(x - self.origin(x)).to(w.dtype)
+        return (self.strength * (x - self.origin(x)).abs().sum()).to(w.dtype)
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
         """``w0 + soft_threshold(w - w0, step*strength)``; what is near enough becomes exactly ``w0``."""

@@ -8,6 +8,7 @@ what cannot be found out is asked for, with the line to type, which was tried be
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -65,8 +66,9 @@ def plain_call(model: nn.Module, batch: Any) -> Any:
 
 
 def target_shown(batch: Any) -> Any:
-    """The target of a batch; of one that shows none the batch itself, or its only part: inputs are rebuilt, or the model returns
-    its loss.
+    """The target of a batch; of one that shows none the batch itself, or its only part.
+
+    It is the target where inputs are rebuilt, and is not looked at by the loss where the model returns its own.
     """
     with suppress(DataError):
         return split_batch(batch)[1]
@@ -74,13 +76,19 @@ def target_shown(batch: Any) -> Any:
 
 
 def checked_calls(model: nn.Module, loss: Loss, batch: Any, calls: Calls) -> Calls:
-    """What was said of how a model is called, tried on a batch."""
+    """What was said of how a model is called, tried on a batch.
+
+    Raises:
+        InputError: it raised, or the loss does not take what it gives; with the line to type where one is found.
+    """
     forward, target = guard_call("forward=", calls.forward), guard_call("target=", calls.target)
     with seeded(0, "calls"), evaluating(model, calls.forward, calls.target, loss):
         outputs, wanted = forward(model, batch), target(batch)
         try:
             return replace(calls, whole=loss.per_example(outputs, wanted).whole)
         except ProblemError as error:
+            if line := _line_that_works((*way, outputs, wanted) for way in _losses(loss, outputs, wanted)):
+                raise InputError(f"{error} {line}") from error
             if calls.target is target_shown and target_shown(batch) is batch:
                 raise InputError(
                     f"{error} The batch, {described(batch)}, shows no target: say which part it is with target=lambda batch: ..."
@@ -94,6 +102,8 @@ def find_calls(model: nn.Module, loss: Loss, batch: Any) -> Calls:
     Args:
         loss: which outputs and targets fit.
         batch: a few examples, on the model's device.
+    Raises:
+        InputError: the model or the loss does not take them; with the line to type.
     """
     plain = Calls(plain_call, lambda batch: split_batch(batch)[1])
     with seeded(0, "calls"), evaluating(model, loss):
@@ -104,16 +114,13 @@ def find_calls(model: nn.Module, loss: Loss, batch: Any) -> Calls:
             return replace(plain, whole=loss.per_example(plain.forward(model, batch), plain.target(batch)).whole)
         except Exception as error:  # whatever a model raises on what it was not made for
             whole = _call_with_labels(model, batch)
-            if whole is not None:  # some language models give no outputs at the last place with their labels
-                with suppress(Exception):
-                    calls = _labelled(whole, 0)
-                    if _value(loss, calls.forward(model, batch), calls.target(batch)) is not None:
-                        return calls
+            if whole is not None and _takes_labels(loss, calls := _labelled(whole, 0), model, batch):
+                return calls
             if isinstance(error, TargetError):  # it names the label, or the number
                 raise
             if hasattr(batch, "train_mask"):
                 raise InputError(f"{_problem(error, batch)} {GRAPH}") from error
-            if line := _line_that_works(loss, _lines(model, loss, batch)):
+            if line := _line_that_works(_lines(model, loss, batch)):
                 raise InputError(f"{_problem(error, batch)} {line}") from error
             if isinstance(error, WellposedError):
                 raise
@@ -128,7 +135,11 @@ def _problem(error: BaseException, batch: Any) -> str:
 
 
 def _own(model: nn.Module, loss: Loss, batch: Any) -> Calls | None:
-    """The call that the model's own loss comes from, with the labels as that loss takes them; None where it has none."""
+    """The call that the model's own loss comes from, with the labels as that loss takes them; None where it has none.
+
+    Raises:
+        InputError: its loss is another than ours.
+    """
     whole = _call_with_labels(model, batch)
     if whole is None:
         return None
@@ -169,6 +180,13 @@ def _padding_left_out(loss: Loss, target: Any) -> Loss | None:
     return Loss(nn.CrossEntropyLoss(ignore_index=least)) if plain and loss.same is not None else None
 
 
+def _takes_labels(loss: Loss, calls: Calls, model: nn.Module, batch: Any) -> bool:
+    """Whether outputs that a model gives with its labels fit them: some language models without give those of the last place."""
+    with suppress(Exception):
+        return _value(loss, calls.forward(model, batch), calls.target(batch)) is not None
+    return False
+
+
 def _labelled(whole: Forward, on: int) -> Calls:
     """The call with labels, each of which is that of the output ``on`` places before."""
 
@@ -196,6 +214,7 @@ def _call_with_labels(model: nn.Module, batch: Any) -> Forward | None:
 
 
 def _parameters(given: Any) -> Mapping[str, inspect.Parameter]:
+    """What a model, or a function, is called with."""
     try:
         return inspect.signature(unwrap_model(given).forward if isinstance(given, nn.Module) else given).parameters
     except (TypeError, ValueError):
@@ -250,33 +269,59 @@ def _value(loss: Loss, outputs: Any, target: Any) -> float | None:
     return None
 
 
-def _line_that_works(loss: Loss, lines: Iterator[tuple[str, Any, Any]]) -> str:
+def _line_that_works(lines: Iterator[tuple[str, Loss, Any, Any]]) -> str:
     """The first of the lines that gives a loss, without broadcasting; empty where none does."""
     with warnings_apart():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("error", "Using a target size")
-        line = next((line for line, outputs, target in lines if _value(loss, outputs, target) is not None), "")
+        found = (line for line, loss, outputs, target in lines if _value(loss, outputs, target) is not None)
+        line = next(found, "")
     return f"This works on the first batch: {line}." if line else ""
 
 
-def _lines(model: nn.Module, loss: Loss, batch: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Lines that a person may type, with the outputs and the target that they give on the batch."""
+def _lines(model: nn.Module, loss: Loss, batch: Any) -> Iterator[tuple[str, Loss, Any, Any]]:
+    """Lines that a person may type, with the loss, the outputs and the target that they give on the batch."""
     parts = dict(_named_parts(batch))
+    with suppress(Exception):
+        outputs, target = plain_call(model, batch), target_shown(batch)
+        yield from ((line, tried, outputs, target) for line, tried in _losses(loss, outputs, target))
     kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    rebuilt: list[tuple[str, Any, Any]] = []
+    rebuilt: list[tuple[str, Loss, Any, Any]] = []
     for inputs, given in _inputs(batch, parts, kind):
         with suppress(Exception):
             returned = model(**given[0]) if inputs == "**batch" else model(*given)
             for suffix, outputs in _picked(returned):
                 forward = f"forward=lambda model, batch: model({inputs}){suffix}"
                 if inputs in ("batch", "*batch", "**batch"):
-                    yield forward, outputs, target_shown(batch)
-                for text, target in _targets(batch, parts, kind):
+                    yield forward, loss, outputs, target_shown(batch)
+                for text, target in _targets(batch, parts, kind, not isinstance(outputs, Tensor)):
+                    line = f"{forward}, target=lambda batch: {text}"
                     if text not in inputs:
-                        yield f"{forward}, target=lambda batch: {text}", outputs, target
+                        yield line, loss, outputs, target
+                    for more, one in _losses(loss, outputs, target) if text not in inputs else ():
+                        yield f"{line}, {more}", one, outputs, target
                 if inputs in parts and loss.same is None:  # inputs are rebuilt, or compared with outputs
-                    rebuilt.append((f"{forward}, target=lambda batch: {inputs}", outputs, given[0]))
+                    rebuilt.append((f"{forward}, target=lambda batch: {inputs}", loss, outputs, given[0]))
     yield from rebuilt
+
+
+def _losses(loss: Loss, outputs: Any, target: Any) -> Iterator[tuple[str, Loss]]:
+    """The loss as it takes several outputs or targets, with the line that says so."""
+    given, many, several = loss.given, isinstance(outputs, (tuple, list)), isinstance(target, (tuple, list))
+    name = getattr(given, "__name__", "loss")
+    name = name if name.isidentifier() else "loss"
+    ways: dict[str, Callable[[Any, Any], Any]] = {}
+    if many:
+        ways |= {
+            "*outputs, target": lambda o, t: given(*o, t),
+            "outputs[0], target, *outputs[1:]": lambda o, t: given(o[0], t, *o[1:]),
+        }
+    if several:
+        ways["outputs, *target"] = lambda o, t: given(o, *t)
+    if len(_parameters(given)) == 1:
+        ways["outputs"] = lambda o, t: given(o)
+    if callable(given):
+        yield from ((f"loss=lambda outputs, target: {name}({way})", Loss(call)) for way, call in ways.items())
 
 
 def _named_parts(batch: Any) -> Iterator[tuple[str, Any]]:
@@ -301,14 +346,17 @@ def _cast(text: str, value: Any, kind: torch.dtype) -> Iterator[tuple[str, Any]]
         yield f"{text}.to({kind})", value.to(kind)
 
 
-def _targets(batch: Any, parts: Mapping[str, Any], kind: torch.dtype) -> Iterator[tuple[str, Any]]:
-    """Parts that may be the target; of a tuple also all after the first together."""
+def _targets(batch: Any, parts: Mapping[str, Any], kind: torch.dtype, several: bool) -> Iterator[tuple[str, Any]]:
+    """Parts that may be the target; of a tuple also all after the first together, and for ``several`` outputs any neighbours."""
     for text, value in parts.items():
         if not text.startswith("*"):
             yield text, value
             yield from _cast(text, value, kind)
     if isinstance(batch, (tuple, list)) and len(batch) > 2:
         yield "batch[1:]", batch[1:]
+        for start, end in itertools.combinations(range(len(batch) + 1 if several else 0), 2):
+            if 1 < end - start < len(batch):
+                yield f"batch[{start}:{end}]", batch[start:end]
 
 
 def _inputs(batch: Any, parts: Mapping[str, Any], kind: torch.dtype) -> Iterator[tuple[str, tuple[Any, ...]]]:
@@ -318,9 +366,12 @@ def _inputs(batch: Any, parts: Mapping[str, Any], kind: torch.dtype) -> Iterator
         yield text, tuple(value) if text.startswith("*") else (value,)
         yield from ((line, (found,)) for line, found in _cast(text, value, kind))
     names = list(parts)
-    for some in (names[:2], names[:3], ["batch.x", "batch.edge_index", "batch.batch"]):
-        if len(some) < len(names) and all(name in parts for name in some):
-            yield ", ".join(some), tuple(parts[name] for name in some)
+    for count in (2, 3):
+        if len(names) > count:
+            yield ", ".join(names[:count]), tuple(parts[name] for name in names[:count])
+    if all(name in parts for name in ("batch.x", "batch.edge_index", "batch.batch")):
+        graph = ("batch.x", "batch.edge_index", "batch.batch")
+        yield ", ".join(graph), tuple(parts[name] for name in graph)
     yield "batch", (batch,)
     if isinstance(batch, (tuple, list)):
         yield "*batch", tuple(batch)

@@ -134,7 +134,11 @@ class Problem:
                 )
 
     def build(self, settings: Mapping[str, Any], seed: int) -> nn.Module:
-        """A new model; its initialization is a function of the seed alone."""
+        """A new model; its initialization is a function of the seed alone.
+
+        Raises:
+            ProblemError: the factory does not take a setting, raises, or returns no module.
+        """
         parameters = _parameters(self.model)
         if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             for key in settings:

@@ -76,6 +76,10 @@ class RangeTest:
         )
 
 
+DRAWING = ("generator", "sampler", "batch_sampler", "dataset", "collate_fn")
+"""Parts of a loader that may draw."""
+
+
 @checked
 def lr_range_test(
     model: nn.Module,
@@ -143,7 +147,7 @@ def lr_range_test(
         buffers_kept(model),
         parameters_kept(model, optimizer),
         optimizer_kept(optimizer),
-        generators_kept(reached(data, model)),
+        generators_kept(reached(*(getattr(data, part, None) for part in DRAWING), data, model)),
         noise_kept(model, optimizer),
         seeded(seed, "range_test"),
         torch.enable_grad(),

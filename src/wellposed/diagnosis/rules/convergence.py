@@ -124,8 +124,7 @@ class NotLearning(Rule):
     SURE, UNSURE = 0.95, 0.6  # with and without the constant prediction's loss
     FEWEST = 5  # epochs without a reference: a fine-tuning of three epochs shows three times the same
     SAME = 0.75  # of the epochs with one error rate
-    STILL = (0, 0.0, True), (FEWEST, 1e-3, True), (30, 1e-2, False)
-    """Epochs, the share of a loss within which it moves in them if it does not learn, and whether it may move in order."""
+    MANY = 30  # epochs in which a loss that learns moves by more than a hundredth
 
     def judge(self, curves: Curves) -> Finding | None:
         y, values = (curves.train_loss, curves.train) if len(curves.train) else (curves.valid_loss, curves.valid)
@@ -133,7 +132,7 @@ class NotLearning(Rule):
         one = self._one_answer(curves) or self._most_frequent(curves)
         known = chance if constant is None else constant
         few = len(values) < (self.FEWEST if known is None else FEWEST_EPOCHS)
-        dead = self._is_dead(values)
+        dead = self._is_dead(values, measure.began_late(curves))
         blind = known is None and not dead and not curves.given & {"valid_loss", "train_metric", "valid_metric"}
         if few or blind or (measure.began_late(curves) and not dead) or (shows_learning(curves) and not one):
             return None
@@ -159,14 +158,16 @@ class NotLearning(Rule):
         )  # fmt: skip
 
     @classmethod
-    def _is_dead(cls, values: Array) -> bool:
-        """Whether a loss is one number from the first epoch on: to the last digit, to a thousandth in five epochs, or to a
-        hundredth in many without any order."""
+    def _is_dead(cls, values: Array, tail: bool) -> bool:
+        """Whether a loss is one number from the first epoch on: to the last digit, to a thousandth in five epochs, or, where it is
+        no ``tail`` of a training, to a hundredth in many without any order."""
         if not len(values):
             return False
-        ordered = measure.is_ordered(values) or measure.is_ordered(values[::-1])
-        within = max(share for fewest, share, order in cls.STILL if len(values) >= fewest and (order or not ordered))
-        return float(np.ptp(values)) <= within * abs(float(np.median(values)))
+        moved, size = float(np.ptp(values)), abs(float(np.median(values)))
+        if moved == 0 or (len(values) >= cls.FEWEST and moved <= 1e-3 * size):
+            return True
+        many = not tail and len(values) >= cls.MANY and moved <= 1e-2 * size
+        return many and not measure.is_ordered(values) and not measure.is_ordered(values[::-1])
 
     @classmethod
     def _one_answer(cls, curves: Curves) -> bool:
