@@ -43,7 +43,7 @@ import wellposed as wp
 from wellposed.core.files import jsonable, write_atomically
 from wellposed.core.progress import reporting_to
 from wellposed.noise.activations import set_dropout
-from wellposed.optim.schedules import factor
+from wellposed.optim.schedules import SHAPES, rate_at
 from wellposed.training.problem import Problem
 
 TABLES = "adult,california-housing,car,concrete,credit-g,higgs-small,phoneme,segment"
@@ -259,7 +259,7 @@ class Peer:
         for epoch in range(self.epochs):
             net.train()
             for x, y in batches:
-                optimizer.param_groups[0]["lr"] = setting.lr * factor(setting.schedule, done, total)
+                optimizer.param_groups[0]["lr"] = rate_at(SHAPES[setting.schedule], setting.lr, done, total)
                 self.step(net, optimizer, x, y, setting)
                 done += 1
                 if self.left < 0:
