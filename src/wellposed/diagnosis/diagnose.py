@@ -61,7 +61,7 @@ def apply_rules(curves: Curves, by: Iterable[Rule]) -> tuple[Finding, ...]:
     rule_of = {rule.name: rule for rule in by}
     for residual in (False, True):
         if not residual or all(found.name == "noisy_evidence" for found in findings):
-            asked = (_judged(rule, curves) for rule in by if rule.residual is residual)
+            asked = (_judged(rule, curves) for rule in by if bool(rule.residual) is residual)
             findings += filter(None, asked)
     silent = {name for found in findings for name in rule_of[found.name].overrules}
     if FIT in silent:
