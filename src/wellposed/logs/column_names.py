@@ -278,10 +278,9 @@ def guess(found: Iterable[str] | Mapping[str, Sequence[Any]], metrics_of: str = 
         sided = any(name.side and name.what in METRICS.values() for name in names)
         bare = [name for name in names if name.level and (name.what in LOSSLIKE or name in _bare(names))]
         bare = [name for name in bare if not (name.what in METRICS or name.of_a_step)] if sided else bare
-        theirs = [
-            name for name in names if name.side and name.side != TRAIN
-        ]  # who has them means shares of wrong answers
-        errors = [name for name in names if name.level and name.what == "error" and not theirs]
+        # Beside another side's numbers an error is a share of wrong answers.
+        alone = all(name.side in (TRAIN, NOBODY) for name in names)
+        errors = [name for name in names if alone and name.level and name.what == "error"]
         bare = bare or (errors if not sided or len(errors) == 1 == sum(bool(name.side) for name in names) else [])
         taken = {"train_loss": _curves(bare, counts)[0].text} if bare else {}
     for ours, aliases in (("epoch", EPOCHS), ("step", STEPS), ("lr", RATES)):

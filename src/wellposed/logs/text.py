@@ -229,9 +229,9 @@ class _Found:
         if line.rstrip().endswith(":") and BEST.search(line):
             self.repeated = True
             return
-        if (
-            RESTORED.match(line) or "train_runtime" in line or len(ARGUED.findall(line)) > 2
-        ):  # of Trainer's end, and of the start
+        if RESTORED.match(line) or "train_runtime" in line:  # of Trainer's end
+            return
+        if len(ARGUED.findall(line)) > 2:
             return
         if "[(" in line and (pairs := PAIRED.findall(line)):
             for name, cells in pairs:
@@ -443,9 +443,9 @@ class _Found:
                 Log(one, f"{path}: run {i}" if len(listed) > 1 else str(path), TEXT) for i, one in enumerate(listed, 1)
             ]
         each = [columns_of(rows) for _, rows in self.tables if len(rows) >= FEWEST_ROWS]
-        each = [columns for columns in each if guess(columns).taken.keys() & losses]
-        sides = [side for columns in each for side in guess(columns).taken.keys() & losses]
-        if len({*sides}) < len(sides):  # what stands between them is a remark; a side of its own in each is one run
+        sides = [guess(columns).taken.keys() & losses for columns in each]
+        each = [columns for columns, found in zip(each, sides, strict=True) if found]
+        if len(set[str]().union(*sides)) < sum(map(len, sides)):  # a side that comes again is of another run
             return [Log(columns, f"{path}: table {i}", TEXT) for i, columns in enumerate(each, 1)]
         rows = self.rows
         if any("epoch" in row or "step" in row for row in rows):

@@ -25,9 +25,9 @@ def show_progress(budget: Budget, note: Callable[[str], None] | None = None, qui
     """Show what work inside the block reports where a notebook or a terminal watches.
 
     Args:
-        note: takes what is said beside the bar, such as a device that cannot be used; with a pipe or ``quiet`` in place of
-            a bar, only what must be said. None drops it.
-        quiet: draw nothing.
+        note: prints a sentence that is said beside the bar: how the table was read, a device that cannot be used. Where no bar is
+            drawn it gets only what must be said, such as the device. None prints nothing.
+        quiet: draw nothing, whoever watches.
     """
     with ExitStack() as stack:
         draw: Draw | None = None
