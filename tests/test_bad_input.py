@@ -141,7 +141,7 @@ def with_kind(values: Any) -> Any:
 TABLES: dict[str, tuple[Callable[[], Any], str]] = {
     "target all missing": (lambda: with_kind(None), "target 'kind' is missing in all 60 rows"),
     "one class": (lambda: with_kind("yes"), r"one value only \('yes'\)"),
-    "too few rows": (lambda: table(6), "6 rows have a target; at least 10"),
+    "too few rows": (lambda: table(6), "Only 6 rows with a target; at least 10"),
     "target never repeats": (lambda: with_kind([f"w{i}" for i in range(60)]), "60 distinct values in 60 rows"),
     "infinite target": (lambda: with_kind(np.where(np.arange(60) == 3, np.inf, np.arange(60.0))), "infinite in 1 rows"),
     "only a constant": (lambda: table()[["kind"]].assign(k=7), "no usable feature column.*one value only: 'k'"),

@@ -272,7 +272,7 @@ BAD_TABLES = [
     ({"target": "target"}, ["a"] * 60, "one value only"),
     ({"target": "target"}, [1.5] * 60, "one value only"),
     ({"target": "target"}, [1.0, 2.5, float("inf")] * 20, "infinite in 20 rows"),
-    ({"target": "target"}, ["a"] * 5 + ["b"] * 4 + [None] * 51, "9 rows have a target"),
+    ({"target": "target"}, ["a"] * 5 + ["b"] * 4 + [None] * 51, "Only 9 rows with a target"),
     ({"target": "target"}, [f"name {i}" for i in range(60)], "every class needs several rows"),
     ({"target": "target"}, [f"2024-01-{i % 28 + 1:02d}" for i in range(60)], "holds dates"),
 ]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from wellposed.core.errors import DataError, did_you_mean, listed, require
+from wellposed.core.formats import count_noun
 from wellposed.core.numbers import LARGEST
 from wellposed.core.random import numpy_generator
 from wellposed.data import columns
@@ -286,10 +287,10 @@ def _rows_with_target(table: pd.DataFrame, target: str, warnings: list[str]) -> 
         raise DataError(
             f"The target {target!r} is missing in all {len(table)} rows. Give a column with values as target."
         )
-    if len(table) - absent.sum() < LEAST_ROWS:
+    if (known := int(len(table) - absent.sum())) < LEAST_ROWS:
         raise DataError(
-            f"{len(table) - absent.sum()} rows have a target; at least {LEAST_ROWS} are needed to train, choose and "
-            "confirm. Give more rows."
+            f"Only {count_noun(known, 'row')} with a target; at least {LEAST_ROWS} are needed to train, choose and confirm. "
+            "Give more rows."
         )
     if not absent.any():
         return table
