@@ -1,4 +1,4 @@
-"""Test error, likelihood and coverage on the UCI tables with published splits: a point, four posteriors, and cross-fitted networks.
+"""Test error, likelihood and coverage on the UCI tables with published splits: networks, posteriors, cross-fitted networks, peers.
 
     python benchmarks/uci.py FOLDER_OF_TABLES [--only yacht,energy] [--splits 20] [--methods point,cross_fit] [--out uci.jsonl]
     python benchmarks/uci.py FOLDER_OF_TABLES --validate        # a tenth of the training rows in place of the test rows
@@ -18,6 +18,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -131,7 +132,83 @@ def cross_fit(x: Tensor, y: Tensor, x_test: Tensor, near: int) -> PredictiveNumb
     return found.predict(x_test)
 
 
-METHODS = {"point": point, "variational": variational, "laplace": laplace, "ensemble": ensemble, "cross_fit": cross_fit}
+def trained_by_draws(of: Standard, net: nn.Module, optimizer: torch.optim.Optimizer, drawn: Callable[[], Any]) -> float:
+    """Train a network whose optimizer draws its weights, and return the noise, which is trained beside it by Adam."""
+    log_noise, rows = torch.zeros((), requires_grad=True), len(of.train[0])
+    noise = torch.optim.Adam([log_noise], lr=of.recipe.optimizer.lr)
+    batches = of.recipe.epochs * -(-rows // of.recipe.batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, batches)
+    for _ in range(of.recipe.epochs):
+        for batch in torch.randperm(rows).split(of.recipe.batch_size):
+            optimizer.zero_grad()
+            noise.zero_grad()
+            with drawn():
+                error = F.mse_loss(net(of.train[0][batch]), of.train[1][batch])
+                (error / (2 * (2 * log_noise).exp()) + log_noise).backward()
+            optimizer.step()
+            noise.step()
+            schedule.step()
+    return float(log_noise.detach().exp())
+
+
+DRAWS = 30
+PRIOR_STD, IVON_RATE, IVON_START = 0.3, 0.02, 1.0
+"""Of both versions of IVON."""
+
+
+def ivon(x: Tensor, y: Tensor, x_test: Tensor) -> PredictiveNumbers:
+    of = Standard(x, y)
+    torch.manual_seed(0)
+    net, prior = of.problem.model(), wp.GaussianPrior(PRIOR_STD)
+    optimizer = wp.IVON(net.parameters(), IVON_RATE, rows=len(of.train[0]), prior=prior, start=IVON_START)
+    noise = trained_by_draws(of, net, optimizer, optimizer.sampled)
+    return of.back(wp.predictive(net, x_test, samples=DRAWS, noise_std=noise, drawn_by=optimizer))
+
+
+def ivon_opt(x: Tensor, y: Tensor, x_test: Tensor) -> PredictiveNumbers:
+    """The package of IVON's authors, with the same prior, rate and start."""
+    from ivon import IVON
+
+    of = Standard(x, y)
+    torch.manual_seed(0)
+    net, rows = of.problem.model(), len(of.train[0])
+    decay = 1 / (rows * PRIOR_STD**2)
+    optimizer = IVON(net.parameters(), lr=IVON_RATE, ess=rows, weight_decay=decay, hess_init=IVON_START)
+    noise, answers = trained_by_draws(of, net, optimizer, lambda: optimizer.sampled_params(train=True)), []
+    for _ in range(DRAWS):
+        with torch.no_grad(), optimizer.sampled_params():
+            answers.append(net(x_test))
+    means = torch.stack(answers).double()
+    return of.back(PredictiveNumbers.gaussian(means.mean(0), means.var(0, correction=0), noise))
+
+
+def laplace_torch(x: Tensor, y: Tensor, x_test: Tensor) -> PredictiveNumbers:
+    """As its README has it: a last layer, prior and noise by the marginal likelihood."""
+    from laplace import Laplace
+    from torch.utils.data import DataLoader, TensorDataset
+
+    of = Standard(x, y)
+    (run,) = wp.fit_many(of.problem, of.recipe, device="cpu", probe_rows=1)
+    found = Laplace(run.model, "regression", subset_of_weights="last_layer", hessian_structure="full")
+    found.fit(DataLoader(TensorDataset(*of.train), batch_size=256))
+    log_prior, log_noise = torch.zeros(1, requires_grad=True), torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.Adam([log_prior, log_noise], lr=1e-1)
+    for _ in range(100):
+        optimizer.zero_grad()
+        (-found.log_marginal_likelihood(log_prior.exp(), log_noise.exp())).backward()
+        optimizer.step()
+    mean, variance = found(x_test)
+    return of.back(
+        PredictiveNumbers.gaussian(mean.detach(), variance.detach()[:, :, 0], float(log_noise.detach().exp()))
+    )
+
+
+METHODS = {
+    "point": point, "variational": variational, "laplace": laplace, "ensemble": ensemble, "cross_fit": cross_fit, "ivon": ivon,
+    "ivon-opt": ivon_opt, "laplace-torch": laplace_torch,
+}  # fmt: skip
+PEERS = "ivon-opt", "laplace-torch"
+"""Packages that are measured where ``--methods`` names them."""
 
 
 def split_rows(folder: Path, table: str, split: int, validate: bool) -> tuple[Tensor, ...]:
@@ -183,7 +260,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", default=",".join(TABLES))
     parser.add_argument("--splits", type=int, default=20)
-    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--methods", default=",".join(name for name in METHODS if name not in PEERS))
     parser.add_argument("--validate", action="store_true")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()

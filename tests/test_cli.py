@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 import torch
 
+import wellposed as wp
+
 pd = pytest.importorskip("pandas")
 pytest.importorskip("sklearn")
 pytest.importorskip("typer")
@@ -516,6 +518,31 @@ def test_a_terminal_gets_a_bar_and_a_pipe_gets_nothing(
     assert "best " in err_of(Terminal(), *budget, str(tmp_path / "1"))
     assert err_of(io.StringIO(), *budget, str(tmp_path / "2")) == ""
     assert err_of(Terminal(), *budget, str(tmp_path / "3"), "--quiet") == ""
+
+
+@pytest.mark.parametrize("of", ["improve", "estimator"])
+def test_python_gets_the_bar_too_unless_somebody_listens_already(of: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from wellposed.core.progress import reporting_to
+
+    x = torch.linspace(-1, 1, 40)[:, None]
+    y = (x[:, 0] > 0).long()
+
+    def err_of(stream: io.StringIO, **options: Any) -> str:
+        monkeypatch.setattr(sys, "stderr", stream)
+        if of == "improve":
+            problem = wp.Problem(lambda: torch.nn.Linear(1, 2), "cross_entropy", wp.Data(train=(x, y), valid=(x, y)))
+            wp.improve(problem, "2 recipes", **options)
+        else:
+            wp.Classifier(budget="2 recipes", random_state=0, **options).fit(x.numpy(), y.numpy())
+        return stream.getvalue()
+
+    assert "best " in err_of(Terminal())
+    assert err_of(io.StringIO()) == ""
+    assert err_of(Terminal(), verbose=False) == ""
+    events: list[str] = []
+    with reporting_to(lambda event, fields: events.append(event)):
+        assert err_of(Terminal()) == ""
+    assert "trial" in events
 
 
 def test_the_bar_says_recipes_best_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,7 +165,7 @@ def improve(
         try:
             options: dict[str, Any] = {
                 "recipe": own, "device": device, "engine": engine, "command": command, "rules": imported_types(rule, "rule"),
-                "began": began,
+                "began": began, "verbose": False,
             }  # fmt: skip
             if folds is not None and table is not None:
                 options |= {"metric": metric, "class_weight": asked.class_weight, "warnings": found}

@@ -25,6 +25,11 @@ def emit(event: str, **fields: Any) -> None:
     _sink.get()(event, fields)
 
 
+def listened_to() -> bool:
+    """Whether somebody takes the events already."""
+    return _sink.get() is not silent
+
+
 @contextmanager
 def reporting_to(sink: Sink) -> Iterator[None]:
     """Send events to ``sink`` inside the block."""

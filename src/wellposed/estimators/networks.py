@@ -162,7 +162,7 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
             count = max(1, (os.cpu_count() or 1) + 1 + count)
         with (
             contextlib.nullcontext() if count is None else threads_of(count),
-            show_progress(budget) if self.verbose and not budget.none else contextlib.nullcontext(),
+            show_progress(budget, quiet=not self.verbose or budget.none),
         ):
             self._fit(given, valid, budget, seed, began)
         return self
@@ -311,7 +311,9 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
         problem = Problem(TableMLP(), self._loss, data, space=TABLE_SPACE, metric=metric, name=name)
         if budget.unit == "seconds":
             budget = Budget(SEARCHED * budget.amount, "seconds")
-        return improve(problem, budget, seed, recipe=own, device=self.device, command=f"wp.{name}", began=began)
+        return improve(
+            problem, budget, seed, recipe=own, device=self.device, command=f"wp.{name}", began=began, verbose=False
+        )
 
     # --- afterwards
 

@@ -29,6 +29,7 @@ from wellposed.search.finalists import best_of_finalists
 from wellposed.search.holdout import in_a_sentence, plain_recipe, with_test
 from wellposed.search.lots import Rounds
 from wellposed.search.playbook import edge_note
+from wellposed.search.progress_bar import show_progress
 from wellposed.search.references import References, references
 from wellposed.search.runner import Bench
 from wellposed.search.smaller import smaller
@@ -64,6 +65,7 @@ def improve(
     rules: Sequence[Rule | type[Rule]] = (),
     command: str = "wp.improve",
     began: float | None = None,
+    verbose: bool = True,
 ) -> Study:
     """Search for a better recipe, and confirm it on rows that the search never touched.
 
@@ -82,6 +84,7 @@ def improve(
         began: value of ``time.monotonic()`` when the clock of the budget started; None is now.
         resume: go on with the study in ``out``, with a larger budget than it has spent: its trials are kept, and the
             confirmation counts as another look.
+        verbose: show the progress, in a terminal or a notebook only.
     Raises:
         ProblemError, DataError, RecipeError: something given cannot be used.
         InputError: a study that is resumed is of something else.
@@ -98,6 +101,7 @@ def improve(
             stack.enter_context(claim_folder(folder, resume))
         elif resume:
             raise InputError("resume= needs the folder of the study: give out=.")
+        stack.enter_context(show_progress(spent, quiet=not verbose))
         account = Account(spent, time.monotonic() if began is None else began)
         search = Search(problem, account, seed, folder, resolve_device(device), resume, engine, own_rules(rules), small)
         if recipe is not None:

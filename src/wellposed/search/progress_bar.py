@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from wellposed.core.progress import reporting_to
+from wellposed.core.progress import listened_to, reporting_to
 from wellposed.core.signs import escape_html
 from wellposed.study.budget import Budget
 
@@ -22,7 +22,7 @@ Draw = Callable[[str, float, str], None]
 
 @contextmanager
 def show_progress(budget: Budget, note: Callable[[str], None] | None = None, quiet: bool = False) -> Iterator[None]:
-    """Show what work inside the block reports where a notebook or a terminal watches.
+    """Show what work inside the block reports where a notebook or a terminal watches, and nobody else is told of it.
 
     Args:
         note: prints a sentence that is said beside the bar: how the table was read, a device that cannot be used. Where no bar is
@@ -31,9 +31,10 @@ def show_progress(budget: Budget, note: Callable[[str], None] | None = None, qui
     """
     with ExitStack() as stack:
         draw: Draw | None = None
-        if not quiet and in_notebook():
+        shown = not quiet and not listened_to()
+        if shown and in_notebook():
             draw = stack.enter_context(_notebook_line())
-        elif not quiet and stderr_is_terminal():
+        elif shown and stderr_is_terminal():
             draw = stack.enter_context(_terminal_bar())
         if draw is not None or note is not None:
             stack.enter_context(reporting_to(Progress(budget, draw, note)))
