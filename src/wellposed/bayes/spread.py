@@ -21,6 +21,8 @@ TAILS = 9
 """Gaussians of a mixture: enough for its tails to be smooth as far as one row in a thousand."""
 RIDGES = (1.0, 10.0, 100.0, 1000.0)
 """Precisions of the Gaussian prior of the coefficients, of which held-out residuals choose."""
+APART = 10.0
+"""Precision of the prior of how far a component's scale is from that of a lognormal distribution."""
 FOLDS = 5
 BINS = 6
 """Of each feature."""
@@ -30,23 +32,24 @@ LEAST = 1e-6
 
 @dataclass(frozen=True)
 class Spread:
-    """``r ~ 1/C sum_c N(0, s(x)^2 exp(2 tail z_c))``, ``log s(x) = a + b . code(x)``: Gaussians whose spread is itself uncertain.
+    """``r ~ 1/C sum_c N(0, s(x)^2 exp(2 t_c))``, ``log s(x) = a + b . code(x)``: Gaussians whose spread is itself uncertain.
 
     ``code`` is `wellposed.PiecewiseLinear` with few bins, so that ``log s`` is a sum of piecewise linear functions of single
     features; beyond the rows that it was fitted on they stay what they are at the last of them.
 
-    ``z_c`` are the ``C = 9`` quantiles of the standard normal in the middle of equal parts, so that ``tail`` 0 is a Gaussian, and
-    a larger one has the heavier tails of a normal with lognormal scale.
+    ``t_c = tail z_c + d_c``. ``z_c`` are the ``C = 9`` quantiles of the standard normal in the middle of equal parts, so that alone
+    they give the heavy tails of a normal with lognormal scale; ``d_c`` with a Gaussian prior of precision 10 let the scales have
+    any other distribution that the residuals speak for. All ``t_c`` alike are a Gaussian.
 
     Attributes:
         coefficients: ``a``, then ``b``.
-        tail: >= 0, the standard deviation of the logarithm of the spread.
+        scales: ``t_c``, ``(C,)``.
         ridge: the precision of the prior of ``b`` that held-out residuals chose.
         low, high: the range of each feature.
     """
 
     coefficients: Tensor
-    tail: float
+    scales: Tensor
     ridge: float
     code: PiecewiseLinear
     low: Tensor
@@ -81,12 +84,12 @@ class Spread:
 
         def held_out(ridge: float) -> float:
             parts = [(fold != number, fold == number) for number in range(FOLDS)]
-            return sum(float(_nll(_minimum(z[rest], r[rest], ridge), z[held], r[held])) for rest, held in parts)
+            return sum(float(_nll(*_minimum(z[rest], r[rest], ridge), z[held], r[held])) for rest, held in parts)
 
         ridge = min(RIDGES, key=held_out)
-        found = _minimum(z, r, ridge)
+        found, scales = _minimum(z, r, ridge)
         found[0] += math.log(typical)
-        return cls(found[:-1], float(found[-1].abs()), ridge, code, x.amin(0), x.amax(0))
+        return cls(found, scales, ridge, code, x.amin(0), x.amax(0))
 
     def __call__(self, features: Tensor) -> Tensor:
         """The spread ``s(x)`` of the middle component, ``(rows,)``."""
@@ -95,7 +98,7 @@ class Spread:
 
     def components(self, features: Tensor) -> Tensor:
         """The standard deviation of each component, ``(C, rows)``."""
-        return self(features) * (self.tail * _places())[:, None].exp()
+        return self(features) * self.scales[:, None].exp()
 
 
 def _with_constant(z: Tensor) -> Tensor:
@@ -106,25 +109,25 @@ def _places() -> Tensor:
     return torch.special.ndtri((torch.arange(TAILS, dtype=torch.float64) + 0.5) / TAILS)  # type: ignore[no-any-return]
 
 
-def _nll(found: Tensor, z: Tensor, r: Tensor) -> Tensor:
+def _nll(found: Tensor, scales: Tensor, z: Tensor, r: Tensor) -> Tensor:
     """The sum over rows of ``-log p(r)``, less its constant."""
-    log_std = (z @ found[:-1]).clamp(min=math.log(LEAST))[:, None] + found[-1] * _places()
+    log_std = (z @ found).clamp(min=math.log(LEAST))[:, None] + scales
     density = -0.5 * (r[:, None] * (-log_std).exp()).square() - log_std
     return math.log(TAILS) * len(r) - density.logsumexp(1).sum()
 
 
-def _minimum(z: Tensor, r: Tensor, ridge: float) -> Tensor:
-    """Coefficients and tail, from a constant spread on."""
-    found = torch.zeros(z.shape[1] + 1, dtype=z.dtype)
-    found[-1] = 0.3
-    found.requires_grad_()
-    optimizer = torch.optim.LBFGS([found], max_iter=60, line_search_fn="strong_wolfe")
+def _minimum(z: Tensor, r: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """Coefficients and scales, from a constant spread on."""
+    found, tail, apart = z.new_zeros(z.shape[1]), z.new_tensor(0.3), z.new_zeros(TAILS)
+    free = [part.requires_grad_() for part in (found, tail, apart)]
+    optimizer = torch.optim.LBFGS(free, max_iter=60, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        cost = (_nll(found, z, r) + ridge / 2 * found[1:-1].square().sum()) / len(r)
+        prior = ridge / 2 * found[1:].square().sum() + APART / 2 * apart.square().sum()
+        cost = (_nll(found, tail * _places() + apart, z, r) + prior) / len(r)
         cost.backward()  # type: ignore[no-untyped-call]
         return cost
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return found.detach()
+    return found.detach(), (tail * _places() + apart).detach()
