@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import functools
 import io
 import itertools
 import pickle
+import queue
 import random
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -21,7 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler, TensorDataset
 
 import wellposed as wp
 from wellposed.core.errors import CompositionError, DataError, FormatError, InputError
-from wellposed.core.preserve import reached
+from wellposed.core.preserve import reach_kept, reached
 from wellposed.core.selectors import leaves
 from wellposed.losses.per_example import Loss
 from wellposed.optim.kernels import soft_threshold_
@@ -191,6 +193,61 @@ def test_what_forward_or_the_loss_do_not_take_is_said_when_the_watch_is_made() -
         wp.watch(nn.Linear(4, 3), "cross_entropy", train=PAIRS, valid=PAIRS, forward=lambda model, batch: model(batch))
     with pytest.raises(wp.ProblemError, match="does not fit the model"):
         wp.watch(nn.Linear(4, 3), "cross_entropy", train=PAIRS, valid=PAIRS, forward=lambda model, b: model(b[0])[:5])
+
+
+LAYOUTS = [torch.sparse_coo, torch.sparse_csr]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+def test_a_batch_may_hold_a_sparse_matrix(layout: torch.layout) -> None:
+    draw = torch.Generator().manual_seed(0)
+    edges, net = (torch.rand(ROWS, ROWS, generator=draw) < 0.3).float(), nn.Linear(4, 3)
+    batch = (edges.to_sparse(layout=layout), X, Y)
+
+    def forward(model: nn.Module, batch: Any) -> Tensor:
+        return model(batch[0] @ batch[1])  # type: ignore[no-any-return]
+
+    class Stream:
+        def __iter__(self) -> Iterator[Any]:
+            return iter([batch, batch])
+
+    expected = F.cross_entropy(net(edges @ X), Y).item()
+    for given in ([batch], Stream()):
+        assert wp.watch(net, F.cross_entropy, given, given, forward=forward).epoch()["valid_loss"] == pytest.approx(
+            expected
+        )
+    rebuilt = wp.watch(
+        net, lambda o, t: ((o @ o.T - t.to_dense()) ** 2).mean(), [batch], [batch],
+        forward=forward, target=lambda batch: batch[0],
+    )  # fmt: skip
+    rebuilt.epoch()
+    rebuilt.epoch()
+    assert not rebuilt.history.facts.get("moving_target")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+def test_rows_of_a_sparse_batch_stand_alone(layout: torch.layout) -> None:
+    draw = torch.Generator().manual_seed(0)
+    words, net = (torch.rand(200, 9, generator=draw) < 0.2).float(), nn.Linear(9, 3)
+    y = torch.arange(200) % 3
+    given = [(words.to_sparse(layout=layout), y)]
+    forward = lambda model, batch: batch[0] @ model.weight.T + model.bias  # noqa: E731
+    watch = wp.watch(net, F.cross_entropy, given, given, forward=forward, rows=200)
+    assert watch.epoch()["valid_loss"] == pytest.approx(F.cross_entropy(net(words), y).item())
+    assert watch.epoch()["valid_loss_se"] > 0
+
+
+def test_an_object_that_holds_an_optimizer_is_answered_with_where_it_is() -> None:
+    net = nn.Linear(4, 3)
+    clipping: Any = SimpleNamespace(inner=torch.optim.SGD(net.parameters(), lr=0.1))
+    for call in (
+        lambda: wp.watch(net, F.cross_entropy, PAIRS, PAIRS, optimizer=clipping),
+        lambda: wp.regularize(clipping, net),
+    ):
+        with pytest.raises(InputError, match="It holds one: its attribute 'inner'"):
+            call()
 
 
 def test_nested_inputs_are_asked_for_with_a_line_that_works() -> None:
@@ -445,6 +502,81 @@ def test_a_state_that_a_model_keeps_is_left_as_it_was() -> None:
     state = net.state
     wp.watch(net, "cross_entropy", train=PAIRS, valid=PAIRS).epoch()
     assert net.state is state
+
+
+CALLS = 0
+
+
+def changes(kind: str, net: nn.Module) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """What code of a person changes beside its network, and a look at it."""
+    meter, sums = SimpleNamespace(total=0.0, seen=[]), collections.defaultdict(float)
+    parts, recent, centre, calls = {"loss": [1.0]}, collections.deque([0.0], maxlen=3), torch.zeros(2), 0
+
+    def count() -> None:
+        nonlocal calls
+        calls += 1
+
+    def count_in_module() -> None:
+        global CALLS
+        CALLS += 1
+
+    def backward() -> None:
+        with torch.enable_grad():
+            net(X).sum().backward()
+
+    def shown(tensor: Tensor | None) -> list[float]:
+        assert tensor is not None
+        return tensor.flatten().tolist()
+
+    found: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+        "a sum in a dict": (lambda: sums.update(loss=sums["loss"] + 1), lambda: dict(sums)),
+        "an object's number": (lambda: setattr(meter, "total", meter.total + 1), lambda: meter.total),
+        "an object's list": (lambda: meter.seen.append(1), lambda: list(meter.seen)),
+        "a list in a dict": (lambda: parts["loss"].append(2.0), lambda: list(parts["loss"])),
+        "the last few": (lambda: recent.append(1.0), lambda: list(recent)),
+        "a tensor": (lambda: centre.add_(1), lambda: shown(centre)),
+        "a name of the function around": (count, lambda: calls),
+        "a name of the module": (count_in_module, lambda: CALLS),
+        "gradients that are cleared": (net.zero_grad, lambda: shown(next(net.parameters()).grad)),
+        "gradients that are added to": (backward, lambda: shown(next(net.parameters()).grad)),
+    }
+    return found[kind]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "a sum in a dict", "an object's number", "an object's list", "a list in a dict", "the last few", "a tensor",
+        "a name of the function around", "a name of the module", "gradients that are cleared",
+        "gradients that are added to",
+    ],
+)  # fmt: skip
+def test_what_code_changes_around_it_comes_back(kind: str) -> None:
+    net = nn.Linear(4, 3)
+    net(X).sum().backward()
+    change, look = changes(kind, net)
+
+    def forward(model: nn.Module, batch: Any) -> Any:
+        change()
+        return model(batch[0])
+
+    def loss(outputs: Tensor, target: Tensor) -> Tensor:
+        change()
+        return F.cross_entropy(outputs, target)
+
+    before = look()
+    watch = wp.watch(net, loss, PAIRS, PAIRS, forward=forward)
+    watch.epoch()
+    assert look() == before
+    change()
+    assert look() != before
+
+
+def test_what_other_threads_work_on_is_left_alone() -> None:
+    waiting: queue.Queue[int] = queue.Queue()
+    with reach_kept(lambda: waiting):
+        waiting.put(1)
+    assert waiting.qsize() == 1
 
 
 def test_data_and_large_containers_are_not_walked_through() -> None:

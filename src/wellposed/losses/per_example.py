@@ -449,7 +449,7 @@ class Loss:
     def _together(self, outputs: Any, target: Any, rows: int) -> Tensor | None:
         """The loss of each example alone, ``(rows,)``, in one call; None where an earlier batch showed that it cannot be."""
         leaves, spec = tree_flatten((outputs, target))
-        if self._vmaps is False or not all(isinstance(leaf, Tensor) for leaf in leaves):
+        if self._vmaps is False or not all(isinstance(one, Tensor) and one.layout == torch.strided for one in leaves):
             return None
         by_row = [leaf.ndim > 0 and len(leaf) == rows for leaf in leaves]
         alone = [leaf.unsqueeze(1) if its else leaf for leaf, its in zip(leaves, by_row, strict=True)]
