@@ -10,6 +10,7 @@ import itertools
 import pickle
 import queue
 import random
+import re
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -286,10 +287,10 @@ def test_a_loss_that_needs_its_batch_is_seen_in_batches_of_training() -> None:
     watch = wp.watch(net, contrasted, train=train, valid=valid)
     assert watch.rows == 20
     assert [len(x) for (x, _), _ in watch.batches("valid")] == [10, 10]
-    sizes: list[int] = []
+    sizes: queue.SimpleQueue[int] = queue.SimpleQueue()  # a list would come back as it was
 
     def forward(model: nn.Module, batch: Any) -> Tensor:
-        sizes.append(len(batch[0]))
+        sizes.put(len(batch[0]))
         return contrasted(model(batch[0]), None)
 
     episodes = DataLoader(PAIRS, batch_sampler=Episodes())
@@ -297,7 +298,7 @@ def test_a_loss_that_needs_its_batch_is_seen_in_batches_of_training() -> None:
     watch = wp.watch(net, lambda loss, _: loss, train=episodes, valid=episodes, forward=forward)
     watch.epoch()
     assert torch.equal(before, torch.random.get_rng_state())
-    assert set(sizes) == {6}
+    assert {sizes.get() for _ in range(sizes.qsize())} == {6}
     assert all(len(y.unique()) == 2 for (_, y), _ in watch.batches("train"))
     scored = wp.watch(net, F.cross_entropy, train=episodes, valid=episodes)
     assert max(len(x) for (x, _), _ in scored.batches("train")) == 6, "no batch is larger than the loop's"
@@ -525,8 +526,7 @@ def changes(kind: str, net: nn.Module) -> tuple[Callable[[], Any], Callable[[], 
             net(X).sum().backward()
 
     def shown(tensor: Tensor | None) -> list[float]:
-        assert tensor is not None
-        return tensor.flatten().tolist()
+        return [] if tensor is None else tensor.flatten().tolist()
 
     found: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         "a sum in a dict": (lambda: sums.update(loss=sums["loss"] + 1), lambda: dict(sums)),
@@ -577,6 +577,60 @@ def test_what_other_threads_work_on_is_left_alone() -> None:
     with reach_kept(lambda: waiting):
         waiting.put(1)
     assert waiting.qsize() == 1
+
+
+def test_a_loss_that_writes_into_its_arguments_is_seen_row_by_row() -> None:
+    net, x = nn.Linear(4, 4), torch.randn(ROWS, 4)
+
+    def loss(outputs: Tensor, target: Tensor) -> Tensor:
+        return F.smooth_l1_loss(outputs.div_(2.0), target.sub_(1.0)) ** 1 + outputs.abs().mean()
+
+    expected = loss(net(x).detach(), x.clone()).item()
+    watch = wp.watch(net, loss, (x, x), (x, x), rows=ROWS)
+    row = watch.epoch()
+    assert row["valid_loss"] == pytest.approx(expected)
+    assert row["valid_loss_se"] > 0
+    assert watch.rows == ROWS
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"), [(tuple, "sum(loss(outputs, target))"), (dict, "sum(loss(outputs, target).values())")]
+)
+def test_parts_of_a_loss_are_added_up_by_the_line_that_is_said(kind: type, line: str) -> None:
+    class Criterion(nn.Module):
+        def forward(self, outputs: Tensor, target: Tensor) -> Any:
+            parts = {"classes": F.cross_entropy(outputs, target), "size": outputs.square().mean()}
+            return parts if kind is dict else tuple(parts.values())
+
+    net, loss = nn.Linear(4, 3), Criterion()
+    with pytest.raises(InputError, match=re.escape(f"loss=lambda outputs, target: {line}")):
+        wp.watch(net, loss, PAIRS, PAIRS)
+    said = eval(f"lambda outputs, target: {line}", {"loss": loss})
+    expected = F.cross_entropy(net(X), Y) + net(X).square().mean()
+    assert wp.watch(net, said, PAIRS, PAIRS).epoch()["valid_loss"] == pytest.approx(expected.item())
+
+
+def test_a_batch_with_more_targets_than_examples_is_looked_into_whole() -> None:
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(4, 3)
+
+        def forward(self, sentence: Tensor) -> Tensor:
+            return self.inner(sentence)[0]  # type: ignore[no-any-return]
+
+    net, batch = Words(), (X[None, :5], Y[None, :5])
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    watch = wp.watch(
+        net, F.cross_entropy, [batch], [batch], optimizer=optimizer,
+        forward=lambda model, batch: model(batch[0]), target=lambda batch: batch[1][0],
+    )  # fmt: skip
+    for _ in range(6):
+        optimizer.zero_grad()
+        F.cross_entropy(net(batch[0]), batch[1][0]).backward()
+        optimizer.step()
+        watch.epoch()
+    assert "could not be looked into" not in str(wp.diagnose(watch))
 
 
 def test_data_and_large_containers_are_not_walked_through() -> None:

@@ -408,7 +408,8 @@ def _maker(out: Tensor, last: tuple[str, Tensor] | None) -> str | None:
 
 
 def _joined(parts: list[Tensor]) -> Tensor | None:
-    if not parts or any(part.shape[1:] != parts[0].shape[1:] or part.ndim == 0 for part in parts):
+    dense = all(part.layout == torch.strided for part in parts)
+    if not parts or not dense or any(part.shape[1:] != parts[0].shape[1:] or part.ndim == 0 for part in parts):
         return None
     return torch.cat([part.float() if part.is_floating_point() else part for part in parts]).cpu()
 
