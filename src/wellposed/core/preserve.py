@@ -186,10 +186,11 @@ def _surroundings_kept(around: Iterable[Any]) -> Iterator[None]:
     objects = [one for one in around if hasattr(one, "__dict__") and not isinstance(one, FunctionType)]
     cells = [(cell, held) for one in functions for cell in one.__closure__ or () for held in _contents(cell)]
     world = [(one.__globals__, name, one.__globals__[name]) for one in functions for name in _globals_of(one)]
-    parts = [*around, *(held for _, held in cells), *(held for *_, held in world)]
+    parts = [*(held for _, held in cells), *(held for *_, held in world)]
     parts += [value for one in objects for value in vars(one).values()]
-    small = {id(one): one for one in parts if not isinstance(one, Tensor) or one.numel() <= SMALL}
-    back = [put for one in small.values() if (put := _putting_in_place(one)) is not None]
+    plain = _walked(parts, lambda one: isinstance(one, (list, tuple, dict, deque, Tensor)))
+    small = [one for one in plain if not isinstance(one, Tensor) or one.numel() <= SMALL]
+    back = [put for one in small if (put := _putting_in_place(one)) is not None]
     names = [(vars(one), dict(vars(one))) for one in objects]
     try:
         yield
