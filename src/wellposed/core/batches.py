@@ -73,7 +73,7 @@ def _of_tensors(value: Any) -> bool:
 def numbers_of(tensor: Tensor) -> Tensor:
     """The numbers of a tensor in one axis; of a sparse one those that it stores, whatever its size."""
     if tensor.layout != torch.strided:
-        tensor = tensor.to_sparse_coo().coalesce().values()
+        tensor = tensor.to_sparse_coo().coalesce().values()  # type: ignore[no-untyped-call]
     return tensor.detach().flatten()
 
 
@@ -102,7 +102,8 @@ def examples_of(batch: Any, index: Tensor | slice, count: int) -> Any:
         rows = index.to(leaf.device) if isinstance(index, Tensor) else index
         if leaf.layout != torch.strided:  # torch takes rows of a sparse tensor by their numbers alone
             numbers = torch.arange(count, device=leaf.device)[rows]
-            return leaf.to_sparse_coo().index_select(0, numbers).to_sparse(layout=leaf.layout)
+            rows_alone = leaf.to_sparse_coo().index_select(0, numbers)  # type: ignore[no-untyped-call]
+            return rows_alone.to_sparse(layout=leaf.layout)
         return leaf[rows]
 
     return mapped(chosen, batch)

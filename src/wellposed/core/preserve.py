@@ -51,8 +51,12 @@ def reached(*given: object) -> list[Any]:
 
 def _all_reached(given: Iterable[object]) -> list[Any]:
     """All that code may touch, but numbers, texts, tensors, classes, and what other threads work on."""
-    plain = (str, int, float, Tensor, type, ModuleType, type(None))
-    return list(_walked(given, lambda one: not isinstance(one, plain) and not _busy(type(one))))
+
+    def enters(one: Any) -> bool:
+        kind: Any = type(one)
+        return not isinstance(one, (str, int, float, Tensor, type, ModuleType, type(None))) and not _busy(kind)
+
+    return list(_walked(given, enters))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -331,7 +331,8 @@ def _sum_of(kinds: tuple[type, ...], parts: Any) -> Any:
     """The parts of a loss added up, such as those of boxes and of classes, where they come in a container of these kinds."""
     if not isinstance(parts, kinds):
         raise ProblemError("The loss returns no parts to add up.")
-    return sum(parts.values() if isinstance(parts, dict) else parts)
+    values: Any = parts.values() if isinstance(parts, dict) else parts
+    return sum(values)
 
 
 def _named_parts(batch: Any) -> Iterator[tuple[str, Any]]:
