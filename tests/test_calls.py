@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -621,11 +622,11 @@ class Timed(nn.Module):
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
-        # Not a plain attribute, which comes back as it was.
-        self.inner, self.seconds, self.clock = nn.Linear(4, 3), seconds, SimpleNamespace(now=0.0)
+        # Not a number of an object's, which comes back as it was.
+        self.inner, self.seconds, self.clock = nn.Linear(4, 3), seconds, np.zeros(1)
 
     def forward(self, x: Tensor) -> Tensor:
-        self.clock.now += self.seconds * len(x)
+        self.clock += self.seconds * len(x)
         return self.inner(x)  # type: ignore[no-any-return]
 
 
@@ -634,15 +635,15 @@ def timed(
 ) -> tuple[wp.Watch, float]:
     """A watch that is called after each training of a second; and the share of the time that it took."""
     net = Timed(seconds)
-    monkeypatch.setattr("wellposed.training.watch.time", SimpleNamespace(perf_counter=lambda: net.clock.now))
+    monkeypatch.setattr("wellposed.training.watch.time", SimpleNamespace(perf_counter=lambda: float(net.clock[0])))
     monkeypatch.setattr("wellposed.training.watch.FREE", FREE)
     x, y = scores(draw, 4000, 4), torch.randint(3, (4000,), generator=draw)
     watch = wp.watch(net, "cross_entropy", train=(x, y), valid=(x, y), **given)
-    made = net.clock.now
+    made = float(net.clock[0])
     for _ in range(calls):
-        net.clock.now += 1.0
+        net.clock += 1.0
         watch.epoch()
-    return watch, (net.clock.now - made - calls) / (net.clock.now - made)
+    return watch, float((net.clock[0] - made - calls) / (net.clock[0] - made))
 
 
 def test_watching_takes_at_most_its_share_of_a_long_loop(

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+import wellposed as wp
 from wellposed.core.errors import DataError
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.caveats import reading_of
@@ -813,3 +815,23 @@ def test_slow_noise_is_not_taken_for_a_sudden_fall() -> None:
         steps += measure.last_step(y) is not None
         assert measure.last_step(fall(0.2, epochs=150, tau=30)) is None
     assert steps <= 6
+
+
+def test_a_loss_on_its_way_down_from_far_above_is_not_called_unlearned() -> None:
+    draw = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(400, size, generator=draw) for size in (4, 1))
+    net = torch.nn.Linear(4, 1)
+    torch.nn.init.constant_(net.bias, 10.0)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.03, weight_decay=1e-4)
+    watch = wp.watch(net, "squared_error", (x[:200], y[:200]), (x[200:], y[200:]), optimizer=optimizer)
+    seen = []
+    for epoch in range(150):
+        optimizer.zero_grad()
+        torch.nn.functional.mse_loss(net(x[:200]), y[:200]).backward()
+        optimizer.step()
+        watch.epoch()
+        if epoch in (11, 149):
+            seen.append(wp.diagnose(watch).names)
+    assert "undertrained" in seen[0]
+    assert not {"not_learning", "over_regularized"} & set(seen[0])
+    assert "not_learning" in seen[1]  # there was nothing to learn, and it rests

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import functools
 import io
 import itertools
 import pickle
+import queue
 import random
+import re
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler, TensorDataset
 
 import wellposed as wp
 from wellposed.core.errors import CompositionError, DataError, FormatError, InputError
-from wellposed.core.preserve import reached
+from wellposed.core.preserve import reach_kept, reached
 from wellposed.core.selectors import leaves
 from wellposed.losses.per_example import Loss
 from wellposed.optim.kernels import soft_threshold_
@@ -193,6 +196,61 @@ def test_what_forward_or_the_loss_do_not_take_is_said_when_the_watch_is_made() -
         wp.watch(nn.Linear(4, 3), "cross_entropy", train=PAIRS, valid=PAIRS, forward=lambda model, b: model(b[0])[:5])
 
 
+LAYOUTS = [torch.sparse_coo, torch.sparse_csr]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+def test_a_batch_may_hold_a_sparse_matrix(layout: torch.layout) -> None:
+    draw = torch.Generator().manual_seed(0)
+    edges, net = (torch.rand(ROWS, ROWS, generator=draw) < 0.3).float(), nn.Linear(4, 3)
+    batch = (edges.to_sparse(layout=layout), X, Y)
+
+    def forward(model: nn.Module, batch: Any) -> Tensor:
+        return model(batch[0] @ batch[1])  # type: ignore[no-any-return]
+
+    class Stream:
+        def __iter__(self) -> Iterator[Any]:
+            return iter([batch, batch])
+
+    expected = F.cross_entropy(net(edges @ X), Y).item()
+    for given in ([batch], Stream()):
+        assert wp.watch(net, F.cross_entropy, given, given, forward=forward).epoch()["valid_loss"] == pytest.approx(
+            expected
+        )
+    rebuilt = wp.watch(
+        net, lambda o, t: ((o @ o.T - t.to_dense()) ** 2).mean(), [batch], [batch],
+        forward=forward, target=lambda batch: batch[0],
+    )  # fmt: skip
+    rebuilt.epoch()
+    rebuilt.epoch()
+    assert not rebuilt.history.facts.get("moving_target")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+def test_rows_of_a_sparse_batch_stand_alone(layout: torch.layout) -> None:
+    draw = torch.Generator().manual_seed(0)
+    words, net = (torch.rand(200, 9, generator=draw) < 0.2).float(), nn.Linear(9, 3)
+    y = torch.arange(200) % 3
+    given = [(words.to_sparse(layout=layout), y)]
+    forward = lambda model, batch: batch[0] @ model.weight.T + model.bias  # noqa: E731
+    watch = wp.watch(net, F.cross_entropy, given, given, forward=forward, rows=200)
+    assert watch.epoch()["valid_loss"] == pytest.approx(F.cross_entropy(net(words), y).item())
+    assert watch.epoch()["valid_loss_se"] > 0
+
+
+def test_an_object_that_holds_an_optimizer_is_answered_with_where_it_is() -> None:
+    net = nn.Linear(4, 3)
+    clipping: Any = SimpleNamespace(inner=torch.optim.SGD(net.parameters(), lr=0.1))
+    for call in (
+        lambda: wp.watch(net, F.cross_entropy, PAIRS, PAIRS, optimizer=clipping),
+        lambda: wp.regularize(clipping, net),
+    ):
+        with pytest.raises(InputError, match="It holds one: its attribute 'inner'"):
+            call()
+
+
 def test_nested_inputs_are_asked_for_with_a_line_that_works() -> None:
     data = [((torch.randn(4), torch.randn(2)), torch.tensor(1)) for _ in range(20)]
     with pytest.raises(
@@ -229,10 +287,10 @@ def test_a_loss_that_needs_its_batch_is_seen_in_batches_of_training() -> None:
     watch = wp.watch(net, contrasted, train=train, valid=valid)
     assert watch.rows == 20
     assert [len(x) for (x, _), _ in watch.batches("valid")] == [10, 10]
-    sizes: list[int] = []
+    sizes: queue.SimpleQueue[int] = queue.SimpleQueue()  # a list would come back as it was
 
     def forward(model: nn.Module, batch: Any) -> Tensor:
-        sizes.append(len(batch[0]))
+        sizes.put(len(batch[0]))
         return contrasted(model(batch[0]), None)
 
     episodes = DataLoader(PAIRS, batch_sampler=Episodes())
@@ -240,7 +298,7 @@ def test_a_loss_that_needs_its_batch_is_seen_in_batches_of_training() -> None:
     watch = wp.watch(net, lambda loss, _: loss, train=episodes, valid=episodes, forward=forward)
     watch.epoch()
     assert torch.equal(before, torch.random.get_rng_state())
-    assert set(sizes) == {6}
+    assert {sizes.get() for _ in range(sizes.qsize())} == {6}
     assert all(len(y.unique()) == 2 for (_, y), _ in watch.batches("train"))
     scored = wp.watch(net, F.cross_entropy, train=episodes, valid=episodes)
     assert max(len(x) for (x, _), _ in scored.batches("train")) == 6, "no batch is larger than the loop's"
@@ -445,6 +503,134 @@ def test_a_state_that_a_model_keeps_is_left_as_it_was() -> None:
     state = net.state
     wp.watch(net, "cross_entropy", train=PAIRS, valid=PAIRS).epoch()
     assert net.state is state
+
+
+CALLS = 0
+
+
+def changes(kind: str, net: nn.Module) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """What code of a person changes beside its network, and a look at it."""
+    meter, sums = SimpleNamespace(total=0.0, seen=[]), collections.defaultdict(float)
+    parts, recent, centre, calls = {"loss": [1.0]}, collections.deque([0.0], maxlen=3), torch.zeros(2), 0
+
+    def count() -> None:
+        nonlocal calls
+        calls += 1
+
+    def count_in_module() -> None:
+        global CALLS
+        CALLS += 1
+
+    def backward() -> None:
+        with torch.enable_grad():
+            net(X).sum().backward()
+
+    def shown(tensor: Tensor | None) -> list[float]:
+        return [] if tensor is None else tensor.flatten().tolist()
+
+    found: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+        "a sum in a dict": (lambda: sums.update(loss=sums["loss"] + 1), lambda: dict(sums)),
+        "an object's number": (lambda: setattr(meter, "total", meter.total + 1), lambda: meter.total),
+        "an object's list": (lambda: meter.seen.append(1), lambda: list(meter.seen)),
+        "a list in a dict": (lambda: parts["loss"].append(2.0), lambda: list(parts["loss"])),
+        "the last few": (lambda: recent.append(1.0), lambda: list(recent)),
+        "a tensor": (lambda: centre.add_(1), lambda: shown(centre)),
+        "a name of the function around": (count, lambda: calls),
+        "a name of the module": (count_in_module, lambda: CALLS),
+        "gradients that are cleared": (net.zero_grad, lambda: shown(next(net.parameters()).grad)),
+        "gradients that are added to": (backward, lambda: shown(next(net.parameters()).grad)),
+    }
+    return found[kind]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "a sum in a dict", "an object's number", "an object's list", "a list in a dict", "the last few", "a tensor",
+        "a name of the function around", "a name of the module", "gradients that are cleared",
+        "gradients that are added to",
+    ],
+)  # fmt: skip
+def test_what_code_changes_around_it_comes_back(kind: str) -> None:
+    net = nn.Linear(4, 3)
+    net(X).sum().backward()
+    change, look = changes(kind, net)
+
+    def forward(model: nn.Module, batch: Any) -> Any:
+        change()
+        return model(batch[0])
+
+    def loss(outputs: Tensor, target: Tensor) -> Tensor:
+        change()
+        return F.cross_entropy(outputs, target)
+
+    before = look()
+    watch = wp.watch(net, loss, PAIRS, PAIRS, forward=forward)
+    watch.epoch()
+    assert look() == before
+    change()
+    assert look() != before
+
+
+def test_what_other_threads_work_on_is_left_alone() -> None:
+    waiting: queue.Queue[int] = queue.Queue()
+    with reach_kept(lambda: waiting):
+        waiting.put(1)
+    assert waiting.qsize() == 1
+
+
+def test_a_loss_that_writes_into_its_arguments_is_seen_row_by_row() -> None:
+    net, x = nn.Linear(4, 4), torch.randn(ROWS, 4)
+
+    def loss(outputs: Tensor, target: Tensor) -> Tensor:
+        return F.smooth_l1_loss(outputs.div_(2.0), target.sub_(1.0)) ** 1 + outputs.abs().mean()
+
+    expected = loss(net(x).detach(), x.clone()).item()
+    watch = wp.watch(net, loss, (x, x), (x, x), rows=ROWS)
+    row = watch.epoch()
+    assert row["valid_loss"] == pytest.approx(expected)
+    assert row["valid_loss_se"] > 0
+    assert watch.rows == ROWS
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"), [(tuple, "sum(loss(outputs, target))"), (dict, "sum(loss(outputs, target).values())")]
+)
+def test_parts_of_a_loss_are_added_up_by_the_line_that_is_said(kind: type, line: str) -> None:
+    class Criterion(nn.Module):
+        def forward(self, outputs: Tensor, target: Tensor) -> Any:
+            parts = {"classes": F.cross_entropy(outputs, target), "size": outputs.square().mean()}
+            return parts if kind is dict else tuple(parts.values())
+
+    net, loss = nn.Linear(4, 3), Criterion()
+    with pytest.raises(InputError, match=re.escape(f"loss=lambda outputs, target: {line}")):
+        wp.watch(net, loss, PAIRS, PAIRS)
+    said = eval(f"lambda outputs, target: {line}", {"loss": loss})
+    expected = F.cross_entropy(net(X), Y) + net(X).square().mean()
+    assert wp.watch(net, said, PAIRS, PAIRS).epoch()["valid_loss"] == pytest.approx(expected.item())
+
+
+def test_a_batch_with_more_targets_than_examples_is_looked_into_whole() -> None:
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(4, 3)
+
+        def forward(self, sentence: Tensor) -> Tensor:
+            return self.inner(sentence)[0]  # type: ignore[no-any-return]
+
+    net, batch = Words(), (X[None, :5], Y[None, :5])
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    watch = wp.watch(
+        net, F.cross_entropy, [batch], [batch], optimizer=optimizer,
+        forward=lambda model, batch: model(batch[0]), target=lambda batch: batch[1][0],
+    )  # fmt: skip
+    for _ in range(6):
+        optimizer.zero_grad()
+        F.cross_entropy(net(batch[0]), batch[1][0]).backward()
+        optimizer.step()
+        watch.epoch()
+    assert "could not be looked into" not in str(wp.diagnose(watch))
 
 
 def test_data_and_large_containers_are_not_walked_through() -> None:

@@ -843,3 +843,85 @@ def test_the_audit_knows_which_decay_is_in_the_loss(name: str) -> None:
     coupled = torch.allclose(nets[0].weight, nets[1].weight, atol=1e-6)
     audit = wp.regularize(inner[0], nets[0], []).audit()
     assert (audit.rows[0].how == "loss") == coupled
+
+
+class Sharp(torch.optim.SGD):
+    """A script's own optimizer, which has steps of other names; what is inside of it takes the last one."""
+
+    def __init__(self, parameters: Any, inside: bool) -> None:
+        super().__init__(parameters, lr=0.1)
+        if inside:
+            self.base = torch.optim.SGD(self.param_groups, lr=0.1)
+
+    def second_step(self) -> None:
+        getattr(self, "base", self).step()
+
+
+class Directed(torch.optim.SGD):
+    """An optimizer whose step takes a direction, as line searches of several calls have it."""
+
+    def step(self, direction: Any, scale: float = 1.0) -> float:  # type: ignore[override]
+        with torch.no_grad():
+            for p in self.param_groups[0]["params"]:
+                p.add_(direction * torch.ones_like(p), alpha=scale)
+        return scale
+
+
+def test_terms_are_refused_where_steps_of_other_names_would_pass_them_by() -> None:
+    net = nn.Linear(4, 3)
+    terms = [wp.L2(0.1).on(wp.weights)]
+    with pytest.raises(CompositionError, match=r"takes steps by second_step too, in which .* would not act"):
+        wp.regularize(Sharp(net.parameters(), inside=False), net, terms)
+    assert wp.regularize(Sharp(net.parameters(), inside=False), net, wp.L2(0.1).on(wp.weights, how="loss"))
+    assert wp.regularize(Sharp(net.parameters(), inside=True), net)
+    sharp: Any = Sharp(net.parameters(), inside=True)
+    with pytest.raises(CompositionError, match=r"optimizer\.base = wp\.regularize\(optimizer\.base, net, terms\)"):
+        wp.regularize(sharp, net, terms)
+    sharp.base = wp.regularize(sharp.base, net, terms)
+    before = net.weight.detach().clone()
+    net.weight.grad = torch.zeros_like(net.weight)
+    sharp.second_step()
+    assert torch.allclose(net.weight, before * (1 - 0.1 * 0.1))
+    assert [row.term for row in wp.audit(sharp, net).rows] == ["L2(strength=0.1)", "-"]
+
+
+@pytest.mark.parametrize("terms", [[], [wp.L2(0.1).on(wp.weights)]], ids=["none", "decay"])
+def test_a_step_that_takes_more_than_a_closure_gets_it(terms: list[Term]) -> None:
+    net = nn.Linear(4, 3)
+    optimizer: Any = wp.regularize(Directed(net.parameters(), lr=0.5), net, terms)
+    before = net.weight.detach().clone()
+    net.weight.grad = torch.zeros_like(net.weight)
+    assert optimizer.step(torch.ones(()), scale=2.0) == 2.0
+    assert torch.allclose(net.weight, before * (1 - 0.5 * 0.1 * len(terms)) + 2.0)
+
+
+def test_without_terms_the_closure_is_the_optimizers_own() -> None:
+    class Needs(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            assert closure is not None
+            return [closure() for _ in range(2)][-1]  # with gradients, as it is called
+
+    net, calls = nn.Linear(4, 3), []
+
+    def closure() -> float:
+        calls.append(net(torch.ones(1, 4)).sum().requires_grad)
+        return 7.0
+
+    assert wp.regularize(Needs(net.parameters(), lr=0.1), net).step(closure) == 7.0
+    assert calls == [True, True]
+
+
+def test_a_decay_that_a_loop_gives_beside_a_term_is_warned_of_once() -> None:
+    net = nn.Linear(4, 3)
+    optimizer = wp.regularize(
+        torch.optim.AdamW(net.parameters(), lr=0.1, weight_decay=0.0), net, [wp.L2(0.1).on(wp.weights)]
+    )
+    net.weight.grad = torch.ones_like(net.weight)
+    optimizer.step()
+    for decay in (0.04, 0.05):
+        optimizer.param_groups[0]["weight_decay"] = decay
+        if decay == 0.04:
+            with pytest.warns(UserWarning, match="would be decayed twice"):
+                optimizer.step()
+        else:
+            optimizer.step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import queue
 import random
 from collections import UserDict, namedtuple
 from collections.abc import Iterator
@@ -210,8 +211,12 @@ def test_equal_weights_give_equal_losses_whatever_training_adds(data: Any, net: 
     assert [c for c in row if c.startswith("term:")] == [f"term:{optimizer.terms[0]}"]
 
 
+def taken(given: queue.SimpleQueue[Any]) -> list[Any]:
+    return [given.get() for _ in range(given.qsize())]
+
+
 def test_probes_are_equally_large_and_the_same_each_epoch(data: Any, net: nn.Module) -> None:
-    asked: list[list[int]] = []
+    given: queue.SimpleQueue[list[int]] = queue.SimpleQueue()  # a list would come back as it was
 
     class Rows(Dataset[tuple[Tensor, Tensor]]):
         def __init__(self, size: int) -> None:
@@ -224,19 +229,19 @@ def test_probes_are_equally_large_and_the_same_each_epoch(data: Any, net: nn.Mod
             return torch.full((FEATURES,), float(i)), torch.tensor(i % CLASSES)
 
     def forward(model: nn.Module, batch: Any) -> Tensor:
-        asked.append(batch[0][:, 0].int().tolist())
+        given.put(batch[0][:, 0].int().tolist())
         out: Tensor = model(batch[0])
         return out
 
     watch = wp.watch(net, "cross_entropy", train=Rows(3000), valid=Rows(700), forward=forward)
-    assert [len(rows) for rows in asked] == [
+    assert [len(rows) for rows in taken(given)] == [
         300,
         watching.FEW_ROWS,
     ]  # a whole batch is tried, and the first weights looked at
-    asked.clear()
     for _ in range(3):
         watch.epoch()
     assert watch.rows == round(watching.SHARE * 3000)
+    asked = taken(given)
     train, valid = asked[0::2], asked[1::2]
     assert all(rows == train[0] for rows in train)
     assert all(rows == valid[0] for rows in valid)
@@ -245,7 +250,7 @@ def test_probes_are_equally_large_and_the_same_each_epoch(data: Any, net: nn.Mod
     assert watch.history.facts["train_rows"] == 3000
     another = wp.watch(net, "cross_entropy", train=Rows(3000), valid=Rows(700), forward=forward, seed=1)
     another.epoch()
-    assert asked[-2] != train[0]
+    assert taken(given)[-2] != train[0]
 
 
 def test_rows_that_are_drawn_anew_see_the_same_noise_each_epoch(data: Any, net: nn.Module, monkeypatch: Any) -> None:
@@ -421,18 +426,18 @@ def test_a_list_of_batches_is_sampled_throughout(data: Any) -> None:
     """Sorted batches: the first ones alone would show one class only."""
     x, y = torch.randn(90, FEATURES), torch.arange(90) // 30
     net = nn.Linear(FEATURES, CLASSES)
-    seen: list[Tensor] = []
+    seen: queue.SimpleQueue[Tensor] = queue.SimpleQueue()
 
     def target(batch: Any) -> Tensor:
-        seen.append(batch[1])
+        seen.put(batch[1])
         kept: Tensor = batch[1]
         return kept
 
     batches = [(x[i : i + 10], y[i : i + 10]) for i in range(0, 90, 10)]
     watch = wp.watch(net, "cross_entropy", train=batches, valid=batches[::-1], rows=30, target=target)
-    seen.clear()
+    taken(seen)
     watch.epoch()
-    found = torch.cat(seen)
+    found = torch.cat(taken(seen))
     assert len(found) == 60
     assert torch.bincount(found).min() >= 5
 

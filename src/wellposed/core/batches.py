@@ -70,6 +70,13 @@ def _of_tensors(value: Any) -> bool:
     return isinstance(value, (tuple, list)) and bool(value) and isinstance(value[0], Tensor)
 
 
+def numbers_of(tensor: Tensor) -> Tensor:
+    """The numbers of a tensor in one axis; of a sparse one those that it stores, whatever its size."""
+    if tensor.layout != torch.strided:
+        tensor = tensor.to_sparse_coo().coalesce().values()  # type: ignore[no-untyped-call]
+    return tensor.detach().flatten()
+
+
 def count_numbers(batch: Any) -> int:
     return sum(tensor.numel() for tensor in tensors_in(batch))
 
@@ -92,7 +99,12 @@ def examples_of(batch: Any, index: Tensor | slice, count: int) -> Any:
     def chosen(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or not leaf.ndim or len(leaf) != count:
             return leaf
-        return leaf[index.to(leaf.device) if isinstance(index, Tensor) else index]
+        rows = index.to(leaf.device) if isinstance(index, Tensor) else index
+        if leaf.layout != torch.strided:  # torch takes rows of a sparse tensor by their numbers alone
+            numbers = torch.arange(count, device=leaf.device)[rows]
+            rows_alone = leaf.to_sparse_coo().index_select(0, numbers)  # type: ignore[no-untyped-call]
+            return rows_alone.to_sparse(layout=leaf.layout)
+        return leaf[rows]
 
     return mapped(chosen, batch)
 

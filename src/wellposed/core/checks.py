@@ -292,4 +292,9 @@ def _refusal(name: str, key: str, value: object, hint: Any) -> WellposedError:
     whole = isinstance(value, (int, float)) and abs(value) >= 2**63 and int in _parts(hint)
     range_ = "Seeds go from -2**63 to 2**64 - 1." if hint == Seed else "Whole numbers are below 2**63."
     limit = f" {range_}" if whole else ""
-    return InputError(f"{name} needs {key}= to be {words(hint)}; it was given {described(value)}.{nearest}{limit}")
+    wanted = tuple(one for one in _parts(hint) if isinstance(one, type) and one.__name__ in NAMES)
+    inside = next((held for held, one in getattr(value, "__dict__", {}).items() if isinstance(one, wanted)), None)
+    holds = f" It holds one: its attribute {inside!r}." if inside is not None else ""
+    return InputError(
+        f"{name} needs {key}= to be {words(hint)}; it was given {described(value)}.{holds}{nearest}{limit}"
+    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import random
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -26,6 +27,14 @@ DEEP, MANY, SEEN = 6, 100, 10_000
 """How far `reached` follows what holds what; containers of more than ``MANY`` things are data; where it gives up."""
 OWN = frozenset(vars(nn.Module())) | {"training"}
 """What every module has, and has kept in other ways."""
+KINDS = (nn.Module, torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+"""Networks and generators of random numbers."""
+BUSY = frozenset({"threading", "queue", "multiprocessing", "concurrent", "asyncio", "logging"})
+"""Libraries whose objects change while nobody looks."""
+HOLDERS = frozenset({"builtins", "types", "argparse", "collections", "functools"})
+"""Libraries whose objects are a person's own."""
+SMALL, LONG = 2**20, 10_000
+"""Numbers of a tensor beside a network that comes back, and parts of a list; of a longer list its length does."""
 
 
 def reached(*given: object) -> list[Any]:
@@ -37,9 +46,31 @@ def reached(*given: object) -> list[Any]:
         >>> reached(lambda model, batch: model(net(batch))) == [net]
         True
     """
-    kinds = (nn.Module, torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
-    plain = (str, int, float, Tensor, type, ModuleType, type(None))
-    return [one for one in _walked(given, lambda one: not isinstance(one, plain)) if isinstance(one, kinds)]
+    return [one for one in _all_reached(given) if isinstance(one, KINDS)]
+
+
+def _all_reached(given: Iterable[object]) -> list[Any]:
+    """All that code may touch, but numbers, texts, tensors, classes, and what other threads work on."""
+
+    def enters(one: Any) -> bool:
+        kind: Any = type(one)
+        return not isinstance(one, (str, int, float, Tensor, type, ModuleType, type(None))) and not _busy(kind)
+
+    return list(_walked(given, enters))
+
+
+@functools.lru_cache(maxsize=1024)
+def _busy(kind: type) -> bool:
+    return any(cls.__module__.split(".")[0] in BUSY for cls in kind.__mro__)
+
+
+@functools.lru_cache(maxsize=1024)
+def _installed(module: str | None) -> bool:
+    """Whether code is a library's, which may note that it was set up, and not a person's own."""
+    top = str(module).split(".")[0]
+    file = getattr(sys.modules.get(str(module)), "__file__", None) or ""
+    library = top in sys.stdlib_module_names or top == "wellposed" or "site-packages" in file
+    return library and top not in HOLDERS
 
 
 def names_in(*code: object) -> set[str]:
@@ -69,9 +100,8 @@ def _held(one: Any) -> Iterable[Any]:
     if isinstance(one, nn.Module):  # what it hides from its parameters, such as a teacher in a list
         return [value for module in one.modules() for key, value in vars(module).items() if key not in OWN]
     if isinstance(one, FunctionType):
-        names = {name for code in _codes(one.__code__) for name in code.co_names}
         cells = [held for cell in one.__closure__ or () for held in _contents(cell)]
-        world = [one.__globals__[name] for name in names if name in one.__globals__]
+        world = [one.__globals__[name] for name in _globals_of(one)]
         return [*cells, *world, *(one.__defaults__ or ()), *(one.__kwdefaults__ or {}).values()]
     if isinstance(one, MethodType):
         return one.__self__, one.__func__
@@ -80,6 +110,11 @@ def _held(one: Any) -> Iterable[Any]:
     if isinstance(one, (list, tuple, set, dict)):
         return [] if len(one) > MANY else list(one.values()) if isinstance(one, dict) else list(one)
     return list(getattr(one, "__dict__", {}).values())
+
+
+def _globals_of(function: FunctionType) -> list[str]:
+    names = {name for code in _codes(function.__code__) for name in code.co_names}
+    return [name for name in names if name in function.__globals__]
 
 
 def _contents(cell: CellType) -> list[Any]:
@@ -113,18 +148,67 @@ class OwnHook:
 
 @contextmanager
 def reach_kept(*given: object, training: bool | None = None) -> Iterator[None]:
-    """All that models and code reach comes back: modes, buffers, plain attributes of modules (a state that a recurrent network
-    keeps), and generators. Inside, replicas do not talk to those of other processes, and all modules are in the mode
-    ``training``.
+    """All that models and code reach comes back: modes, buffers, gradients, plain attributes (a state that a recurrent network
+    keeps, a meter that a loss adds to), names that functions bind outside of themselves, and generators. Inside, replicas do not
+    talk to those of other processes, and all modules are in the mode ``training``.
     """
-    found = reached(*given)
+    around = _all_reached(given)
+    found = [one for one in around if isinstance(one, KINDS)]
     models = [one for one in found if isinstance(one, nn.Module)]
     with ExitStack() as stack:
-        for kept in (modes_kept(*models, training=training), buffers_kept(*models), attributes_kept(*_modules(models))):
+        for kept in (
+            modes_kept(*models, training=training),
+            buffers_kept(*models),
+            gradients_kept(*models),
+            attributes_kept(*_modules(models)),
+        ):
             stack.enter_context(kept)
         _leave_other_processes(models)
         stack.enter_context(generators_kept(found))
+        stack.enter_context(_surroundings_kept([one for one in around if not isinstance(one, KINDS)]))
         yield
+
+
+@contextmanager
+def gradients_kept(*models: nn.Module) -> Iterator[None]:
+    """Gradients come back: code may clear them, or add to them; inside there are none."""
+    before = [(parameter, parameter.grad) for model in models for parameter in model.parameters()]
+    for parameter, _ in before:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for parameter, gradient in before:
+            parameter.grad = gradient
+
+
+@contextmanager
+def _surroundings_kept(around: Iterable[Any]) -> Iterator[None]:
+    """What a person's functions, objects and containers hold comes back, where it was changed."""
+    around = [one for one in around if not _installed((one if isinstance(one, FunctionType) else type(one)).__module__)]
+    functions = [one for one in around if isinstance(one, FunctionType)]
+    objects = [one for one in around if hasattr(one, "__dict__") and not isinstance(one, FunctionType)]
+    cells = [(cell, held) for one in functions for cell in one.__closure__ or () for held in _contents(cell)]
+    world = [(one.__globals__, name, one.__globals__[name]) for one in functions for name in _globals_of(one)]
+    parts = [*(held for _, held in cells), *(held for *_, held in world)]
+    parts += [value for one in objects for value in vars(one).values()]
+    plain = _walked(parts, lambda one: isinstance(one, (list, tuple, dict, deque, Tensor)))
+    small = [one for one in plain if not isinstance(one, Tensor) or one.numel() <= SMALL]
+    back = [put for one in small if (put := _putting_in_place(one)) is not None]
+    names = [(vars(one), dict(vars(one))) for one in objects]
+    try:
+        yield
+    finally:
+        for cell, held in cells:
+            cell.cell_contents = held
+        for holder, name, held in world:
+            holder[name] = held
+        for own, before in names:
+            for key in own.keys() - before.keys():
+                del own[key]
+            own.update(before)
+        for put in back:
+            put()
 
 
 def keeping_reach(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -180,14 +264,21 @@ def attributes_kept(*objects: Any) -> Iterator[None]:
 
 
 def _putting_in_place(value: Any) -> Callable[[], object] | None:
-    """What gives a tensor or a list its contents of now; None for anything else."""
+    """What gives a tensor, a list or a dict its contents of now; None for anything else."""
     if isinstance(value, Tensor):
         then = value.detach().clone()
         if value.layout != torch.strided:  # the numbers of a sparse tensor's `data` are its own
             return functools.partial(torch.no_grad()(value.copy_), then)
         # An expanded tensor cannot be written to, and a graph of the user's may wait for one that did not change.
         return lambda: torch.equal(value, then) or value.data.copy_(then)
-    return functools.partial(value.__setitem__, slice(None), list(value)) if isinstance(value, list) else None
+    if isinstance(value, list):
+        if len(value) > LONG:
+            return functools.partial(value.__delitem__, slice(len(value), None))
+        return functools.partial(value.__setitem__, slice(None), list(value))
+    if isinstance(value, (dict, deque)) and len(value) <= LONG:
+        fill, held = (value.update, dict(value)) if isinstance(value, dict) else (value.extend, list(value))
+        return lambda: (value.clear(), fill(held))
+    return None
 
 
 @contextmanager

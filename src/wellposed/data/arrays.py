@@ -216,7 +216,11 @@ def source_of(
     listlike = hasattr(given, "__getitem__") and hasattr(given, "__len__")
     if isinstance(given, Dataset) or (listlike and not isinstance(given, (str, bytes, Mapping))):
         return _weighed(Items(given, collate), weight)
-    raise DataError(f"Data are (X, y), a Dataset or a DataLoader; {type(given).__name__} is none of them.")
+    kind = type(given)
+    name = f"{kind.__name__} of {kind.__module__}" if kind.__name__ in ("Dataset", "DataLoader") else kind.__name__
+    raise DataError(
+        f"Data are (X, y), a Dataset or a DataLoader; {name} is none of them. A watch also takes a list of its batches."
+    )
 
 
 def _weighed(source: Source, weight: Any) -> Source:

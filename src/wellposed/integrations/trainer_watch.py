@@ -28,7 +28,7 @@ from wellposed.diagnosis.diagnosis import Diagnosis
 from wellposed.losses.per_example import TORCH, Loss
 from wellposed.optim.audit import Audit
 from wellposed.optim.regularize import Regularized, checked_terms, regularize
-from wellposed.optim.wrapper import find_wrapper, inner_optimizer
+from wellposed.optim.wrapper import find_wrapper, held_optimizer
 from wellposed.penalties.base import FunctionalPenalty, Term
 from wellposed.training.calls import Calls, Target, find_calls, plain_call
 from wellposed.training.evaluate import Forward, evaluating
@@ -149,8 +149,9 @@ class TrainerWatch(ABC):
         if found is not None or not terms:
             self.optimizer = self.optimizer or found
             return optimizer
-        if (inner := inner_optimizer(optimizer)) is not None:
-            optimizer.optimizer = self.charge(inner, model)
+        held, inner = held_optimizer(optimizer)
+        if inner is not None:
+            setattr(optimizer, held, self.charge(inner, model))
             return optimizer
         made = regularize(optimizer, model, terms)
         made.adds_penalty = True

@@ -24,7 +24,7 @@ from torch.func import vmap
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_iter, tree_unflatten
 
-from wellposed.core.batches import examples_in, examples_of
+from wellposed.core.batches import examples_in, examples_of, mapped, tensors_in
 from wellposed.core.errors import InputError, ProblemError, TargetError, described, listed, noting
 from wellposed.core.registry import classes_in
 from wellposed.losses.classification import (
@@ -173,6 +173,7 @@ class Loss:
         self._sums: bool | None = None
         self._vmaps: bool | None = None
         self._couples = False
+        self._writes: bool | None = None
         self.known = _known(given)
         same = None if self.known is None or self.known.same is None else self.known.same()
         self.same: Criterion | None = self.criterion or same
@@ -381,7 +382,11 @@ class Loss:
         return replace(found, total=found.total.detach(), count=found.count.detach())
 
     def _each(self, outputs: Any, target: Any) -> PerExample:
-        units = self._call(self._clean, outputs, target)
+        new = self._writes is None and not self.derived and self.criterion is None and self.known is None
+        if new and not torch.is_inference_mode_enabled():  # there no tensor says whether it was written to
+            units = self._first(outputs, target)
+        else:
+            units = self._call(self._clean, outputs, target)
         if isinstance(units, Tensor) and units.ndim == 0:
             return self._sliced(outputs, target, self._mean(units, outputs, target))
         return per_example(self._of_rows(units, outputs, target), target, self.ignored)
@@ -446,10 +451,18 @@ class Loss:
             self._couples = True  # and is not asked for single examples again
         return _whole(mean.float(), max(1, examples_in(target) or rows))
 
+    def _first(self, outputs: Any, target: Any) -> Any:
+        """The first evaluation, on copies, which shows whether the loss writes into what it is given, as ``div_`` does."""
+        copies = mapped(_clone, (outputs, target))
+        before = [one._version for one in tensors_in(copies)]
+        units = self._call(self._clean, *copies)
+        self._writes = before != [one._version for one in tensors_in(copies)]
+        return units
+
     def _together(self, outputs: Any, target: Any, rows: int) -> Tensor | None:
         """The loss of each example alone, ``(rows,)``, in one call; None where an earlier batch showed that it cannot be."""
-        leaves, spec = tree_flatten((outputs, target))
-        if self._vmaps is False or not all(isinstance(leaf, Tensor) for leaf in leaves):
+        leaves, spec = tree_flatten(mapped(_clone, (outputs, target)) if self._writes else (outputs, target))
+        if self._vmaps is False or not all(isinstance(one, Tensor) and one.layout == torch.strided for one in leaves):
             return None
         by_row = [leaf.ndim > 0 and len(leaf) == rows for leaf in leaves]
         alone = [leaf.unsqueeze(1) if its else leaf for leaf, its in zip(leaves, by_row, strict=True)]
@@ -495,6 +508,8 @@ class Loss:
         return bool(torch.isclose(fitting.float(), mean, rtol=1e-3, atol=1e-6))
 
     def _call(self, units: Callable[[Any, Any], Any], outputs: Any, target: Any) -> Any:
+        if self._writes:
+            outputs, target = mapped(_clone, (outputs, target))
         try:
             with noting(f"the loss {self.name!r}", outputs, target):
                 return units(outputs, target)
@@ -519,6 +534,10 @@ def per_example(units: Any, target: Any, ignored: int | None = None) -> PerExamp
     count = torch.ones_like(values) if mask is None else mask.to(values.dtype).expand_as(values)
     total = values if mask is None else values.where(mask.bool().expand_as(values), torch.zeros_like(values))
     return PerExample(over_outputs(total), over_outputs(count))
+
+
+def _clone(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
 def _as_module(given: Any) -> Any:

@@ -24,7 +24,9 @@ SLACK = 2.0**-8
 
 def joined_targets(parts: Sequence[Tensor], ignored: int = IGNORED) -> Tensor | None:
     """Targets of batches as one tensor. Labels of tokens that are filled in are left out; None where targets of batches that
-    are padded to different lengths are numbers, since none of them would be left out."""
+    are padded to different lengths are numbers, since none of them would be left out, and of sparse matrices."""
+    if any(part.layout != torch.strided for part in parts):
+        return None
     ragged = len({part.shape[1:] for part in parts}) > 1
     if ragged and (len({part.ndim for part in parts}) > 1 or any(part.is_floating_point() for part in parts)):
         return None

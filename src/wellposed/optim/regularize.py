@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ from wellposed.optim.optimizer_metrics import (
     needs_metric,
 )
 from wellposed.optim.recording import Recorder
-from wellposed.optim.wrapper import Wrapper, inner_optimizer
+from wellposed.optim.wrapper import Wrapper, held_optimizer
 from wellposed.optim.zeros import note_zeros
 from wellposed.penalties.base import Chargeable, Context, CoupledPenalty, FunctionalPenalty, Penalty, Term, changed
 
@@ -70,6 +70,7 @@ class Regularized(Wrapper):
         self._model = weakref.ref(unwrap_model(model))
         self.binding: Binding = bind(model, optimizer, self.terms)
         """What each parameter is charged, as it was resolved when this optimizer was made."""
+        self._decaying = _own_decays(optimizer)
         proximal = any(term.how == "prox" for term in self.terms)
         self._metric: OptimizerMetric | None = needs_metric(optimizer) if proximal else None
         self._before: dict[int, dict[str, Any]] = {}
@@ -97,29 +98,37 @@ class Regularized(Wrapper):
     def __repr__(self) -> str:
         return f"Regularized({self.optimizer!r}, terms=[{', '.join(str(term) for term in self.terms)}])"
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of the wrapped optimizer with every term enforced. Returns what the wrapped step returns."""
+    def step(self, closure: Any = None, *more: Any, **named: Any) -> Any:
+        """One step of the wrapped optimizer with every term enforced. Returns what the wrapped step returns.
+
+        ``closure`` is torch's, or with ``more`` and ``named`` whatever a step of the wrapped optimizer's own kind takes.
+        """
         self.note_zeros()
-        if isinstance(self.optimizer, torch.optim.LBFGS):
-            result = self.optimizer.step(closure)  # type: ignore[no-untyped-call]
-            self._project(self._moving())
+        if isinstance(self.optimizer, torch.optim.LBFGS) or not self.terms:
+            result = self.optimizer.step(*more if closure is None else (closure, *more), **named)
             self._end_step()
             return result
-        loss = None
-        if closure is not None:
+        loss, own = None, more if closure is None or callable(closure) else (closure, *more)
+        if callable(closure):
             # The closure fills the gradients, and decay comes after them: torch's AdamW does it in this order.
             with torch.enable_grad():
                 loss = closure()
+        with torch.no_grad():
+            result = self._act(own, named)
+        return loss if callable(closure) else result
+
+    def _act(self, own: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """Every term and the wrapped optimizer's step, which is given what is its ``own``."""
         if self.adds_penalty:
             self._add_penalty()
         self._check_asked()
+        self._check_own_decay()
         # Every plan is made before anything moves: a schedule that fails leaves all as it was.
         moving, coupled = self._moving(), [(several, several.now(self.steps)) for several in self.binding.coupled]
         self._decay(moving)
         self._look_before(moving)
         with self._frozen_aside():
-            result = self.optimizer.step()
+            result = self.optimizer.step(*own, **named)
         self._proximal(moving)
         for several, penalty in coupled:
             if several.bound.how == "prox":
@@ -129,7 +138,7 @@ class Regularized(Wrapper):
             if plan.multiplier_decays:
                 self._adapt(one, plan, float(group["lr"]))
         self._end_step()
-        return loss if closure is not None else result
+        return result
 
     def note_zeros(self) -> None:
         """Let averages of the model know where terms make zeros: before the first step, which does it by itself."""
@@ -149,6 +158,16 @@ class Regularized(Wrapper):
                 f"{forgotten[0]} has not been added to the cost: call optimizer.penalty() before backward and add it.",
                 stacklevel=3,
             )
+
+    def _check_own_decay(self) -> None:
+        """Warn where a loop gives a parameter group a decay, as some schedules do, beside a term that decays it."""
+        if (now := _own_decays(self.optimizer)) == self._decaying:
+            return
+        self._decaying = now
+        try:
+            check_groups(self.binding, self.optimizer.param_groups)
+        except CompositionError as error:
+            warnings.warn(str(error), stacklevel=4)
 
     def _add_penalty(self) -> None:
         """Add the gradient of the terms by loss to those at hand."""
@@ -486,6 +505,11 @@ def first_rates(group: Group) -> tuple[float, float]:
     return first, first
 
 
+def _own_decays(optimizer: Optimizer) -> list[bool]:
+    """Which parameter groups the optimizer decays by itself."""
+    return [bool(group.get("weight_decay")) for group in optimizer.param_groups]
+
+
 def _value(charge: Chargeable, ws: list[Tensor]) -> Tensor:
     """What a penalty of weights charges."""
     if isinstance(charge, CoupledPenalty):
@@ -524,13 +548,24 @@ def regularize(optimizer: Optimizer, model: nn.Module, terms: Iterable[Term] | T
     """
     if isinstance(optimizer, Wrapper):
         raise CompositionError(optimizer.refusal)
-    if inner_optimizer(optimizer) is not None:
+    given = checked_terms(terms)
+    held, inner = held_optimizer(optimizer)
+    acting = [term for term in given if term.how != "loss"]
+    if inner is not None and (acting or held == "optimizer"):
+        first = "optimizer = wp.regularize(optimizer, net, terms), then accelerator.prepare, fabric.setup or whatever wrapped it"
+        inside = f"optimizer.{held} = wp.regularize(optimizer.{held}, net, terms)"
         raise CompositionError(
             f"{type(optimizer).__name__} wraps an optimizer and decides when a step is one, so that terms would act where it "
-            "takes no step. Regularize the bare optimizer first: optimizer = wp.regularize(optimizer, net, terms), then "
-            "accelerator.prepare, fabric.setup or whatever wrapped it."
+            f"takes no step. Regularize the bare optimizer first: {first if held == 'optimizer' else inside}."
         )
-    return Regularized(optimizer, model, checked_terms(terms))
+    public = set(dir(type(optimizer))) - set(dir(Optimizer))
+    ways = sorted(name for name in public if name.endswith("_step") and not name.startswith("_"))
+    if acting and ways:
+        raise CompositionError(
+            f"{type(optimizer).__name__} takes steps by {' and '.join(ways)} too, in which {acting[0]} would not act. "
+            'Use .on(..., how="loss") with optimizer.penalty().'
+        )
+    return Regularized(optimizer, model, given)
 
 
 def checked_terms(terms: Iterable[Term] | Term) -> tuple[Term, ...]:

@@ -81,10 +81,16 @@ class Wrapper(Optimizer):
         )
 
 
+def held_optimizer(optimizer: Any) -> tuple[str, Optimizer | None]:
+    """The optimizer that a wrapper holds, ours, a trainer's (accelerate, Fabric, Lightning) or a script's own, and the name of the
+    attribute; None of a bare one."""
+    held = {"optimizer": getattr(optimizer, "optimizer", None), **getattr(optimizer, "__dict__", {})}
+    return next(((name, one) for name, one in held.items() if isinstance(one, Optimizer)), ("", None))
+
+
 def inner_optimizer(optimizer: Any) -> Optimizer | None:
-    """The optimizer that a wrapper holds, ours or a trainer's (accelerate, Fabric, Lightning); None of a bare one."""
-    inner = getattr(optimizer, "optimizer", None)
-    return inner if isinstance(inner, Optimizer) else None
+    """The optimizer that a wrapper holds; None of a bare one."""
+    return held_optimizer(optimizer)[1]
 
 
 def unwrap_optimizer(optimizer: Optimizer) -> Optimizer:

@@ -320,8 +320,19 @@ def _losses(loss: Loss, outputs: Any, target: Any) -> Iterator[tuple[str, Loss]]
         ways["outputs, *target"] = lambda o, t: given(o, *t)
     if len(_parameters(given)) == 1:
         ways["outputs"] = lambda o, t: given(o)
+    lines = {f"{name}({way})": call for way, call in ways.items()}
+    lines[f"sum({name}(outputs, target))"] = lambda o, t: _sum_of((tuple, list), given(o, t))
+    lines[f"sum({name}(outputs, target).values())"] = lambda o, t: _sum_of((dict,), given(o, t))
     if callable(given):
-        yield from ((f"loss=lambda outputs, target: {name}({way})", Loss(call)) for way, call in ways.items())
+        yield from ((f"loss=lambda outputs, target: {line}", Loss(call)) for line, call in lines.items())
+
+
+def _sum_of(kinds: tuple[type, ...], parts: Any) -> Any:
+    """The parts of a loss added up, such as those of boxes and of classes, where they come in a container of these kinds."""
+    if not isinstance(parts, kinds):
+        raise ProblemError("The loss returns no parts to add up.")
+    values: Any = parts.values() if isinstance(parts, dict) else parts
+    return sum(values)
 
 
 def _named_parts(batch: Any) -> Iterator[tuple[str, Any]]:

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from wellposed.core.batches import count_numbers, examples_of
-from wellposed.core.errors import TargetError, WellposedError
+from wellposed.core.batches import count_numbers, examples_in, examples_of
+from wellposed.core.errors import TargetError, WellposedError, first_line
 from wellposed.core.preserve import modes_kept, reach_kept
 from wellposed.core.random import seeded
 from wellposed.core.selectors import Leaf, leaves, unwrap_model
@@ -358,7 +358,8 @@ def _forward(
         raise
     except Exception as error:  # any error of other people's code; it is told, and what the curves say stays
         raise Unseen(
-            f"The network could not be looked into: in training mode it raised {type(error).__name__}: {error}."
+            f"The network could not be looked into: in training mode it raised {type(error).__name__}: "
+            f"{first_line(error).rstrip('.')}."
         ) from error
     return out, mean
 
@@ -407,7 +408,8 @@ def _maker(out: Tensor, last: tuple[str, Tensor] | None) -> str | None:
 
 
 def _joined(parts: list[Tensor]) -> Tensor | None:
-    if not parts or any(part.shape[1:] != parts[0].shape[1:] or part.ndim == 0 for part in parts):
+    dense = all(part.layout == torch.strided for part in parts)
+    if not parts or not dense or any(part.shape[1:] != parts[0].shape[1:] or part.ndim == 0 for part in parts):
         return None
     return torch.cat([part.float() if part.is_floating_point() else part for part in parts]).cpu()
 
@@ -417,12 +419,13 @@ def _rows(target: Any) -> int:
 
 
 def rebatch(batches: Iterable[RowsWithTargets], size: int, rows: int = MOST_ROWS) -> Iterator[RowsWithTargets]:
-    """The first rows in batches of ``size``, where batch and target are tensors or tuples of them; else as they are."""
+    """The first rows in batches of ``size``, where batch and target have as many; else as they are."""
     left = rows
     for batch, target in batches:
         count = _rows(target)
-        for start in range(0, min(count, left), size):
-            yield examples_of((batch, target), slice(start, start + size), count)
+        one = count if examples_in(batch) != count else size  # a sentence has as many targets as words
+        for start in range(0, min(count, left), one):
+            yield examples_of((batch, target), slice(start, start + one), count)
         left -= count
         if left <= 0:
             return

@@ -26,6 +26,7 @@ from wellposed.diagnosis.rules.rule import (
     MATERIAL_PROGRESS,
     PACE,
     Rule,
+    comes_down,
     descent,
     end_of,
     falls,
@@ -139,10 +140,13 @@ class NotLearning(Rule):
         depth, se, reference = descent(y, known)
         if known is None and not one and self._began_trained(curves, reference):
             return None
+        if not one and comes_down(curves):
+            return None
         if constant is None and RateTooHigh().judge(curves) is not None:  # it swings about what it learned
             return None
         of = "a constant prediction" if constant is not None else "its first epoch"
-        says = f"The loss never came more than {max(depth, 0.0):.3g} below that of {of} ({reference:.4g})"
+        below = f"more than {depth:.3g} below" if depth > 0 else "below"
+        says = f"The loss never came {below} that of {of} ({reference:.4g})"
         if chance is not None:
             says = f"The loss rests at {measure.end(y):.4g}, ln {math.exp(chance):.0f}, where each class is as likely"
         elif one:

@@ -24,7 +24,7 @@ class NoisyEvidence(Rule):
 
     name, severity = "noisy_evidence", 6
     axis, pulls = "evidence", "data"
-    code = "watch = wp.watch(model, loss, train=train, valid=valid, optimizer=optimizer)  # and watch.epoch() after each epoch"
+    code = "watch = wp.watch(model, loss, train=train, valid=valid, rows=4096)  # and watch.epoch() after each epoch"
     moves = ((with_annealing, with_averaging), (with_lower_rate(3),))
     of_fit = True
     CHANCE = 0.25  # that it rose by what matters: one in four is more than one would leave open

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -77,12 +78,13 @@ class Leakage(Inside):
         told = {x for x in train.tolist() if x != float(f"{x:.3g}")}
         if len(told) < self.FEWEST or not (train == valid).all():
             return None
-        return self.finding(
+        found = self.finding(
             0.9, {"epochs": len(train), **end_of(curves)},
             "compute the validation loss on rows that are not trained on; then judge again",
             "Training and validation loss are the same number in every epoch: they are of the same rows, and nothing is known "
             "about new ones.",
         )  # fmt: skip
+        return replace(found, code="train, valid = torch.utils.data.random_split(dataset, [0.8, 0.2])")
 
     def _copies(self, signals: Signals) -> Finding | None:
         found = signals.copies

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 FIT = "of_fit"  # among what a rule overrules: every finding on how it was fitted
 FEWEST_EPOCHS = 3  # a rise, a trend and a noise each need three points
+FAR = 0.2  # of the constant prediction's loss: a usual start lies within a tenth of it
 MATERIAL_PROGRESS = 0.02  # a fiftieth of all that training achieved: less is not worth a lever
 PACE = 0.6  # of the last quarter's pace, in its second half: where a rate goes to 0 it is half, in a training cut short more
 DROPPED = 0.7  # of the units or inputs of a layer: what is left of so few says little
@@ -81,6 +82,17 @@ class Inside(Rule):
     @abstractmethod
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
         """The finding, or None where the definition does not hold or what it rests on was not seen."""
+
+
+def comes_down(curves: Curves) -> bool:
+    """Whether both losses, which began far above the best constant prediction's, are more than half of the way down to it and
+    still fall: what will be learned cannot be told yet."""
+    constant, sides = curves.fact("constant_loss"), (curves.train_loss, curves.valid_loss)
+    if constant is None:
+        return False
+    above = [(measure.start(y) - constant, measure.end(y) - constant) for y in sides]
+    far = all(first > FAR * abs(constant) and last < first / 2 for first, last in above)
+    return far and all(falls(y, constant, PACE) for y in sides)
 
 
 def falls(y: Array, reference: float | None = None, pace: float = 0.25) -> bool:

@@ -16,6 +16,7 @@ from wellposed.diagnosis.rules.rule import (
     DROPPED,
     FEWEST_EPOCHS,
     Rule,
+    comes_down,
     dropout,
     end_of,
     falls,
@@ -138,7 +139,7 @@ class OverRegularized(Rule):
         hardly = constant is not None and train >= (1 - self.EXCESS) * constant > 0
         # Of a short log noise hides a fall, so that what came down may come down further: it is not stuck.
         stuck = not shows_learning(curves) and (epochs >= Underfits.FEWEST or share.train >= 1 - self.EXCESS)
-        stuck = stuck or (much and hardly)
+        stuck = (stuck and not comes_down(curves)) or (much and hardly)
         shrunk = self._shrunk(curves) or much
         if not stuck and not toll and not self._loss_left(curves) and not Underfits.high_and_at_rest(curves, share):
             return None

@@ -107,7 +107,9 @@ class DeadLayers(Inside):
                 return self.finding(
                     0.9 if signals.last.rows >= FEWEST_ROWS else 0.6,
                     {**measured("dead layers", len(found)), "layer": found[0], "rows": signals.last.rows},
-                    lever, f"Layer {names} {said}: it is dead.",
+                    lever,
+                    f"Layer {names} {said}: it is dead." if len(found) == 1 else
+                    f"Each of the layers {names} {said}: they are dead.",
                 )  # fmt: skip
         return None
 
