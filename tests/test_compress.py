@@ -240,6 +240,43 @@ def encoder() -> tuple[nn.Module, Any, dict[str, tuple[int, ...]]]:
     )
 
 
+class Padded(nn.Module):
+    """Token 0 is padding, which torch's own layer writes as a mask for each head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.layer = nn.Embedding(7, 16), nn.TransformerEncoderLayer(16, 4, 24, batch_first=True)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.layer(self.words(tokens), src_key_padding_mask=tokens == 0)
+
+
+def padded() -> tuple[nn.Module, Any, dict[str, tuple[int, ...]]]:
+    net = settled(Padded())
+    zero(net.layer.self_attn.out_proj.weight, at=(slice(None), slice(4, 8)))
+    tokens = torch.randint(1, 7, (6, 5)).masked_fill(torch.arange(5) >= torch.tensor([5, 3, 4, 1, 2, 5])[:, None], 0)
+    return net, tokens, {"layer.self_attn.in_proj_weight": (36, 16), "layer.self_attn.out_proj.weight": (16, 12)}
+
+
+class Masked(nn.Module):
+    """Attention whose heads look at places of their own: each keeps its mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.mix = nn.Linear(8, 24), nn.Linear(8, 8)
+        self.register_buffer("mask", torch.randn(4, 5, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part.unflatten(-1, (-1, 2)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        return self.mix(F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask).transpose(1, 2).flatten(2))
+
+
+def masked() -> tuple[nn.Module, Any, dict[str, tuple[int, ...]]]:
+    net = Masked()
+    zero(net.mix.weight, at=(slice(None), slice(2, 4)))
+    return net, torch.randn(6, 5, 8), {"qkv.weight": (18, 8), "mix.weight": (8, 6)}
+
+
 class Decoder(nn.Module):
     """Tokens, positions, causal attention written out, an embedding that is tied to the head."""
 
@@ -390,7 +427,8 @@ def table() -> tuple[nn.Module, Any, dict[str, tuple[int, ...]]]:
 
 
 KINDS: list[Callable[[], tuple[nn.Module, Any, dict[str, tuple[int, ...]]]]] = [
-    residual, dead_branch, vgg, lenet, mobilenet, border, densenet, unet, encoder, decoder, lstm, shuffled, mixer, squeezed, table,
+    residual, dead_branch, vgg, lenet, mobilenet, border, densenet, unet, encoder, padded, masked, decoder,
+    lstm, shuffled, mixer, squeezed, table,
 ]  # fmt: skip
 
 

@@ -186,14 +186,18 @@ class _Surgery:
             chosen.add(after.args[1])  # it was compressed before: `_resize` makes that choice narrower
         for axis, gone in enumerate(self._gone(node)):
             if gone.any() and axis not in chosen:
-                name = _new_name(self.tensors, f"kept_{node.name}_{axis}")
-                self.tensors[name] = (~gone).nonzero()[:, 0]
                 with self.graph.inserting_after(last):
-                    index = self.graph.create_node("get_attr", name)
-                with self.graph.inserting_after(index):
-                    last = self.graph.call_function(aten.index_select.default, (last, axis, index))
+                    last = self._kept(last, axis, gone, f"kept_{node.name}_{axis}")
         for user in users if last is not new else ():
             user.replace_input_with(new, last)
+
+    def _kept(self, source: Any, axis: int, gone: Tensor, name: str) -> Any:
+        """A new node: the places of a new node that are not gone."""
+        name = _new_name(self.tensors, name)
+        self.tensors[name] = (~gone).nonzero()[:, 0]
+        index = self.graph.create_node("get_attr", name)
+        with self.graph.inserting_after(index):
+            return self.graph.call_function(aten.index_select.default, (source, axis, index))
 
     def _resize(self, node: Any) -> None:
         """Sizes that were written into the graph."""
@@ -233,6 +237,14 @@ class _Surgery:
             last = None if name == "select" else index + node.args[3]
             rest = [] if last is None else [int((~before[axis][index:last]).sum())]
             new.args = (*new.args[:2], int((~before[axis][:index]).sum()), *rest)
+        elif name == "scaled_dot_product_attention" and before[-3].any():
+            mask = argument(node, "attn_mask")
+            if (
+                isinstance(mask, fx.Node) and self.found.value[mask].shape[-3:-2] == before[-3].shape
+            ):  # one for each head
+                with self.graph.inserting_before(new):
+                    mine = self._kept(self.new[mask], self.found.value[mask].ndim - 3, before[-3], f"heads_{node.name}")
+                new.replace_input_with(self.new[mask], mine)
         elif name.startswith("conv") and argument(node, "groups") != 1:
             groups = int(argument(node, "groups"))
             kept = int((~before[1].reshape(groups, -1)).any(1).sum())
