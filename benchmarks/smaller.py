@@ -1,12 +1,12 @@
 """Smaller networks on real data: group penalties as proximal steps, `wp.compress`, then training of what is left.
 
-    python benchmarks/smaller.py [--data ../shared/data] [--only lenet mnist adult connect-4 higgs-small resnet sst2] [--peer]
+    python benchmarks/smaller.py [--data ../shared/data] [--only lenet mnist adult connect-4 higgs-small resnet sst2]
 
 A dense network is trained. Then, in turns, the groups of each kind (the pixels, the units of a layer, the channels of a stage,
 heads) that the loss would miss least are charged by their norms, the others are free, and the zeros are removed. What is left is
 trained without a penalty on the targets and on the dense network's outputs. The best epoch is chosen on validation rows; test
-rows are looked at once, at the end. ``--peer`` prunes the dense ResNet by Torch-Pruning to the same number of weights, and trains
-it in the same way. FLOPs are twice the multiplications of a row. onnxruntime is measured where it is installed.
+rows are looked at once, at the end. Where Torch-Pruning is installed it prunes the dense ResNet to the same number of weights,
+which are trained in the same way. FLOPs are twice the multiplications of a row. onnxruntime is measured where it is installed.
 """
 
 from __future__ import annotations
@@ -32,40 +32,28 @@ from wellposed.sparsity.compress import footprints
 
 torch.set_num_threads(1)
 LEARNING_RATE, MOMENTUM = 2e-3, 0.9
-PHASES, FORCE = 6, 4.0
-"""Groups leave in so many turns; a strength would take its groups to zero so many times without their gradient."""
-HEAD = 16
-"""Rows of a head."""
-SOFT, HARD = 2.0, 0.1
-"""Temperature of the dense network's outputs, and the share of the targets beside them."""
-DIGITS = {
-    "lenet": ((300, 100), (110, 48, 30), (25, 2, 50)),
-    "mnist": ((512, 512), (200, 80, 50), (12, 2, 20)),
-}
-"""Hidden layers, how many pixels and units may stay, and epochs."""
+PHASES, FORCE, HEAD, SOFT, HARD = 6, 4.0, 16, 2.0, 0.1
+"""Groups leave in so many turns; without gradients a strength would take its groups to zero so many times; rows of a head;
+temperature of the dense network's outputs, and the share of the targets beside them."""
 Rows = tuple[Tensor, Tensor]
-Groups = list[tuple[dict[str, str], int]]
-"""For each kind: the weights that read its groups and along which axis (``head_input``: of one matrix), and how many may stay."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """Rows, a network, its groups, and how long to train: densely, in each turn, and what is left.
-
-    Attributes:
-        step: the learning rate of SGD under the penalty.
-        moved: what is done to the inputs of a batch in training.
+    """Rows, a network, the weights that read each kind of groups (along ``head_input``: of one matrix), how many of each may stay,
+    epochs (densely, in each turn, and of what is left), rows of a batch, the rate of SGD, and how inputs are varied in training.
     """
 
     train: Rows
     valid: Rows
     test: Rows
     network: Callable[[], nn.Module]
-    groups: Groups
+    groups: list[dict[str, str]]
+    most: tuple[int, ...]
     epochs: tuple[int, int, int]
     batch: int = 256
     step: float = 0.02
-    moved: Callable[[Tensor], Tensor] = lambda x: x
+    varied: Callable[[Tensor], Tensor] = lambda x: x
 
 
 def perceptron(inputs: int, one: int, two: int, classes: int) -> nn.Module:
@@ -91,9 +79,15 @@ class Block(nn.Module):
 
 def resnet() -> nn.Module:
     """ResNet-8 of width 16; its first convolution has a stride of 2, which saves three quarters of the time."""
-    stem = [nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
-    blocks = [Block(16, 16), Block(16, 32), Block(32, 64)]
-    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    first = [
+        nn.Conv2d(3, 16, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        Block(16, 16),
+        Block(16, 32),
+        Block(32, 64),
+    ]
+    return nn.Sequential(*first, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
 class Transformer(nn.Module):
@@ -146,8 +140,7 @@ def reviews(folder: Path, length: int = 32) -> tuple[tuple[Rows, Rows, Rows], in
     numbers = {word: 2 + k for k, word in enumerate(counted.index[counted > 1])}
     rows = [([numbers.get(word, 1) for word in text] + [0] * length)[:length] for text in texts]
     x, y = torch.tensor(rows), torch.tensor(frame["target"].to_numpy(np.int64))
-    cuts = (slice(6920), slice(6920, 7792), slice(7792, None))
-    train, valid, test = ((x[cut], y[cut]) for cut in cuts)
+    train, valid, test = zip(x.split([6920, 872, 1821]), y.split([6920, 872, 1821]), strict=True)
     return (train, valid, test), 2 + len(numbers)
 
 
@@ -168,40 +161,34 @@ def table(folder: Path, name: str, most: int = 20_000) -> tuple[Rows, Rows, Rows
 def task(name: str, folder: Path) -> Task:
     """By its name."""
     layers = [{f"{place}.weight": "input"} for place in (0, 2, 4)]
-    if name in DIGITS:  # the background is 0
+    if name in ("lenet", "mnist"):  # the background is 0
         rows = images(folder, "mnist", 5000, lambda x: x.flatten(1) / 80)
-        hidden, goals, epochs = DIGITS[name]
-        return Task(*rows, lambda: perceptron(784, *hidden, 10), zipped(layers, goals), epochs, moved=shifted)
+        if name == "lenet":
+            return Task(
+                *rows, lambda: perceptron(784, 300, 100, 10), layers, (110, 48, 30), (25, 2, 50), varied=shifted
+            )
+        return Task(*rows, lambda: perceptron(784, 512, 512, 10), layers, (200, 80, 50), (12, 2, 20), varied=shifted)
     if name == "resnet":
         rows = images(folder, "cifar10-sub", 1000, lambda x: x.permute(0, 3, 1, 2) / 64 - 2)
         streams = "3.one 4.one 4.skip.0", "5.one 5.skip.0", "8", "3.two", "4.two", "5.two"
         tied = [{f"{one}.weight": "input" for one in stream.split()} for stream in streams]
-        return Task(*rows, resnet, zipped(tied, (11, 18, 36, 8, 15, 26)), (14, 1, 14), 64, moved=cropped)
+        return Task(*rows, resnet, tied, (11, 18, 36, 8, 15, 26), (14, 1, 14), 64, varied=cropped)
     if name == "sst2":
         rows, words = reviews(folder)
         kinds = ("self_attn.out_proj", "head_input"), ("linear2", "input")
         axes = [{f"body.layers.{k}.{one}.weight": by} for one, by in kinds for k in (0, 1)]
-        return Task(*rows, lambda: Transformer(words, 32), zipped(axes, (2, 2, 32, 32)), (8, 1, 8), 64)
+        return Task(*rows, lambda: Transformer(words, 32), axes, (2, 2, 32, 32), (8, 1, 8), 64)
     rows = table(folder, name)
     inputs, classes = rows[0][0].shape[1], int(rows[0][1].max()) + 1
-    return Task(*rows, lambda: perceptron(inputs, 512, 512, classes), zipped(layers, (inputs, 48, 200)), (6, 2, 10))
-
-
-def zipped(axes: list[dict[str, str]], most: tuple[int, ...]) -> Groups:
-    """Each kind with how many may stay."""
-    return list(zip(axes, most, strict=True))
-
-
-def outputs(net: nn.Module, x: Tensor) -> Tensor:
-    """Of all rows, in evaluation mode."""
-    net.eval()
-    with torch.no_grad():
-        return torch.cat([net(part) for part in x.split(1000)])
+    return Task(*rows, lambda: perceptron(inputs, 512, 512, classes), layers, (inputs, 48, 200), (6, 2, 10))
 
 
 def hits(net: nn.Module, rows: Rows) -> np.ndarray:
     """1 for each row whose class is found; ``(rows, 1)``."""
-    return (outputs(net, rows[0]).argmax(1) == rows[1]).double().numpy()[:, None]
+    net.eval()
+    with torch.no_grad():
+        found = torch.cat([net(part).argmax(1) for part in rows[0].split(1000)])
+    return (found == rows[1]).double().numpy()[:, None]
 
 
 def trained(
@@ -209,19 +196,19 @@ def trained(
 ) -> nn.Module:
     """In place: under terms by SGD at one rate, which keeps the last weights; else by Adam with a cosine, which keeps the best."""
     (x, y), params = given.train, [p for p in net.parameters() if p.requires_grad]
-    steps = epochs * math.ceil(len(x) / given.batch)
-    stepping: Any
-    if terms:
-        stepping = wp.regularize(torch.optim.SGD(params, lr=given.step, momentum=MOMENTUM), net, terms)
-    else:
-        stepping = torch.optim.Adam(params, lr=LEARNING_RATE, fused=True)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(stepping, steps)
+    moved = (
+        torch.optim.SGD(params, lr=given.step, momentum=MOMENTUM)
+        if terms
+        else torch.optim.Adam(params, lr=LEARNING_RATE)
+    )
+    steps, last = epochs * math.ceil(len(x) / given.batch), given.step if terms else 0.0
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(moved, steps, last)
+    stepping: Any = wp.regularize(moved, net, terms) if terms else moved
     best, kept = -1.0, copy.deepcopy(net.state_dict())
     for _ in range(epochs):
         net.train()
         for batch in torch.randperm(len(x)).split(given.batch):
-            rows = given.moved(x[batch])
-            made = net(rows)
+            made = net(rows := given.varied(x[batch]))
             loss = F.cross_entropy(made, y[batch])
             if teacher is not None:
                 with torch.no_grad():
@@ -230,12 +217,10 @@ def trained(
             stepping.zero_grad()
             loss.backward()
             stepping.step()
-            if not terms:
-                schedule.step()
-        if not terms and (right := float(hits(net, given.valid).mean())) > best:
+            schedule.step()
+        if (right := float(hits(net, given.valid).mean())) > best or terms:
             best, kept = right, copy.deepcopy(net.state_dict())
-    if not terms:
-        net.load_state_dict(kept)
+    net.load_state_dict(kept)
     return net.eval()
 
 
@@ -248,7 +233,7 @@ def grouped(net: nn.Module, axes: dict[str, str], of: Callable[[Tensor], Tensor]
 
 def counted(net: nn.Module, given: Task) -> list[int]:
     """How many groups of each kind are left."""
-    return [len(grouped(net, axes, torch.abs)) for axes, _ in given.groups]
+    return [len(grouped(net, axes, torch.abs)) for axes in given.groups]
 
 
 def missed(net: nn.Module, given: Task) -> list[Tensor]:
@@ -256,8 +241,8 @@ def missed(net: nn.Module, given: Task) -> list[Tensor]:
     (x, y), found = given.train, [torch.zeros(())] * len(given.groups)
     for batch in torch.randperm(len(x)).split(given.batch)[:64]:
         net.zero_grad()
-        F.cross_entropy(net(given.moved(x[batch])), y[batch]).backward()
-        now = [grouped(net, axes, lambda w: w * w.grad).detach().square() for axes, _ in given.groups]
+        F.cross_entropy(net(given.varied(x[batch])), y[batch]).backward()
+        now = [grouped(net, axes, lambda w: w * w.grad).detach().square() for axes in given.groups]
         found = [before + one for before, one in zip(found, now, strict=True)]
     return found
 
@@ -266,7 +251,7 @@ def charged(net: nn.Module, given: Task, wanted: list[int]) -> list[wp.Term]:
     """The norms of those groups that would be missed least, at a strength that takes them to zero while the net is trained."""
     steps = given.epochs[1] * len(given.train[0]) / given.batch
     terms = []
-    for (axes, _), importance, most in zip(given.groups, missed(net, given), wanted, strict=True):
+    for axes, importance, most in zip(given.groups, missed(net, given), wanted, strict=True):
         if (many := len(importance) - most) > 0:
             worst = importance.argsort()[:many]
             norms = grouped(net, axes, torch.square).detach().sqrt()[worst]
@@ -284,8 +269,8 @@ def shrunk(dense: nn.Module, given: Task, name: str) -> nn.Module:
     """The dense network without the groups that its penalties drop, in equal ratios."""
     net, first, worst = copy.deepcopy(dense), counted(dense, given), 0.0
     for k in range(PHASES):
-        ratios = [(most / now) ** ((k + 1) / PHASES) for now, (_, most) in zip(first, given.groups, strict=True)]
-        terms = charged(net, given, [round(now * ratio) for now, ratio in zip(first, ratios, strict=True)])
+        pairs = zip(first, given.most, strict=True)
+        terms = charged(net, given, [round(now * (most / now) ** ((k + 1) / PHASES)) for now, most in pairs])
         trained(net, given, given.epochs[1], terms)
         made = wp.compress(net, given.valid[0][:512])
         net, worst = made.model, max(worst, made.difference / made.tolerance if made.shrunk else 0.0)
@@ -299,11 +284,10 @@ def pruned(dense: nn.Module, given: Task, weights: int) -> nn.Module:
     """The dense network by Torch-Pruning: groups of the smallest norms, over all layers, until so many weights are left."""
     import torch_pruning as tp
 
-    net = copy.deepcopy(dense)
-    last = [m for m in net.modules() if isinstance(m, nn.Linear)][-1]
+    net: Any = copy.deepcopy(dense)
     pruner = tp.pruner.MagnitudePruner(
         net, given.valid[0][:1], tp.importance.GroupMagnitudeImportance(p=2), global_pruning=True, pruning_ratio=0.95,
-        iterative_steps=200, ignored_layers=[last],
+        iterative_steps=200, ignored_layers=[net[-1]],
     )  # fmt: skip
     while matrices(net) > weights:
         pruner.step()
@@ -321,8 +305,9 @@ def judged(name: str, kind: str, given: Task, dense: nn.Module, small: nn.Module
     onnx = all(importlib.util.find_spec(one) for one in ("onnx", "onnxscript", "onnxruntime"))
     before, after = footprints([dense, small], given.valid[0][:512], onnx=onnx)
     wrong = [100 * (1 - hits(net, given.test).mean()) for net in (dense, small)]
-    latencies = [one for one in vars(before) if one.startswith("latency") and (onnx or not one.endswith("onnx"))]
-    times = [f"{getattr(before, one):.3f} to {getattr(after, one):.3f}" for one in latencies]
+    times = [
+        f"{getattr(before, one):.3f} to {getattr(after, one):.3f}" for one in list(vars(before))[3 : 7 if onnx else 5]
+    ]
     print(
         f"| {name}, {kind} | {len(given.test[0]):,} | {' '.join(map(str, counted(small, given)))} | "
         f"{100 * (1 - matrices(small) / matrices(dense)):.1f} % | {after.flops / 1000:.1f} | {after.bytes / 1000:.1f} | "
@@ -337,7 +322,6 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     known = ["lenet", "mnist", "adult", "connect-4", "higgs-small", "resnet", "sst2"]
     parser.add_argument("--only", nargs="*", default=known, choices=known)
-    parser.add_argument("--peer", action="store_true")
     given = parser.parse_args()
     for name in given.only:
         began, one = time.process_time(), task(name, given.data)
@@ -345,7 +329,7 @@ def main() -> None:
         dense = trained(one.network(), one, one.epochs[0])
         small = trained(shrunk(dense, one, name), one, one.epochs[2], teacher=dense)
         judged(name, "ours", one, dense, small)
-        if given.peer:
+        if name == "resnet" and importlib.util.find_spec("torch_pruning"):
             small = trained(pruned(dense, one, matrices(small)), one, one.epochs[2], teacher=dense)
             judged(name, "Torch-Pruning", one, dense, small)
         print(f"{name}: {time.process_time() - began:.0f} s", flush=True)
