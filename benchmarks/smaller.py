@@ -281,12 +281,12 @@ def shrunk(dense: nn.Module, given: Task, name: str) -> nn.Module:
 
 
 def pruned(dense: nn.Module, given: Task, weights: int) -> nn.Module:
-    """The dense network by Torch-Pruning: groups of the smallest norms, over all layers, until so many weights are left."""
+    """The dense network by Torch-Pruning: groups of the smallest norms, in each layer, until so many weights are left."""
     import torch_pruning as tp
 
     net: Any = copy.deepcopy(dense)
     pruner = tp.pruner.MagnitudePruner(
-        net, given.valid[0][:1], tp.importance.GroupMagnitudeImportance(p=2), global_pruning=True, pruning_ratio=0.95,
+        net, given.valid[0][:1], tp.importance.GroupMagnitudeImportance(p=2), pruning_ratio=0.95,
         iterative_steps=200, ignored_layers=[net[-1]],
     )  # fmt: skip
     while matrices(net) > weights:

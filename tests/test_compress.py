@@ -827,7 +827,7 @@ class AlwaysDropped(nn.Module):
         return F.dropout(x, 0.5, training=True)
 
 
-def test_what_is_left_is_trained_as_before() -> None:
+def test_what_is_left_is_trained_as_before(tmp_path: Path) -> None:
     """Batch norm moves its averages and dropout draws in training alone; a dropout that is always drawn stays so."""
     torch.manual_seed(0)
     net, x = seen(), torch.randn(40, 3, 6, 6)
@@ -842,6 +842,8 @@ def test_what_is_left_is_trained_as_before() -> None:
         small.eval()
         assert torch.equal(small(x), small(x))
         assert not torch.equal(small(x), before)
+    torch.save(small, tmp_path / "small.pt")
+    assert torch.equal(torch.load(tmp_path / "small.pt", weights_only=False)(x), small(x))
     always = traced(nn.Sequential(nn.Linear(3, 3), AlwaysDropped()), X[:, :3])
     for mode in (True, False):
         assert not torch.equal(always.train(mode)(X[:, :3]), always(X[:, :3]))

@@ -156,6 +156,7 @@ def finished(tensors: dict[str, Any], graph: fx.Graph) -> fx.GraphModule:
     kept = fx.GraphModule(tensors, graph).graph
     kept.eliminate_dead_code()
     used = {str(node.target) for node in kept.nodes if node.op == "get_attr"}
+    kept._tracer_cls = None  # the exporter's own can not be made again when a pickle of the network is read
     return Network({name: tensor for name, tensor in tensors.items() if name in used}, kept, "Compressed").eval()
 
 
