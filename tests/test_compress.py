@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import re
@@ -11,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -238,6 +240,43 @@ def encoder() -> tuple[nn.Module, Any, dict[str, tuple[int, ...]]]:
     )
 
 
+class Padded(nn.Module):
+    """Token 0 is padding, which torch's own layer writes as a mask for each head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.layer = nn.Embedding(7, 16), nn.TransformerEncoderLayer(16, 4, 24, batch_first=True)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.layer(self.words(tokens), src_key_padding_mask=tokens == 0)
+
+
+def padded() -> tuple[nn.Module, Any, dict[str, tuple[int, ...]]]:
+    net = settled(Padded())
+    zero(net.layer.self_attn.out_proj.weight, at=(slice(None), slice(4, 8)))
+    tokens = torch.randint(1, 7, (6, 5)).masked_fill(torch.arange(5) >= torch.tensor([5, 3, 4, 1, 2, 5])[:, None], 0)
+    return net, tokens, {"layer.self_attn.in_proj_weight": (36, 16), "layer.self_attn.out_proj.weight": (16, 12)}
+
+
+class Masked(nn.Module):
+    """Attention whose heads look at places of their own: each keeps its mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.mix = nn.Linear(8, 24), nn.Linear(8, 8)
+        self.register_buffer("mask", torch.randn(4, 5, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part.unflatten(-1, (-1, 2)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        return self.mix(F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask).transpose(1, 2).flatten(2))
+
+
+def masked() -> tuple[nn.Module, Any, dict[str, tuple[int, ...]]]:
+    net = Masked()
+    zero(net.mix.weight, at=(slice(None), slice(2, 4)))
+    return net, torch.randn(6, 5, 8), {"qkv.weight": (18, 8), "mix.weight": (8, 6)}
+
+
 class Decoder(nn.Module):
     """Tokens, positions, causal attention written out, an embedding that is tied to the head."""
 
@@ -388,7 +427,8 @@ def table() -> tuple[nn.Module, Any, dict[str, tuple[int, ...]]]:
 
 
 KINDS: list[Callable[[], tuple[nn.Module, Any, dict[str, tuple[int, ...]]]]] = [
-    residual, dead_branch, vgg, lenet, mobilenet, border, densenet, unet, encoder, decoder, lstm, shuffled, mixer, squeezed, table,
+    residual, dead_branch, vgg, lenet, mobilenet, border, densenet, unet, encoder, padded, masked, decoder,
+    lstm, shuffled, mixer, squeezed, table,
 ]  # fmt: skip
 
 
@@ -665,10 +705,27 @@ def test_onnxruntime_computes_the_same(tmp_path: Path) -> None:
     assert (tmp_path / "small.onnx").stat().st_size > 100
 
 
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
+    reason="needs wellposed[onnx]",
+)
+def test_latency_in_onnxruntime_is_in_the_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(measured, "FASTER", 0.0)
+    small = wp.compress(plain(), X, onnx=True)
+    for cost in (small.before, small.after):
+        assert cost.latency_1_onnx is not None
+        assert 0 < cost.latency_1_onnx < 100
+    assert "ms, batch 256, onnxruntime" in str(small)
+    assert any(note.startswith("It is not faster at batch 256 in onnxruntime on this machine") for note in small.notes)
+    assert wp.verify(small.save(tmp_path / "small")).holds
+
+
 @pytest.mark.skipif(importlib.util.find_spec("onnx") is not None, reason="wellposed[onnx] is installed")
 def test_without_onnx_the_extra_is_named(tmp_path: Path) -> None:
     with pytest.raises(ImportError, match=r"wellposed\[onnx\]"):
         wp.compress(plain(), X).to_onnx(tmp_path / "small.onnx")
+    with pytest.raises(ImportError, match=r"wellposed\[onnx\]"):
+        wp.compress(plain(), X, onnx=True)
     assert not any(tmp_path.iterdir())
 
 
@@ -703,6 +760,93 @@ def test_a_run_is_compressed_on_its_validation_rows() -> None:
     small = wp.compress(run)
     assert small.removed["0.weight"] == ((8, 4), (5, 4))
     assert small.rows == len(run.problem.prepared.valid)
+
+
+class Products(nn.Module):
+    """Two products with matrices, on whose way constants are folded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.shift = nn.Parameter(torch.randn(4, 6)), nn.Parameter(torch.randn(6))
+        self.two = nn.Parameter(torch.randn(6, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x @ self.one + self.shift) @ self.two
+
+
+def seen(rows: int = 60) -> nn.Module:
+    """Channels with batch norm, whose averages have seen images, and dropout."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Dropout(0.5), nn.Linear(6 * 16, 2)
+    )
+    for _ in range(10):
+        net(torch.randn(rows, 3, 6, 6))
+    return net.eval()
+
+
+Zeros = list[tuple[str, Any]]
+TWICE: dict[str, tuple[Callable[[], nn.Module], Tensor, Zeros, Zeros, tuple[str, tuple[int, ...]]]] = {
+    "inputs": (
+        lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2)), torch.randn(40, 6),
+        [("0.weight", np.s_[:, [1, 4]])], [("0.weight", np.s_[:, [0, 2]])], ("0.weight", (5, 2)),
+    ),
+    "inputs along two axes": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(24, 2)), torch.randn(40, 4, 6),
+        [("1.weight", np.s_[:, [2, 8, 14, 20, *range(6, 12)]])],  # column 2 and row 1 of 4 x 6
+        [("1.weight", np.s_[:, [4, 9, 14, *range(5)]])], ("1.weight", (2, 8)),  # column 4 and row 0 of 3 x 5
+    ),
+    "channels": (
+        seen, torch.randn(40, 3, 6, 6), [("0.weight", np.s_[:, [1]])], [("0.weight", np.s_[:, [1]])], ("0.weight", (6, 1, 3, 3)),
+    ),
+    "constants before products": (
+        Products, torch.randn(40, 4), [("one", np.s_[:, [1, 2]])], [("one", np.s_[:, [0]])], ("two", (3, 3)),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TWICE)
+def test_a_compressed_network_is_compressed_again(kind: str, tmp_path: Path) -> None:
+    """Its choice of inputs becomes narrower, and what was folded before stays."""
+    made, example, first, second, (name, shape) = TWICE[kind]
+    torch.manual_seed(0)
+    net: nn.Module = made()
+    for zeros in (first, second):
+        for one, where in zeros:
+            net.get_parameter(one).data[where] = 0
+        wanted = net(example)
+        small = wp.compress(net, example)
+        net = small.model
+        assert small.shrunk, small.notes
+        torch.testing.assert_close(net(example), wanted, atol=1e-5, rtol=1e-5)
+    assert tuple(net.get_parameter(name).shape) == shape
+    assert wp.verify(small.save(tmp_path / "small")).holds
+
+
+class AlwaysDropped(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, 0.5, training=True)
+
+
+def test_what_is_left_is_trained_as_before(tmp_path: Path) -> None:
+    """Batch norm moves its averages and dropout draws in training alone; a dropout that is always drawn stays so."""
+    torch.manual_seed(0)
+    net, x = seen(), torch.randn(40, 3, 6, 6)
+    zero(net[0].weight, at=slice(0, 2))
+    small = wp.compress(net, x).model
+    assert not small.training
+    before, averages = small(x), dict(small.named_buffers())["1.running_mean"].clone()
+    for _ in range(2):  # also a copy, also a second time
+        small = copy.deepcopy(small).train()
+        assert not torch.equal(small(x), small(x))
+        assert not torch.equal(dict(small.named_buffers())["1.running_mean"], averages)
+        small.eval()
+        assert torch.equal(small(x), small(x))
+        assert not torch.equal(small(x), before)
+    torch.save(small, tmp_path / "small.pt")
+    assert torch.equal(torch.load(tmp_path / "small.pt", weights_only=False)(x), small(x))
+    always = traced(nn.Sequential(nn.Linear(3, 3), AlwaysDropped()), X[:, :3])
+    for mode in (True, False):
+        assert not torch.equal(always.train(mode)(X[:, :3]), always(X[:, :3]))
 
 
 def test_units_that_a_residual_connection_ties_are_one() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +42,8 @@ def compress(
         raise InputError(f"'{out}' is no name of an .onnx file; give one with --out.")
     with stdout_to_stderr():  # what a problem file prints is no result
         saved, rows = model_and_rows(run, data)
-        small = wp.compress(saved.model, rows)
+        timed = out is not None and importlib.util.find_spec("onnxruntime") is not None
+        small = wp.compress(saved.model, rows, onnx=timed)
         if data is None:
             small = replace(small, notes=(*small.notes, RANDOM))
         folder = small.save(run / FOLDER) if small.shrunk else None

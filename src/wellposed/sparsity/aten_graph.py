@@ -156,7 +156,36 @@ def finished(tensors: dict[str, Any], graph: fx.Graph) -> fx.GraphModule:
     kept = fx.GraphModule(tensors, graph).graph
     kept.eliminate_dead_code()
     used = {str(node.target) for node in kept.nodes if node.op == "get_attr"}
-    return fx.GraphModule({name: tensor for name, tensor in tensors.items() if name in used}, kept, "Compressed").eval()
+    kept._tracer_cls = None  # the exporter's own can not be made again when a pickle of the network is read
+    return Network({name: tensor for name, tensor in tensors.items() if name in used}, kept, "Compressed").eval()
+
+
+class Network(fx.GraphModule):
+    """A graph whose batch norms and dropout follow ``train()`` and ``eval()``, so that what is left can be trained on.
+
+    What is on in evaluation too, as in dropout that is always drawn, stays on.
+    """
+
+    def train(self, mode: bool = True) -> Network:
+        switched = self.meta.setdefault("switched", [n.name for n in self.graph.nodes if _trains(n) == [False]])
+        for node in self.graph.nodes:
+            if node.name in switched and _trains(node) != [mode]:
+                place = next(
+                    i for i, one in enumerate(node.target._schema.arguments) if one.name in ("train", "training")
+                )
+                node.update_arg(place, mode)
+                self._stale = True
+        if self.__dict__.pop("_stale", False):
+            self.recompile()
+        super().train(mode)
+        return self
+
+
+def _trains(node: fx.Node) -> list[Any]:
+    """Whether an operator runs as in training; empty where it knows no difference."""
+    named = getattr(getattr(node.target, "_schema", None), "arguments", ())
+    places = [i for i, one in enumerate(named) if one.name in ("train", "training")]
+    return [node.args[i] for i in places if i < len(node.args)]
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import statistics
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ ROWS = 1024
 """Validation rows of a run on which outputs are compared."""
 BATCHES = (1, 256)
 SECONDS, REPEATS = 0.15, 40
-"""A latency is the median of at most so many calls in about that time; networks take turns, so that a busy machine slows both."""
+"""A latency is the shortest of at most so many calls in about that time, in turns: what else the machine does makes calls longer,
+and the longer a call is the more."""
 FASTER = 0.97
 
 
@@ -51,6 +52,7 @@ class Footprint:
         flops: of one row: twice the multiplications of its matrix products, convolutions and attention.
         latency_1, latency_256: milliseconds of a call with 1 and with 256 rows, on this machine; None where the network takes
             another number of rows only.
+        latency_1_onnx, latency_256_onnx: the same in onnxruntime; None where it was not asked for.
     """
 
     parameters: int
@@ -58,6 +60,8 @@ class Footprint:
     flops: int
     latency_1: float | None = None
     latency_256: float | None = None
+    latency_1_onnx: float | None = None
+    latency_256_onnx: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +141,8 @@ def footprint_rows(before: Footprint, after: Footprint) -> list[tuple[str, str, 
     """Rows of a table: what, before, after, ratio."""
     names = {
         "parameters": "parameters", "bytes": "bytes", "flops": "FLOPs of a row", "latency_1": "ms, batch 1",
-        "latency_256": "ms, batch 256",
+        "latency_256": "ms, batch 256", "latency_1_onnx": "ms, batch 1, onnxruntime",
+        "latency_256_onnx": "ms, batch 256, onnxruntime",
     }  # fmt: skip
     rows = []
     for field, name in names.items():
@@ -149,7 +154,7 @@ def footprint_rows(before: Footprint, after: Footprint) -> list[tuple[str, str, 
 
 
 @checked
-def compress(source: nn.Module | Run, example: Any = None) -> Compressed:
+def compress(source: nn.Module | Run, example: Any = None, onnx: bool = False) -> Compressed:
     """A smaller network with equal outputs: units, channels, heads and inputs that are zero as a group are removed.
 
     What depends on what is read off the network's own operators (`torch.export`), through residual connections, norms,
@@ -162,8 +167,10 @@ def compress(source: nn.Module | Run, example: Any = None) -> Compressed:
         source: a network, which is not modified; or a `Run`.
         example: real rows: a tensor ``(rows, ...)``, a tuple of arguments or a dict of named ones. By default, of a run, its
             validation rows. The more there are, the more the comparison says.
+        onnx: whether latency is measured in onnxruntime too, which takes some seconds for the two exports.
     Raises:
         InputError: the network cannot be traced, its outputs are the same for all inputs, or the example is no batch.
+        MissingExtra: ``onnx=True``, and ``wellposed[onnx]`` is not installed.
 
     Example:
         >>> import torch, wellposed as wp
@@ -185,10 +192,10 @@ def compress(source: nn.Module | Run, example: Any = None) -> Compressed:
     here = all(leaf.device.type == "cpu" for leaf in source.state_dict().values())
     net = source if here else copy.deepcopy(source).cpu()
     example = mapped(lambda leaf: leaf.detach().cpu() if isinstance(leaf, Tensor) else leaf, example)
-    return _compressed(net, source, example)
+    return _compressed(net, source, example, onnx)
 
 
-def _compressed(net: nn.Module, given: nn.Module, example: Any) -> Compressed:
+def _compressed(net: nn.Module, given: nn.Module, example: Any, onnx: bool) -> Compressed:
     name = type(net).__name__
     try:
         wanted = _outputs(net, example, name)
@@ -221,19 +228,16 @@ def _compressed(net: nn.Module, given: nn.Module, example: Any) -> Compressed:
             for name, number in stayed.items()
         ]
     if why or not removed:
-        cost = footprints([original], example, [net])[0]
+        cost = footprints([original], example, [net], onnx)[0]
         return Compressed(given, cost, cost, 0.0, 0.0, examples_in(example), {}, tuple(notes), original, example)
-    before, after = footprints([original, made], example, [net, made])
-    for batch in BATCHES:
-        old, new = getattr(before, f"latency_{batch}"), getattr(after, f"latency_{batch}")
+    before, after = footprints([original, made], example, [net, made], onnx)
+    for batch, runtime in [(batch, runtime) for runtime in ("", "_onnx")[: 1 + onnx] for batch in BATCHES]:
+        old, new = (getattr(cost, f"latency_{batch}{runtime}") for cost in (before, after))
+        where = f"at batch {batch}{' in onnxruntime' if runtime else ''}"
         if old is None or new is None:
-            notes.append(
-                f"Latency at batch {batch} is not measured: the network's code takes another number of rows only."
-            )
+            notes.append(f"Latency {where} is not measured: the network's code takes another number of rows only.")
         elif new > old * FASTER:
-            notes.append(
-                f"It is not faster at batch {batch} on this machine: {score(old)} ms before, {score(new)} ms after."
-            )
+            notes.append(f"It is not faster {where} on this machine: {score(old)} ms before, {score(new)} ms after.")
     return Compressed(
         made, before, after, difference, tolerance, examples_in(example), removed, tuple(notes), original, example
     )
@@ -264,8 +268,13 @@ def _largest(values: Tensor) -> float:
     return float(values.abs().max()) if values.numel() else 0.0
 
 
-def footprints(graphs: list[nn.Module], example: Any, timed: list[nn.Module] | None = None) -> list[Footprint]:
-    """What each of several networks costs in evaluation; ``timed`` are measured in turns, by default the graphs themselves."""
+def footprints(
+    graphs: list[nn.Module], example: Any, timed: list[nn.Module] | None = None, onnx: bool = False
+) -> list[Footprint]:
+    """What each of several networks costs in evaluation; ``timed`` are measured in turns, by default the graphs themselves.
+
+    With ``onnx`` the graphs are measured in onnxruntime too.
+    """
     sizes = []
     for net in graphs:
         tensors = tensors_of(net)
@@ -275,24 +284,37 @@ def footprints(graphs: list[nn.Module], example: Any, timed: list[nn.Module] | N
         numbers = count_numbers([t for t in tensors.values() if isinstance(t, nn.Parameter)])
         sizes.append((numbers, bytes_in(list(tensors.values())), counter.get_total_flops() // 2))
     timed = timed or graphs
+    batches = [first_rows(example, batch) for batch in BATCHES]
     with modes_kept(timed[0], training=False):  # the network that was given; graphs are in evaluation mode
-        latencies = [_latencies(timed, first_rows(example, batch)) for batch in BATCHES]
+        latencies = [_latencies([_call(net) for net in timed], batch) for batch in batches]
+    if onnx:
+        from wellposed.sparsity.deploy import in_onnxruntime
+
+        calls = [in_onnxruntime(net, example) for net in graphs]
+        latencies += [_latencies(calls, batch) for batch in batches]
     return [Footprint(*size, *(latency[place] for latency in latencies)) for place, size in enumerate(sizes)]
 
 
-def _latencies(nets: list[nn.Module], batch: Any) -> list[float | None]:
-    args, named = as_arguments(batch)
-    taken: list[list[float]] = [[] for _ in nets]
+def _call(net: nn.Module) -> Callable[[Any], Any]:
+    def call(batch: Any) -> Any:
+        args, named = as_arguments(batch)
+        with torch.inference_mode():
+            return net(*args, **named)
+
+    return call
+
+
+def _latencies(calls: list[Callable[[Any], Any]], batch: Any) -> list[float | None]:
+    taken: list[list[float]] = [[] for _ in calls]
     began = time.perf_counter()
     for repeat in range(REPEATS):
-        for net, times in zip(nets, taken, strict=True):
+        for call, times in zip(calls, taken, strict=True):
             start = time.perf_counter()
             try:
-                with torch.inference_mode():
-                    net(*args, **named)
+                call(batch)
             except (RuntimeError, AssertionError, ValueError):
-                return [None] * len(nets)
+                return [None] * len(calls)
             times.append(1000 * (time.perf_counter() - start))
-        if repeat > 2 and time.perf_counter() - began > SECONDS * len(nets):
+        if repeat > 2 and time.perf_counter() - began > SECONDS * len(calls):
             break
-    return [statistics.median(times[1:]) for times in taken]
+    return [min(times[1:]) for times in taken]

@@ -460,6 +460,16 @@ def _pads(d: Dependencies, node: Any) -> bool:
     return True
 
 
+def _selects(d: Dependencies, node: Any) -> bool:
+    """Places along an axis by numbers that the graph holds, as a network does that was compressed before."""
+    source, axis, index = node.args
+    if index.op != "get_attr" or len(index.users) > 1 or d.value[index].is_floating_point():
+        return False
+    d.keep(d.label[index])
+    d.label[node], d.known[node] = (x[source].index_select(axis, d.value[index]) for x in (d.label, d.known))
+    return True
+
+
 def _taken(d: Dependencies, node: Any) -> bool:
     source, place = node.args
     if not isinstance(d.label[source], (list, tuple)):
@@ -492,6 +502,7 @@ RULES: dict[Any, Treatment] = _by_packet({
         "adaptive_avg_pool3d upsample_nearest1d upsample_nearest2d upsample_bilinear2d upsample_nearest3d upsample_linear1d "
         "mean sum amax",
     _pads: "pad constant_pad_nd",
+    _selects: "index_select",
 }) | {operator.getitem: _taken}  # fmt: skip
 WEIGHT_AT = _by_packet({
     0: "embedding", 1: "linear matmul mm conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d", 2: "addmm",

@@ -69,11 +69,19 @@ def _without_constant_branches(module: fx.GraphModule, inputs: list[Any]) -> fx.
                     if bool((constant == constant.narrow(axis, 0, 1)).all()):
                         constant = constant.narrow(axis, 0, 1)
                 if not (constant.ndim == found.value[node].ndim and len(constant) > 1):  # the same for all rows
-                    tensors[f"constant_{node.name}"] = constant.clone()
+                    name = _new_name(tensors, f"constant_{node.name}")
+                    tensors[name] = constant.clone()
                     with module.graph.inserting_before(node):
-                        node.replace_input_with(branch, module.graph.create_node("get_attr", f"constant_{node.name}"))
+                        node.replace_input_with(branch, module.graph.create_node("get_attr", name))
             break
     return finished(tensors, module.graph)
+
+
+def _new_name(tensors: dict[str, Any], name: str) -> str:
+    """A network that was compressed before has a tensor of such a name, which another operator may read."""
+    while name in tensors:
+        name += "_"
+    return name
 
 
 def _leaving(found: Dependencies) -> Tensor:
@@ -173,23 +181,32 @@ class _Surgery:
 
     def _choose_inputs(self, node: Any) -> None:
         last = new = self.new[node]
-        users = list(new.users)
+        users, chosen, after = list(new.users), set(), node
+        while len(after.users) == 1 and (after := next(iter(after.users))).target is aten.index_select.default:
+            chosen.add(after.args[1])  # it was compressed before: `_resize` makes that choice narrower
         for axis, gone in enumerate(self._gone(node)):
-            if gone.any():
-                name = f"kept_{node.name}_{axis}"
-                self.tensors[name] = (~gone).nonzero()[:, 0]
+            if gone.any() and axis not in chosen:
                 with self.graph.inserting_after(last):
-                    index = self.graph.create_node("get_attr", name)
-                with self.graph.inserting_after(index):
-                    last = self.graph.call_function(aten.index_select.default, (last, axis, index))
+                    last = self._kept(last, axis, gone, f"kept_{node.name}_{axis}")
         for user in users if last is not new else ():
             user.replace_input_with(new, last)
+
+    def _kept(self, source: Any, axis: int, gone: Tensor, name: str) -> Any:
+        """A new node: the places of a new node that are not gone."""
+        name = _new_name(self.tensors, name)
+        self.tensors[name] = (~gone).nonzero()[:, 0]
+        index = self.graph.create_node("get_attr", name)
+        with self.graph.inserting_after(index):
+            return self.graph.call_function(aten.index_select.default, (source, axis, index))
 
     def _resize(self, node: Any) -> None:
         """Sizes that were written into the graph."""
         new, name = self.new[node], str(node.target).split(".")[1] if "." in str(node.target) else ""
         gone = self._gone(node)
         source = next((leaf for leaf in node.all_input_nodes if leaf in self.found.label), None)
+        if name == "index_select" and isinstance(self.found.label[node], Tensor):
+            self._choose_again(node, gone)
+            return
         if name in ("view", "reshape", "_unsafe_view", "expand") and any(places.any() for places in gone):
             sizes = [self._length(size, places) for size, places in zip(node.args[1], gone, strict=True)]
             new.args = (new.args[0], map_arg(sizes, self.new.__getitem__), *new.args[2:])
@@ -220,6 +237,14 @@ class _Surgery:
             last = None if name == "select" else index + node.args[3]
             rest = [] if last is None else [int((~before[axis][index:last]).sum())]
             new.args = (*new.args[:2], int((~before[axis][:index]).sum()), *rest)
+        elif name == "scaled_dot_product_attention" and before[-3].any():
+            mask = argument(node, "attn_mask")
+            if (
+                isinstance(mask, fx.Node) and self.found.value[mask].shape[-3:-2] == before[-3].shape
+            ):  # one for each head
+                with self.graph.inserting_before(new):
+                    mine = self._kept(self.new[mask], self.found.value[mask].ndim - 3, before[-3], f"heads_{node.name}")
+                new.replace_input_with(self.new[mask], mine)
         elif name.startswith("conv") and argument(node, "groups") != 1:
             groups = int(argument(node, "groups"))
             kept = int((~before[1].reshape(groups, -1)).any(1).sum())
@@ -227,6 +252,19 @@ class _Surgery:
             given = [argument(node, one.name) for one in node.target._schema.arguments[:place]]
             rest = list(new.args[place + 1 :])
             new.args, new.kwargs = (*map_arg(given, self.new.__getitem__), kept, *rest), _less(new.kwargs, given, node)
+
+    def _choose_again(self, node: Any, gone: list[Tensor]) -> None:
+        """Fewer places of those that were chosen, by their numbers among what is left of the source."""
+        source, axis, index = node.args
+        if index.op != "get_attr" or not gone[axis].any():
+            return
+        numbers = self.found.value[index][~gone[axis]]
+        first = source
+        while first.target is aten.index_select.default:
+            first = first.args[0]
+        if first.op != "placeholder":  # an input is as long as before
+            numbers = (~self._gone(source)[axis]).cumsum(0)[numbers] - 1
+        self.tensors[str(index.target)] = numbers
 
     @staticmethod
     def _length(size: Any, gone: Tensor) -> Any:
@@ -243,7 +281,7 @@ class _Surgery:
         node = self.new[reader.node]
         if not added.any():
             return
-        name = f"folded_{node.name}"
+        name = _new_name(self.tensors, f"folded_{node.name}")
         like = self.found.value[reader.node]
         summed = str(reader.node.target).split(".")[1] in ("matmul", "mm", "addmm")
         bias = None if summed else argument(reader.node, "bias")
