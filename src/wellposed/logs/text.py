@@ -14,7 +14,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ from wellposed.logs.column_names import (
     STEPS,
     TEST,
     TRAIN,
-    VALID,
     guess,
     name_words,
     named_side,
@@ -128,6 +127,8 @@ KINDS = {
     "run": {*RUN_WORDS} - {"split"},
 }
 PLACES = (*KINDS,)
+FREE = ("none", "index", "batch")  # kinds of numbers that words behind them may still name
+BEFORE_VALUES = (HERE, "[", "(", ":", "=")
 NUMBERED = ("id", "idx", "index", "no", "num", "number")  # batch_id, epoch no.
 COUNTS = {
     "batches": "batch", "batchs": "batch", "iterations": "step", "steps": "step", "iters": "step", "updates": "step",
@@ -392,10 +393,7 @@ class _Found:
         losses, used = {"train_loss", "valid_loss"}, {"train_loss", "valid_loss", "valid_metric"}
         asked = losses if self.rows else used  # scores that a dict or a list repeats are none beside losses
         if self.whole and (asked is used or any(guess(log.columns).taken.keys() & asked for log in self.whole)):
-            return [
-                Log(log.columns, f"{path}{': ' * bool(log.name)}{log.name}", log.format, log.facts)
-                for log in self.whole
-            ]
+            return [replace(log, name=": ".join(filter(None, (str(path), log.name)))) for log in self.whole]
         listed = [columns for columns in self.lists if guess(columns).taken.keys() & asked]
         if max((len(cells) for one in listed for cells in one.values()), default=0) > 1:
             return [
@@ -422,12 +420,9 @@ class _Found:
             return []
         if _are_results(columns, [taken[one] for one in used], unplaced):
             return []
+        kept = [taken[one].removesuffix(" batch") for one in losses & used]
         for name, (a, b) in self.twice.items():
-            if any(
-                theirs.removesuffix(" batch").endswith(name)
-                for ours, theirs in taken.items()
-                if ours in ("train_loss", "valid_loss")
-            ):
+            if any(theirs.endswith(name) for theirs in kept):
                 raise DataError(
                     f"'{path}' has two values called '{name}' on one line ({a:g} and {b:g}), and no word tells whose they are. "
                     "Name them, as train_loss and val_loss."
@@ -459,14 +454,14 @@ def _are_results(columns: dict[str, list[Any]], used: Sequence[str], unplaced: b
     if max(sum(cell is not None for cell in columns[name]) for name in used) < FEWEST_ROWS and unplaced:
         return True
     sides = {parse_name(name).side for name in used}
-    if unplaced and TEST in sides and TRAIN not in sides and NOBODY not in sides:
+    if unplaced and TEST in sides and not sides & {TRAIN, NOBODY}:
         return True
     places = columns.get("epoch") or columns.get("step") or []
     said = [k for i, k in enumerate(places) if any(columns[name][i] is not None for name in used)]
     at = [float(k.replace(",", "")) for k in map(str, said) if NUMBER.fullmatch(k)]
     downs = [b for a, b in itertools.pairwise(at) if b < a]
     counts = len({*columns.get("step", ())} - {None}) > 1
-    if len(at) > 1 and len({*at}) == 1 and not counts and all(parse_name(name).side in (VALID, TEST) for name in used):
+    if len(at) > 1 and len({*at}) == 1 and not counts and not sides & {TRAIN, NOBODY}:
         return True  # evaluations of one end
     return 2 <= len(at) < MOST_RESULTS and 3 * len(downs) >= len(at) and len({*downs}) > 1
 
@@ -567,26 +562,18 @@ class _Line:
                 self._hear()
             if self.before == HERE and not self.words and self.slots and (kind := COUNTS.get(sign.lower())):
                 place = -2 if self.slots[-1].kind == "total" and len(self.slots) > 1 else -1
-                if self.slots[place].kind in ("none", "index", "batch"):
+                if self.slots[place].kind in FREE:
                     self.slots[place] = Hole("", kind)
                     return
             self.direct = self.direct or (self.before == HERE and not self.words and bool(self.slots))
             self.words.append(token)
-        elif (
-            sign in BREAKS
-            or (not sign and after not in (HERE, "[", "(", ":", "="))
-            or re.fullmatch(r"-+>|[-–—]+", sign)
-        ):
+        elif sign in BREAKS or (not sign and after not in BEFORE_VALUES) or re.fullmatch(r"-+>|[-–—]+", sign):
             self._hear()
         self.closed = sign in (":", "]", ")") or (self.closed and sign in "'\"")
         self.before = sign or self.before
 
     def _hear(self) -> None:
-        if (
-            self.direct
-            and self.slots[-1].kind in ("none", "index", "batch")
-            and (_what(self.words) or self.words == ["avg"])
-        ):
+        if self.direct and self.slots[-1].kind in FREE and (_what(self.words) or self.words == ["avg"]):
             self.slots[-1] = Hole(" ".join([*self.words, "loss"][:2]).lower(), "value")  # 0.53 avg loss,
             self.words = []
         self.direct = False
@@ -616,19 +603,11 @@ class _Line:
         parsed = parse_name(name)
         if CHANGED.search(" ".join(words)):
             return Hole("", "none")
-        if (
-            self.before == "["
-            and {slot.kind for slot in self.slots} <= {"none"}
-            and not (_what(words) or _place(words))
-        ):
+        if self.before == "[" and kinds <= {"none"} and not _what(words):
             return Hole("", "index")  # INFO [15] train-logloss
         if not parsed.what:
-            if (
-                parsed.parts
-                or not parsed.side
-                or not parsed.level
-                or ({"is", "all"} & {*plain.split("_")} and not self.what)
-            ):
+            vague = {"is", "all"} & {*plain.split("_")} and not self.what
+            if parsed.parts or not parsed.side or not parsed.level or vague:
                 return Hole("", "none")
             self.bare.append(len(self.slots))
             return Hole(f"{name} {self.what}".strip(), "value")
@@ -752,15 +731,9 @@ class _Tables:
 
     def _below(self, line: str) -> list[str]:
         """The cells of a line that lacks some, each below the name that begins or ends nearest; none where two are below one."""
-        cells = [*CELLS.finditer(line)]
-        found = {
-            min(
-                range(len(self.spans)),
-                key=lambda i: min(abs(a - b) for a, b in zip(self.spans[i], cell.span(), strict=True)),
-            ): cell[0]
-            for cell in cells
-            if self.spans
-        }
+        cells = [*CELLS.finditer(line)] if self.spans else []
+        far = [[min(abs(a - b) for a, b in zip(one, cell.span(), strict=True)) for one in self.spans] for cell in cells]
+        found = {away.index(min(away)): cell[0] for away, cell in zip(far, cells, strict=True)}
         whole = len(self.spans) == len(self.header) > len(found) == len(cells)
         return [found.get(i, "") for i in range(len(self.header))] if whole else []
 
