@@ -261,8 +261,8 @@ def guess(found: Iterable[str] | Mapping[str, Sequence[Any]], metrics_of: str = 
     taken, notes = losses.taken, list(losses.notes)
     if not taken and first.keys() & {*EPOCHS, *STEPS}:  # one quantity along an axis, whosever it is
         sided = any(name.side and name.what in METRICS.values() for name in names)
-        columns = found.items() if isinstance(found, Mapping) else ()
-        still = {name for name, cells in columns if len({*map(repr, cells)} - {"None"}) == 1}
+        items = found.items() if isinstance(found, Mapping) else ()
+        still = {name for name, cells in items if len({*map(repr, cells)} - {"None"}) == 1}
         bare = [name for name in names if name.level and (name.what in LOSSLIKE or name in _bare(names))]
         bare = [name for name in bare if name.text not in still]  # a setting, such as action_l2
         bare = [name for name in bare if not (name.what in METRICS or name.of_a_step)] if sided else bare
@@ -384,7 +384,8 @@ def _losses(names: Sequence[Name], counts: Mapping[str, int]) -> Guess:
             notes.append(f"'{name.text}' is smoothed: its turning point lies too late, its noise looks too small.")
     unassigned = tuple(
         name.text for name in losses if name.side == NOBODY and name is not train and name.text not in added
-        and (name.parts or (train and train.side and not name.of_a_step)) and not PARTS.intersection(name.parts) and not PLAYERS.intersection(name.parts) and None in pair
+        and (name.parts or (train and train.side and not name.of_a_step))
+        and not PARTS.intersection(name.parts) and not PLAYERS.intersection(name.parts) and None in pair
     )  # fmt: skip
     taken = {ours: name.text for ours, name in zip(("train_loss", "valid_loss"), pair, strict=True) if name}
     return Guess(taken, notes=tuple(notes), parts=parts, unassigned=unassigned)

@@ -91,6 +91,7 @@ OF_LINES = (
     ("20", r"\b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),? \w{3} +\d\d? [\d:]{5,8} (?:\w+ )?\d{4}\b", " "),
     ("", r"\b\d\d(?:\d\d)?[-/]\d\d?[-/](?:\d{4}|\d\d)(?:[T ]|\b)|\b(?:\d+:)?\d?\d:\d\d(?:[.,]\d+)?(?:s\b|Z\b)?"
      r"|@\[?[\d.]+(?::[\d.]+)?\]?", " "),  # dates, times, and the thresholds of mAP@0.50:0.95
+    ("(epoch)", r"\s*\(epoch\)(?=\s*[:=])", ""),  # loss (epoch) = 0.5, which counts no epochs
     ("-", r"\b\d+-(?:gram|fold|way|shot|bit|dim|day|head|layer|stage)s?\b", " "),
     ("of the", r"\bof the (?:network|model) on (?:the )?(?:\d[\d,]* )?(\w+) (?:images|samples|examples|pictures)", r"on \1"),
     ("ore at", r"\bscore at iteration\b", "loss at iteration"),  # as Deeplearning4j calls its loss
@@ -317,7 +318,8 @@ class _Found:
             if slot.kind == "value" and number > MOST_LOSS and number.is_integer() and not parse_name(slot.name).what:
                 continue  # train=10613, test=3256 are sizes
             if slot.kind == "value":
-                value = number / total if total and parse_name(slot.name).what != "loss" else number
+                share = total and number.is_integer() and total.is_integer() and parse_name(slot.name).what != "loss"
+                value = number / total if total and share else number  # 95/100, but not MAE/RMSE: 4.71/6.51
                 again = row.setdefault(slot.name, value) != value and not math.isnan(value)
                 if again and not template.bar:  # behind a bar stands what a longer one left
                     self.twice.setdefault(slot.name, (row[slot.name], value))
@@ -590,7 +592,7 @@ class _Line:
         name = " ".join(words[-5:]).lower()
         plain = normalize_name(name)
         kinds = {slot.kind for slot in self.slots}
-        if (plain == "cost" and "batch" not in kinds) or (plain in ("total", "value") and kinds & {"epoch", "step"}):
+        if plain == "cost" or (plain in ("total", "value") and kinds & {"epoch", "step"}):
             name = f"{plain} loss"
         if TIMES.search(plain) and not parse_name(words[-1]).what:
             return Hole("", "none")
