@@ -345,3 +345,58 @@ def test_evaluations_of_one_epoch_are_a_curve_along_its_steps(tmp_path: Path) ->
 def test_a_metric_that_begins_late_is_no_stage(tmp_path: Path) -> None:
     rows = (f"{i},{'' if i > 6 else 1 / i},{1.1 / i},{'' if i < 7 else 1 / i}\n" for i in range(1, 13))
     assert len(curves(tmp_path, "epoch,train_loss,val_loss,mae\n" + "".join(rows), "csv").columns["valid_loss"]) == 12
+
+
+TRAIN_ALONE = {
+    "blocks of cells, the step last": told("-----\n| grad_norm | 3 |\n| loss | {x} |\n| step | {e}0 |\n-----\nsaved\n"),
+    "blocks with sections": told("| time/      |     |\n| iterations | {e} |\n| train/     |     |\n| loss       | {x} |\n"),
+    "a tensor behind a glued epoch": told("The loss of epoch{e}is:tf.Tensor({x}, shape=(), dtype=float32)\n"),
+    "steps above a thousand": "".join(
+        f"[epoch:  0, iter:  {900 * i:,}, lr:(2e-04,)] l_pix: {x}\n" for i, x in enumerate(TRAIN, 1)
+    ),
+    "a loss of the epoch": told("Training at Epoch #{e}...\nIteration:10 | Loss: 9.5\nTraining Loss of the epoch:{x}\n"),
+    "means beside single batches": told(
+        "".join(f"Epoch [{{e}}/5], Loss: {batch}\n" for batch in (9.5, 9.4, 9.3)) + "Epoch [{e}/5], Average Loss: {x}\n"
+    ),
+    "a script that prints itself": "    val_loss = 0.0\n" + told("step:{e}/5 train_loss:{x} train_time:1ms\n"),
+    "a bar that is all there is": "Reading 1/2\rReading 2/2\n"
+    + told("\rTraining progress: {e}0%|██| {e}0/90 [00:01<00:05, 55it/s, Loss={x}]"),
+    "dates in words": "=== Training Loss (Mon Mar 11 09:27:59 2019) ===\n" + told("(epoch: {e}, time: 0.05) G_L1: {x}\n"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TRAIN_ALONE)
+def test_a_training_loss_among_other_words_and_numbers_is_read(kind: str, tmp_path: Path) -> None:
+    table = curves(tmp_path, TRAIN_ALONE[kind])
+    assert seen(table, "train_loss") == pytest.approx(TRAIN, rel=1e-3)
+    assert "valid_loss" not in table.columns
+
+
+@pytest.mark.parametrize("batches", ["8/8", "4/20"])
+def test_an_evaluation_keeps_its_side_while_it_counts_batches_of_its_own(batches: str, tmp_path: Path) -> None:
+    said = [
+        f"Epoch {e}/5\nstep 10/20 - loss: 9.5 - 5ms/step\nstep 20/20 - loss: {x} - 5ms/step\n"
+        f"Eval begin...\nstep {batches} - loss: {y}\nEval samples: 119\n"
+        for e, (x, y) in enumerate(zip(TRAIN, VALID, strict=True), 1)
+    ]
+    table = curves(tmp_path, "".join(said))
+    if batches == "8/8":
+        assert seen(table, "valid_loss") == VALID
+    else:  # as many as training has: they may be those of training
+        assert "valid_loss" not in table.columns
+
+
+def test_perplexities_of_several_models_are_results(tmp_path: Path) -> None:
+    said = "".join(
+        f"--- training {n}-gram model ---\n dev perplexity: {9 - n}.5\n test perplexity: {8 - n}.5\n"
+        for n in range(1, 5)
+    )
+    with pytest.raises(DataError):
+        curves(tmp_path, said)
+
+
+def test_a_loss_of_nobody_beside_one_of_training_is_asked_about(tmp_path: Path) -> None:
+    rows = [{"epoch": e, "train_loss": x, "loss": y} for e, (x, y) in enumerate(zip(TRAIN, VALID, strict=True), 1)]
+    table = curves(tmp_path, json.dumps(rows), "json")
+    assert "valid_loss" not in table.columns
+    assert table.facts["reading"].unassigned == ("loss",)

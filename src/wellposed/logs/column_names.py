@@ -96,6 +96,7 @@ AS_USUAL = {
     "info", "debug", "warning", "root", "logger", "current", "this", "final", "was", "model", "curve", "log", "mode",
 } - {"loss"}  # fmt: skip
 OF_A_STEP = {"step", "batch", "batches", "iter", "iteration", "iterations", "steps", "vs", "inner", "minibatch"}
+MEANS = {"mean", "avg", "average", "averaged", "epoch"}
 SMOOTHED = {"smooth", "smoothed", "smoothing", "ema", "running", "moving"}
 NO_LEVEL = {
     "se", "sem", "std", "stderr", "var", "min", "max", "low", "high", "upper", "lower", "ci", "best", "delta", "lowest", "highest",
@@ -115,24 +116,8 @@ PLAYERS = frozenset((
 ))  # fmt: skip
 """Words of players whose losses depend on one another: neither is a validation of the other, and their sum means nothing."""
 KNOWN = {*SIDES, *LOSS, *LOSSLIKE, *METRICS, *AS_USUAL, *OF_A_STEP, *SMOOTHED, *NO_LEVEL, "lr", "rate"}
-HEADS = (
-    "loss",
-    "verlust",
-    "acc",
-    "accuracy",
-    "error",
-    "err",
-    "logloss",
-    "auc",
-    "f1",
-    "mse",
-    "mae",
-    "rmse",
-    "ppl",
-    "perplexity",
-    "iou",
-    "dice",
-)
+HEADS = ("loss", "verlust", "acc", "accuracy", "error", "err", "logloss", "auc", "f1", "mse", "mae", "rmse", "ppl", "perplexity",
+         "iou", "dice")  # fmt: skip
 SAID = re.compile(r"[:=\s][-+]?\d{0,20}\.\d")  # a number after a name: a line of text, and no name
 SCORED = re.compile("score|metric|result|reward|return", re.IGNORECASE)
 FEWEST = 3  # values that make a curve, where a rival has as many
@@ -276,7 +261,10 @@ def guess(found: Iterable[str] | Mapping[str, Sequence[Any]], metrics_of: str = 
     taken, notes = losses.taken, list(losses.notes)
     if not taken and first.keys() & {*EPOCHS, *STEPS}:  # one quantity along an axis, whosever it is
         sided = any(name.side and name.what in METRICS.values() for name in names)
+        items = found.items() if isinstance(found, Mapping) else ()
+        still = {name for name, cells in items if len({*map(repr, cells)} - {"None"}) == 1}
         bare = [name for name in names if name.level and (name.what in LOSSLIKE or name in _bare(names))]
+        bare = [name for name in bare if name.text not in still]  # a setting, such as action_l2
         bare = [name for name in bare if not (name.what in METRICS or name.of_a_step)] if sided else bare
         # Beside another side's numbers an error is a share of wrong answers.
         alone = all(name.side in (TRAIN, NOBODY) for name in names)
@@ -395,7 +383,8 @@ def _losses(names: Sequence[Name], counts: Mapping[str, int]) -> Guess:
         if name is not None and name.smoothed:
             notes.append(f"'{name.text}' is smoothed: its turning point lies too late, its noise looks too small.")
     unassigned = tuple(
-        name.text for name in losses if name.side == NOBODY and name.parts and name is not train and name.text not in added
+        name.text for name in losses if name.side == NOBODY and name is not train and name.text not in added
+        and (name.parts or (train and train.side and not name.of_a_step))
         and not PARTS.intersection(name.parts) and not PLAYERS.intersection(name.parts) and None in pair
     )  # fmt: skip
     taken = {ours: name.text for ours, name in zip(("train_loss", "valid_loss"), pair, strict=True) if name}
@@ -403,14 +392,19 @@ def _losses(names: Sequence[Name], counts: Mapping[str, int]) -> Guess:
 
 
 def _beside(names: Sequence[Name], found: Iterable[str] | Mapping[str, Sequence[Any]]) -> list[Name]:
-    """Names in their order, but of training those first that stand in the rows of validation, as summaries of epochs do."""
+    """Names in their order, but those first that sum up epochs: in the rows of validation, or means that others outnumber."""
     if not isinstance(found, Mapping):
         return [*names]
+    many = {name.text: sum(cell is not None for cell in found[name.text]) for name in names if name.is_loss}
     looks = [found[name.text] for name in names if name.side in (VALID, TEST) and name.is_loss]
     rows = {i for i, cell in enumerate(looks[0]) if cell is not None} if looks else set()
     beside = {name.text for name in names if rows and name.side == TRAIN and name.is_loss
               and sum(cell is not None and i in rows for i, cell in enumerate(found[name.text])) == len(rows)}  # fmt: skip
-    return sorted(names, key=lambda name: name.text not in beside) if beside else [*names]
+    beside |= {
+        name.text for name in names if many.get(name.text, 0) >= FEWEST and MEANS.intersection(name_words(name.text))
+        and any(2 * many[name.text] < many.get(o.text, 0) and o.quantity == name.quantity for o in names if o.side == name.side)
+    }  # fmt: skip
+    return sorted(names, key=lambda name: name.text not in beside)
 
 
 def _curves(names: Sequence[Name], counts: Mapping[str, int]) -> list[Name]:

@@ -30,17 +30,8 @@ SETTINGS = re.compile(
 SCHEDULED = re.compile(r"(?:lr|learning_?rate|momentum)", re.IGNORECASE)
 SEARCHED = re.compile(r"(?:config|params?|parameters|hyperparameters|hparams|hp)[/_.](?!.*norm)", re.IGNORECASE)
 RESULTS = "'{}' has one row for each setting that was tried: results, not curves. Give the history of one of them."
-KEYS = (
-    "metric",
-    "metric_name",
-    "variable",
-    "key",
-    "tag",
-    "name",
-    "quantity",
-    "curve",
-    "series",
-)  # of a table with a row for each value
+KEYS = ("metric", "metric_name", "variable", "key", "tag", "name", "quantity", "curve", "series")
+"""Columns that say what the value of a row is."""
 
 
 def runs(log: Log) -> list[Log]:

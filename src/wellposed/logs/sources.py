@@ -258,6 +258,7 @@ def _metrics_alone(raw: Mapping[str, Sequence[float | None]]) -> bool:
 
 
 def _cut(name: str) -> str:
+    name = " ".join(name.split())
     return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
 
 

@@ -14,7 +14,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ from wellposed.logs.column_names import (
     STEPS,
     TEST,
     TRAIN,
-    VALID,
     guess,
     name_words,
     named_side,
@@ -42,13 +41,9 @@ from wellposed.logs.shapes import ONE_EACH, RESULTS, RUN_WORDS, TRIALS
 
 HERE = "\0"  # stands for a number in a template; no text has it
 NUMBER = re.compile(
-    r"((?<![\w.@])(?<!\w-)[-+]?(?:\d{1,3}(?:,\d{3})+(?![\w,])|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)(?![\w.]*\w)|(?<![\w.])[-+]?(?:nan|inf|infinity)(?!\w))",
+    r"((?<![\w.@])(?<!\w-)[-+]?(?:\d{1,3}(?:,\d{3})+(?!,?\w)|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)(?![\w.]*\w)|(?<![\w.])[-+]?(?:nan|inf|infinity)(?!\w))",
     re.IGNORECASE,
 )
-CLOCK = re.compile(
-    r"\b\d\d(?:\d\d)?[-/]\d\d?[-/](?:\d{4}|\d\d)(?:[T ]|\b)|\b(?:\d+:)?\d?\d:\d\d(?:[.,]\d+)?(?:s\b|Z\b)?|@\[?[\d.]+(?::[\d.]+)?\]?"
-)  # dates, times, and the thresholds of mAP@0.50:0.95
-COUNTED = re.compile(r"\b(epochs?|ep|steps?|iter(?:ation)?s?|batch|fold|round)[_#]?(?=\d)", re.IGNORECASE)
 TOKEN = re.compile(rf"{HERE}|[^\W\d_](?:[\w'’]|[./@-](?=\w))*|\s*-+>\s*|\s+[-–—]+\s+|\t+|\s{{3,}}|\S")
 BAR = re.compile(r"[=━█#>·.]{4,}|%\s*\||\bETA\b|/step\b|\bit/s|s/it|[▏▎▍▌▋▊▉█]")
 WORD = re.compile(
@@ -56,19 +51,8 @@ WORD = re.compile(
     r"|iou|dice|map|xent|tel:|^[ \t]*\[?\d[\d-]*\]?[:|\t ]", re.IGNORECASE | re.MULTILINE,
 )  # fmt: skip
 """In every line that can say something, and in others: where none of it stands, nothing is searched."""
-COLOUR = re.compile(r"\x1b\[[\d;?]*[A-Za-z]|\[\d{1,2}(?:;\d{1,3})*m")  # some who copy a terminal lose the escape
-QUOTED = re.compile(r"^[ \t]*(?:#?>[ \t]?|(?:##|%)[ \t]+|\w+ ?= ?(?:'''|\"\"\"))+", re.MULTILINE)
-"""What stands before a line that is quoted, printed by knitr, in a comment of MATLAB, or in a string of Python."""
-GLUED = re.compile(
-    r"(?<=\d)(?=(?:epoch|step|iter\w*)\b[^\w\n]{1,3}\d)", re.IGNORECASE
-)  # acc: 0.38epoch: 2, no line's end
 DECIMAL = re.compile(r"(?<=[A-Za-z])(\s*[:=]\s*[-+]?\d+)([.,])(?=\d+(?:e[-+]?\d+)?(?![\d.,]*\d))", re.IGNORECASE)
-PERCENT = re.compile(r"(?<![\d.])\d{1,3}%(?=\|)")  # how far a bar is
-OF_NETWORK = re.compile(
-    r"\bof the (?:network|model) on (?:the )?(?:\d[\d,]* )?(\w+) (?:images|samples|examples|pictures)", re.IGNORECASE
-)  # Accuracy of the network on the 10000 test images: 55 %
 OPEN = re.compile(r"\{\s*['\"][^\[{}]{1,40}\[\s*[-+.\d][^{}]{1,200000}\}")
-NTH = re.compile(r"第\s*(\d+)\s*(?:个|個)?(?:轮|輪|回|周期|エポック)")  # of the epochs, in Chinese and Japanese
 CHANGED = re.compile(r"\b(?:improv|decreas|increas|did not|didn't|from|better|early|saving|best)", re.IGNORECASE)
 """Of a name about a value that another line has said."""
 TRIED = re.compile(r"\btrial\s*#?(\d{1,9})\b[^{}]{0,20}?\b(?:finished|completed?|pruned|failed)\b", re.IGNORECASE)
@@ -86,22 +70,44 @@ PAIRED = re.compile(
     r"([A-Za-z]\w{0,60})\W{1,4}\[((?:\(\d+, [-+.\deE]+\)(?:, )?)+)\]"
 )  # Flower: losses_centralized [(0, 2.3), (1, 1.9)]
 SHOWN = re.compile(r"^\s*\(([^\n=]*)\) = \(([^\n=]*)\)$", re.MULTILINE)  # Julia: (epoch, loss(x, y)) = (1, 0.5)
-INDEXED = re.compile(r"(?<=\w)\[\d+\](?=[\w.,]*\))")  # loss(x[1])
 LONGEST_LINE = 5000  # signs; a progress bar that rewrites itself is one line, and only its end counts
 LONGEST_DICT = 200_000
 BEHIND = re.compile(rf"{HERE}\s*\(([A-Za-z][A-Za-z ]{{1,24}})\)")
-JULIA = re.compile(r"(?<=\d)(\.\d+)f(?=-?\d{1,2}\b)")  # 0.5f0
-ROUND = re.compile(r"^(\d+)\|(\d+)\|(?=[A-Za-z])")  # torchtune: 1|20|Loss: 0.5
-SAVED = re.compile(r"\bSaving dict for\b")  # what tf.estimator says of an evaluation
 BREAKS = (",", ";", "|")
-SCORE = re.compile(r"\bscore at iteration\b", re.IGNORECASE)  # as Deeplearning4j calls its loss
+OF_TEXT = (
+    (r"\x1b\[[\d;?]*[A-Za-z]|\[\d{1,2}(?:;\d{1,3})*m", ""),  # colours; some who copy a terminal lose the escape
+    (r"^[ \t]*(?:#?>[ \t]?|(?:##|%)[ \t]+|\w+ ?= ?(?:'''|\"\"\"))+", ""),  # quoted, of knitr, in MATLAB, in a string of Python
+    (r"(?<=\d)(?=(?:epoch|step|iter\w*)\b[^\w\n]{1,3}\d)", "\n"),  # acc: 0.38epoch: 2, no line's end
+    (r"第\s*(\d+)\s*(?:个|個)?(?:轮|輪|回|周期|エポック)", r" epoch \1 "),
+    (r"(?<=\d)(\.\d+)f(?=-?\d{1,2}\b)", r"\1e"),  # Julia: 0.5f0
+    (r"(?<=\w)\[\d+\](?=[\w.,]*\))", ""),  # loss(x[1])
+)  # fmt: skip
+"""How some write a text -> how others do; the pattern and what it becomes."""
+OF_LINES = (
+    ("|", r"^(\d+)\|(\d+)\|(?=[A-Za-z])", r"epoch \1 step \2 | "),  # torchtune: 1|20|Loss: 0.5
+    ("Saving", r"\bSaving dict for\b", "evaluation at"),  # what tf.estimator says of an evaluation
+    ("ensor(", TENSOR.pattern, r"\1"), ("dtype=", TENSOR.pattern, r"\1"),
+    ("%|", r"(?<![\d.])\d{1,3}%(?=\|)", ""),  # how far a bar is
+    ("20", r"\b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),? \w{3} +\d\d? [\d:]{5,8} (?:\w+ )?\d{4}\b", " "),
+    ("", r"\b\d\d(?:\d\d)?[-/]\d\d?[-/](?:\d{4}|\d\d)(?:[T ]|\b)|\b(?:\d+:)?\d?\d:\d\d(?:[.,]\d+)?(?:s\b|Z\b)?"
+     r"|@\[?[\d.]+(?::[\d.]+)?\]?", " "),  # dates, times, and the thresholds of mAP@0.50:0.95
+    ("(epoch)", r"\s*\(epoch\)(?=\s*[:=])", ""),  # loss (epoch) = 0.5, which counts no epochs
+    ("-", r"\b\d+-(?:gram|fold|way|shot|bit|dim|day|head|layer|stage)s?\b", " "),
+    ("of the", r"\bof the (?:network|model) on (?:the )?(?:\d[\d,]* )?(\w+) (?:images|samples|examples|pictures)", r"on \1"),
+    ("ore at", r"\bscore at iteration\b", "loss at iteration"),  # as Deeplearning4j calls its loss
+    ("", r"\b(epochs?|ep|steps?|iter(?:ation)?s?|batch|fold|round)[_#]?(?:(\d+)(?=[a-z]{2,20}\b)|(?=\d))", r"\1 \2 "),
+)  # fmt: skip
+"""How some write a line -> how others do: signs that stand in such a line, the pattern, and what it becomes."""
 TIMES = re.compile(
     r"(?:^|_)(?:time|sec|secs|seconds|ms|eta|speed|samples?|tokens?|took|elapsed|lr|size|count|num|memory|mem|norm)(?:_|$)"
 )
 ROW_BAR = re.compile(r":? {1,9}\d{1,3}%\|.*$")  # behind a row of numbers
 MARKED = re.compile(r"^[~≈]\s*|\s*[^\w\s.%)\]:=]+$")  # 0.61 *
 REMARK = re.compile(r"\s*\([A-Za-z ]+\)$")  # 0.61 (best), but not Loss (train)
-TWO_CELLS = re.compile(r"^\s*\|([^|]*[A-Za-z][^|]*)\|\s*([-+.\de]+)\s*\|\s*$")
+TWO_CELLS = re.compile(rf"^\s*\|([^|]*[A-Za-z][^|]*)\|\s*((?:{NUMBER.pattern})?)\s*\|\s*$", re.IGNORECASE)
+INITIAL = re.compile(r"^\s*\w+ ?= ?0(?:\.0?)?;?\s*$")  # val_loss = 0.0, of a script that prints itself
+STARTED = ("start", "starting", "begin", "begins", "beginning")
+ARTICLES = ("the", "this", "each", "per", "every", "whole")  # before an epoch that is not numbered
 CELLS = re.compile(r"\S+(?: \S+)*")
 TERM = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
 SUMMED = re.compile(rf"\[(?:{TERM}(?:, *{TERM})*)?\]", re.IGNORECASE)
@@ -122,6 +128,8 @@ KINDS = {
     "run": {*RUN_WORDS} - {"split"},
 }
 PLACES = (*KINDS,)
+FREE = ("none", "index", "batch")  # kinds of numbers that words behind them may still name
+BEFORE_VALUES = (HERE, "[", "(", ":", "=")
 NUMBERED = ("id", "idx", "index", "no", "num", "number")  # batch_id, epoch no.
 COUNTS = {
     "batches": "batch", "batchs": "batch", "iterations": "step", "steps": "step", "iters": "step", "updates": "step",
@@ -157,26 +165,26 @@ def parse_text(path: Path, text: str) -> list[Log]:
         DataError: two different values of one name stand on one line, and no word tells them apart.
     """
     text = unmarked(text)
-    if "\n" not in text.strip() and "\r" in text:  # one bar, which said something each time
-        text = text.replace("\r", "\n")
     found = _Found()
     for line in speaking(text):
         found.line(re.split("[\r\b]+", line.rstrip("\r\n\b "))[-1])
-    return found.logs(path)
+    if not (logs := found.logs(path)) and "\r" in text.strip():  # one bar, which said something each time
+        return parse_text(path, re.sub("[\r\n]+", "\n", text))
+    return logs
 
 
 def unmarked(text: str) -> str:
     """Text without colours, marks of Markdown and quotes, with foreign words in English, and a dict of many lines on one."""
-    text = COLOUR.sub("", text.replace("\x1b[A", "\n").replace("#011", "\t").replace("\\_", "_").replace("**", ""))
-    text = GLUED.sub("\n", QUOTED.sub("", text))
+    text = text.replace("\x1b[A", "\n").replace("#011", "\t").replace("\\_", "_").replace("**", "")
+    for pattern, ours in OF_TEXT:
+        text = re.sub(pattern, ours, text, flags=re.IGNORECASE | re.MULTILINE)
     if "," in {*(signs := [found[2] for found in DECIMAL.finditer(text)])} and signs.count(",") > len(signs) / 2:
         text = DECIMAL.sub(r"\1.", text)
     if not text.isascii():
-        text = NTH.sub(r" epoch \1 ", text.replace("│", "|").replace("┃", "|"))
+        text = text.replace("│", "|").replace("┃", "|")
         for word, ours in ABROAD.items():
             text = text.replace(word, ours)
-    text = JULIA.sub(r"\1e", text)
-    text = SHOWN.sub(_paired, INDEXED.sub("", text) if "(" in text else text)
+    text = SHOWN.sub(_paired, text)
     return OPEN.sub(lambda found: " ".join(found[0].split()), text)
 
 
@@ -204,16 +212,13 @@ class _Found:
     rows: list[dict[str, Any]] = field(default_factory=list)
     place: dict[str, float] = field(default_factory=dict)
     side: str = NOBODY
-    header: list[str] = field(default_factory=list)
-    above: list[str] = field(default_factory=list)
-    spans: list[tuple[int, int]] = field(default_factory=list)
     whole: list[Log] = field(default_factory=list)
-    tables: list[tuple[list[str], list[dict[str, Any]]]] = field(default_factory=list)
+    tables: _Tables = field(default_factory=lambda: _Tables())
     told: str = ""
-    named: bool = False
-    last: float = 0.0
     twice: dict[str, tuple[float, float]] = field(default_factory=dict)
     lists: list[dict[str, Any]] = field(default_factory=lambda: [{}])
+    block: dict[str, str] = field(default_factory=dict)
+    count: float = 0.0
     alone: int = 0
     failed: int = 0
     repeated: bool = False
@@ -231,7 +236,7 @@ class _Found:
             return
         if RESTORED.match(line) or "train_runtime" in line:  # of Trainer's end
             return
-        if len(ARGUED.findall(line)) > 2:
+        if len(ARGUED.findall(line)) > 2 or INITIAL.match(line):
             return
         if "[(" in line and (pairs := PAIRED.findall(line)):
             for name, cells in pairs:
@@ -243,12 +248,29 @@ class _Found:
             self._list(named[1], named[2])
             return
         line = line[-LONGEST_LINE:]
-        if two := TWO_CELLS.match(line):
-            line = f"{two[1].strip()}: {two[2]}"
-        elif self._table(line):
+        if (two := TWO_CELLS.match(line)) and not NUMBER.search(two[1]):
+            self._cell_of_block(two[1].strip(), two[2])
             return
-        line = plain_line(line)
-        self._said(*cut(line))
+        self._end_of_block()
+        if (row := self.tables.row(line)) is None:
+            self._said(*cut(plain_line(line)))
+        elif row:
+            self._placed(row)
+            epochs = [cell for name, cell in row.items() if normalize_name(name) in EPOCHS and cell]
+            if epochs and (found := plain_numbers(epochs[-1:])) and found[0] is not None:
+                self.place["epoch"] = found[0]
+
+    def _cell_of_block(self, name: str, cell: str) -> None:
+        """Take one line of a block, a name and a number between bars; where a name comes again another block begins."""
+        if name in self.block:
+            self._end_of_block()
+        if cell:
+            self.block[name] = cell
+
+    def _end_of_block(self) -> None:
+        row, self.block = self.block, {}
+        if row:
+            self._placed(row)
 
     def _end_of_trial(self, number: int | None) -> None:
         """What was said since the last one ended is of this trial."""
@@ -273,8 +295,7 @@ class _Found:
                 name if normalize_name(name) in (*EPOCHS, *STEPS) else f"{heard} {name}": cell
                 for name, cell in row.items()
             }
-        names = {normalize_name(name) for name in row}
-        self._add(row if names & {*EPOCHS, *STEPS} else {**self.place, **row})
+        self._placed(row)
         return True
 
     def _list(self, name: str, cells: str) -> None:
@@ -285,81 +306,11 @@ class _Found:
         values = re.split(r"[,\s]+", cells.strip(", "))
         self.lists[-1][name] = [float(cell) if NUMBER.fullmatch(cell) else None for cell in values]
 
-    def _table(self, line: str) -> bool:
-        line = ROW_BAR.sub("", line)
-        cells, above = [MARKED.sub("", cell) or cell for cell in split_cells(line)], self.above
-        self.above = []
-        if len(cells) < 2:
-            return False
-        if re.fullmatch(r"[\s|:+=\-─━┼┃│]+", line):
-            return True
-        if "|" in line and not any(map(NUMBER.search, cells)):
-            self.above = cells
-            if len(above) == len(cells):  # a head of two lines: MATLAB
-                cells = [re.sub(r"\(.*?\)", "", f"{a} {b}").strip() for a, b in zip(above, cells, strict=True)]
-        if cells[0] == "Epoch" and len(PARTS.intersection(cells)) > 1:  # of YOLOv5
-            cells = [f"{cell} loss" if cell in PARTS or cell == "total" else cell for cell in cells]
-        elif cells[0] == "Class":  # of Ultralytics' validation
-            cells = [f"valid {cell.replace('@.5:.95', '').replace('@.5', '_50')}" for cell in line.split()]
-        if _is_header(cells):
-            self.spans = [] if "|" in line else [cell.span() for cell in CELLS.finditer(line)]
-            self.header = (
-                _heads(line) if cells[:2] == ["E", "#"] else [c or f"column_{i}" for i, c in enumerate(cells, 1)]
-            )
-            self.header = ["epoch" if normalize_name(name) in EPOCHS else name for name in self.header]
-            self.named = True
-            return True
-        if not self.header:
-            return False
-        cells = [REMARK.sub("", cell) or cell for cell in cells]
-        if len(cells) != len(self.header):
-            longer = len(cells) > len(self.header) and not _is_cell(cells[-1])
-            cells = cells[: len(self.header)] if longer else self._below(line) or line.split()
-        cells[0] = PLACED.sub(r"\1", cells[0]) if self.header[0] == "epoch" else cells[0]
-        numbers = [cell for cell in cells if _is_cell(cell)]
-        placed = self.header[0] == "epoch" and not _is_cell(cells[0])  # a row of another table
-        if len(cells) != len(self.header) or 2 * len(numbers) < len(cells) or placed:
-            return False
-        row: dict[str, Any] = {name: _cell(name, cell) for name, cell in zip(self.header, cells, strict=True)}
-        if row.get("step") == "0" and SPACY in self.header:  # of one batch, where later ones are sums
-            row = {name: cell for name, cell in row.items() if not name.startswith("LOSS")}
-        places = {name: cell for name, cell in row.items() if normalize_name(name) in (*EPOCHS, *STEPS)}
-        first = normalize_name(self.header[0])
-        if first in TRIALS[1:] or (first in ONE_EACH and not places):
-            return True  # one row for each model: what it ended at
-        self.rows.append(row if places else {**self.place, **row})
-        if places:
-            self._tabled(row, (plain_numbers([*places.values()][:1]) or [None])[0] or 0.0)
-        for name, cell in places.items():
-            if cell and normalize_name(name) in EPOCHS and (found := plain_numbers([cell])) and found[0] is not None:
-                self.place["epoch"] = found[0]
-        return True
-
-    def _tabled(self, row: dict[str, Any], place: float) -> None:
-        """Keep a row of a table that counts; another begins below other names, and where the names come again and count anew."""
-        if not self.tables or self.tables[-1][0] != self.header or (self.named and place < self.last):
-            self.tables.append((self.header, []))
-        self.tables[-1][1].append(row)
-        self.named, self.last = False, place
-
-    def _below(self, line: str) -> list[str]:
-        """The cells of a line that lacks some, each below the name that begins or ends nearest; none where two are below one."""
-        cells = [*CELLS.finditer(line)]
-        found = {
-            min(
-                range(len(self.spans)),
-                key=lambda i: min(abs(a - b) for a, b in zip(self.spans[i], cell.span(), strict=True)),
-            ): cell[0]
-            for cell in cells
-            if self.spans
-        }
-        whole = len(self.spans) == len(self.header) > len(found) == len(cells)
-        return [found.get(i, "") for i in range(len(self.header))] if whole else []
-
     def _said(self, template: Wording, numbers: Sequence[float]) -> None:
         row: dict[str, float] = {}
         place: dict[str, float] = {}
         of_batch = False
+        count = None  # of the batches that one epoch, or one evaluation, has
         if all(slot.kind != "told" for slot in template.slots):
             self.told = "" if numbers else template.what
         for i, (slot, number) in enumerate(zip(template.slots, numbers, strict=False)):
@@ -367,7 +318,8 @@ class _Found:
             if slot.kind == "value" and number > MOST_LOSS and number.is_integer() and not parse_name(slot.name).what:
                 continue  # train=10613, test=3256 are sizes
             if slot.kind == "value":
-                value = number / total if total and parse_name(slot.name).what != "loss" else number
+                share = total and number.is_integer() and total.is_integer() and parse_name(slot.name).what != "loss"
+                value = number / total if total and share else number  # 95/100, but not MAE/RMSE: 4.71/6.51
                 again = row.setdefault(slot.name, value) != value and not math.isnan(value)
                 if again and not template.bar:  # behind a bar stands what a longer one left
                     self.twice.setdefault(slot.name, (row[slot.name], value))
@@ -386,13 +338,18 @@ class _Found:
                 within = slot.kind in ("batch", "index") or "epoch" in self.place.keys() | place.keys()
                 of_batch = of_batch or slot.kind == "batch"
                 if total is not None and within and slot.kind in ("batch", "step", "index"):
+                    count = total
                     of_batch = template.running or not (template.bar and number >= total)
         if not row and (len(numbers) > SETTINGS or template.prose):
             return
         if any(self.place.get(kind) != place[kind] for kind in place.keys() & {"epoch", "run"}):
             self.place = {kind: number for kind, number in self.place.items() if kind in ("epoch", "run")}
-        if any(self.place.get(kind) != place[kind] for kind in place.keys() & {"epoch", "run", "step"}):
+        own = self.side != TRAIN and count is not None and self.count not in (0.0, count)  # an evaluation's batches
+        if any(
+            self.place.get(kind) != place[kind] for kind in place.keys() & {"epoch", "run", *(() if own else ("step",))}
+        ):
             self.side = NOBODY
+        self.count = self.count if self.side or count is None else count
         if not of_batch and template.bar:
             self.place.pop("batch", None)
             place = {kind: number for kind, number in place.items() if kind not in ("batch", "index")}
@@ -415,6 +372,10 @@ class _Found:
         sided = [any(parse_name(name).side for name in names) for names in (row, last)]
         return same and row.keys() < last.keys() and sided == [False, True]
 
+    def _placed(self, row: dict[str, Any]) -> None:
+        """Keep a row at its own place, or where the reader is if it has none."""
+        self._add(row if {*map(normalize_name, row)} & {*EPOCHS, *STEPS} else {**self.place, **row})
+
     def _add(self, row: dict[str, Any]) -> None:
         """Keep a row, unless one of several processes has said just the same at this place."""
         for said in self.rows[: -PROCESSES - 1 : -1] if self.place.keys() | {*EPOCHS} & row.keys() else ():
@@ -426,6 +387,7 @@ class _Found:
 
     def logs(self, path: Path) -> list[Log]:
         """What was found, as logs."""
+        self._end_of_block()
         if self.trials:
             self._end_of_trial(None)  # one that broke off
             if len(self.rows) < 2 * (self.trials - 1):
@@ -433,16 +395,13 @@ class _Found:
         losses, used = {"train_loss", "valid_loss"}, {"train_loss", "valid_loss", "valid_metric"}
         asked = losses if self.rows else used  # scores that a dict or a list repeats are none beside losses
         if self.whole and (asked is used or any(guess(log.columns).taken.keys() & asked for log in self.whole)):
-            return [
-                Log(log.columns, f"{path}{': ' * bool(log.name)}{log.name}", log.format, log.facts)
-                for log in self.whole
-            ]
+            return [replace(log, name=": ".join(filter(None, (str(path), log.name)))) for log in self.whole]
         listed = [columns for columns in self.lists if guess(columns).taken.keys() & asked]
         if max((len(cells) for one in listed for cells in one.values()), default=0) > 1:
             return [
                 Log(one, f"{path}: run {i}" if len(listed) > 1 else str(path), TEXT) for i, one in enumerate(listed, 1)
             ]
-        each = [columns_of(rows) for _, rows in self.tables if len(rows) >= FEWEST_ROWS]
+        each = [columns_of(rows) for _, rows in self.tables.found if len(rows) >= FEWEST_ROWS]
         sides = [guess(columns).taken.keys() & losses for columns in each]
         each = [columns for columns, found in zip(each, sides, strict=True) if found]
         if len(set[str]().union(*sides)) < sum(map(len, sides)):  # a side that comes again is of another run
@@ -463,12 +422,9 @@ class _Found:
             return []
         if _are_results(columns, [taken[one] for one in used], unplaced):
             return []
+        kept = [taken[one].removesuffix(" batch") for one in losses & used]
         for name, (a, b) in self.twice.items():
-            if any(
-                theirs.removesuffix(" batch").endswith(name)
-                for ours, theirs in taken.items()
-                if ours in ("train_loss", "valid_loss")
-            ):
+            if any(theirs.endswith(name) for theirs in kept):
                 raise DataError(
                     f"'{path}' has two values called '{name}' on one line ({a:g} and {b:g}), and no word tells whose they are. "
                     "Name them, as train_loss and val_loss."
@@ -499,14 +455,15 @@ def _are_results(columns: dict[str, list[Any]], used: Sequence[str], unplaced: b
     """Whether values are the ends of runs: one each, tests that nothing numbers, or epochs in the order of their scores."""
     if max(sum(cell is not None for cell in columns[name]) for name in used) < FEWEST_ROWS and unplaced:
         return True
-    if unplaced and {parse_name(name).side for name in used} == {TEST}:
+    sides = {parse_name(name).side for name in used}
+    if unplaced and TEST in sides and not sides & {TRAIN, NOBODY}:
         return True
     places = columns.get("epoch") or columns.get("step") or []
     said = [k for i, k in enumerate(places) if any(columns[name][i] is not None for name in used)]
     at = [float(k.replace(",", "")) for k in map(str, said) if NUMBER.fullmatch(k)]
     downs = [b for a, b in itertools.pairwise(at) if b < a]
     counts = len({*columns.get("step", ())} - {None}) > 1
-    if len(at) > 1 and len({*at}) == 1 and not counts and all(parse_name(name).side in (VALID, TEST) for name in used):
+    if len(at) > 1 and len({*at}) == 1 and not counts and not sides & {TRAIN, NOBODY}:
         return True  # evaluations of one end
     return 2 <= len(at) < MOST_RESULTS and 3 * len(downs) >= len(at) and len({*downs}) > 1
 
@@ -516,10 +473,11 @@ def _are_results(columns: dict[str, list[Any]], used: Sequence[str], unplaced: b
 
 def plain_line(line: str) -> str:
     """A line without clocks, and with its counted words apart from their numbers."""
-    line = SAVED.sub("evaluation at", ROUND.sub(r"epoch \1 step \2 | ", line))
-    line = CLOCK.sub(" ", line.replace("|", " | ") if line.lstrip().startswith("|") else PERCENT.sub("", line))
-    line = OF_NETWORK.sub(r"on \1", line) if "of the" in line else line
-    return COUNTED.sub(r"\1 ", SCORE.sub("loss at iteration", line) if "ore at" in line else line)
+    line = line.replace("|", " | ") if line.lstrip().startswith("|") else line
+    for sign, pattern, ours in OF_LINES:
+        if sign in line:
+            line = re.sub(pattern, ours, line, flags=0 if ours == " " else re.IGNORECASE)
+    return line
 
 
 def cut(line: str) -> tuple[Wording, list[float]]:
@@ -535,13 +493,7 @@ def understood(template: str) -> Wording:
     tokens = TOKEN.findall(BEHIND.sub(_before, template))
     for token, after in zip(tokens, [*tokens[1:], ""], strict=False):
         line.take(token, after)
-    words = [
-        word
-        for token in tokens
-        if token[:1].isalpha()
-        for word in name_words(token)
-        if word not in ("start", "starting")
-    ]
+    words = [word for token in tokens if token[:1].isalpha() for word in name_words(token) if word not in STARTED]
     section = named_side(" ".join(word for word in words if word not in EPOCHS)) if len(words) < 8 else NOBODY
     _settle(line.slots, line.bare)
     if line.slots and line.slots[-1].kind == "told" and tokens[-1] != HERE:
@@ -612,26 +564,18 @@ class _Line:
                 self._hear()
             if self.before == HERE and not self.words and self.slots and (kind := COUNTS.get(sign.lower())):
                 place = -2 if self.slots[-1].kind == "total" and len(self.slots) > 1 else -1
-                if self.slots[place].kind in ("none", "index", "batch"):
+                if self.slots[place].kind in FREE:
                     self.slots[place] = Hole("", kind)
                     return
             self.direct = self.direct or (self.before == HERE and not self.words and bool(self.slots))
             self.words.append(token)
-        elif (
-            sign in BREAKS
-            or (not sign and after not in (HERE, "[", "(", ":", "="))
-            or re.fullmatch(r"-+>|[-–—]+", sign)
-        ):
+        elif sign in BREAKS or (not sign and after not in BEFORE_VALUES) or re.fullmatch(r"-+>|[-–—]+", sign):
             self._hear()
         self.closed = sign in (":", "]", ")") or (self.closed and sign in "'\"")
         self.before = sign or self.before
 
     def _hear(self) -> None:
-        if (
-            self.direct
-            and self.slots[-1].kind in ("none", "index", "batch")
-            and (_what(self.words) or self.words == ["avg"])
-        ):
+        if self.direct and self.slots[-1].kind in FREE and (_what(self.words) or self.words == ["avg"]):
             self.slots[-1] = Hole(" ".join([*self.words, "loss"][:2]).lower(), "value")  # 0.53 avg loss,
             self.words = []
         self.direct = False
@@ -648,7 +592,7 @@ class _Line:
         name = " ".join(words[-5:]).lower()
         plain = normalize_name(name)
         kinds = {slot.kind for slot in self.slots}
-        if (plain == "cost" and "batch" not in kinds) or (plain in ("total", "value") and kinds & {"epoch", "step"}):
+        if plain == "cost" or (plain in ("total", "value") and kinds & {"epoch", "step"}):
             name = f"{plain} loss"
         if TIMES.search(plain) and not parse_name(words[-1]).what:
             return Hole("", "none")
@@ -661,19 +605,11 @@ class _Line:
         parsed = parse_name(name)
         if CHANGED.search(" ".join(words)):
             return Hole("", "none")
-        if (
-            self.before == "["
-            and {slot.kind for slot in self.slots} <= {"none"}
-            and not (_what(words) or _place(words))
-        ):
+        if self.before == "[" and kinds <= {"none"} and not _what(words):
             return Hole("", "index")  # INFO [15] train-logloss
         if not parsed.what:
-            if (
-                parsed.parts
-                or not parsed.side
-                or not parsed.level
-                or ({"is", "all"} & {*plain.split("_")} and not self.what)
-            ):
+            vague = {"is", "all"} & {*plain.split("_")} and not self.what
+            if parsed.parts or not parsed.side or not parsed.level or vague:
                 return Hole("", "none")
             self.bare.append(len(self.slots))
             return Hole(f"{name} {self.what}".strip(), "value")
@@ -703,6 +639,8 @@ class _Line:
 
 def _place(words: Sequence[str]) -> str:
     """The kind of place that words end in, a side set aside: ``Epoch(train)``."""
+    if len(words) > 1 and words[-2].lower() in ARTICLES and _what(words):  # loss of the epoch
+        return ""
     last = next(
         (word for word in reversed(normalize_name(" ".join(words[-5:])).split("_")) if word not in {*SIDES, *NUMBERED}),
         "",
@@ -726,6 +664,80 @@ def _what(words: Sequence[str]) -> str:
 
 
 # Tables
+
+
+@dataclass
+class _Tables:
+    """Rows below a line of names: the names, where they stand, and the tables that count, each apart."""
+
+    header: list[str] = field(default_factory=list)
+    above: list[str] = field(default_factory=list)
+    spans: list[tuple[int, int]] = field(default_factory=list)
+    found: list[tuple[list[str], list[dict[str, Any]]]] = field(default_factory=list)
+    named: bool = False
+    last: float = 0.0
+
+    def row(self, line: str) -> dict[str, Any] | None:
+        """The row that a line is; empty for names and rules, None for what is of no table."""
+        line = ROW_BAR.sub("", line)
+        cells, above = [MARKED.sub("", cell) or cell for cell in split_cells(line)], self.above
+        self.above = []
+        if len(cells) < 2:
+            return None
+        if re.fullmatch(r"[\s|:+=\-─━┼┃│]+", line):
+            return {}
+        if "|" in line and not any(map(NUMBER.search, cells)):
+            self.above = cells
+            if len(above) == len(cells):  # a head of two lines: MATLAB
+                cells = [re.sub(r"\(.*?\)", "", f"{a} {b}").strip() for a, b in zip(above, cells, strict=True)]
+        if cells[0] == "Epoch" and len(PARTS.intersection(cells)) > 1:  # of YOLOv5
+            cells = [f"{cell} loss" if cell in PARTS or cell == "total" else cell for cell in cells]
+        elif cells[0] == "Class":  # of Ultralytics' validation
+            cells = [f"valid {cell.replace('@.5:.95', '').replace('@.5', '_50')}" for cell in line.split()]
+        if _is_header(cells):
+            self.spans = [] if "|" in line else [cell.span() for cell in CELLS.finditer(line)]
+            self.header = (
+                _heads(line) if cells[:2] == ["E", "#"] else [c or f"column_{i}" for i, c in enumerate(cells, 1)]
+            )
+            self.header = ["epoch" if normalize_name(name) in EPOCHS else name for name in self.header]
+            self.named = True
+            return {}
+        if not self.header:
+            return None
+        cells = [REMARK.sub("", cell) or cell for cell in cells]
+        if len(cells) != len(self.header):
+            longer = len(cells) > len(self.header) and not _is_cell(cells[-1])
+            cells = cells[: len(self.header)] if longer else self._below(line) or line.split()
+        cells[0] = PLACED.sub(r"\1", cells[0]) if self.header[0] == "epoch" else cells[0]
+        numbers = [cell for cell in cells if _is_cell(cell)]
+        placed = self.header[0] == "epoch" and not _is_cell(cells[0])  # a row of another table
+        if len(cells) != len(self.header) or 2 * len(numbers) < len(cells) or placed:
+            return None
+        row: dict[str, Any] = {name: _cell(name, cell) for name, cell in zip(self.header, cells, strict=True)}
+        if row.get("step") == "0" and SPACY in self.header:  # of one batch, where later ones are sums
+            row = {name: cell for name, cell in row.items() if not name.startswith("LOSS")}
+        places = {name: cell for name, cell in row.items() if normalize_name(name) in (*EPOCHS, *STEPS)}
+        first = normalize_name(self.header[0])
+        if first in TRIALS[1:] or (first in ONE_EACH and not places):
+            return {}  # one row for each model: what it ended at
+        if places:
+            self._keep(row, (plain_numbers([*places.values()][:1]) or [None])[0] or 0.0)
+        return row
+
+    def _keep(self, row: dict[str, Any], place: float) -> None:
+        """Keep a row of a table that counts; another begins below other names, and where the names come again and count anew."""
+        if not self.found or self.found[-1][0] != self.header or (self.named and place < self.last):
+            self.found.append((self.header, []))
+        self.found[-1][1].append(row)
+        self.named, self.last = False, place
+
+    def _below(self, line: str) -> list[str]:
+        """The cells of a line that lacks some, each below the name that begins or ends nearest; none where two are below one."""
+        cells = [*CELLS.finditer(line)] if self.spans else []
+        far = [[min(abs(a - b) for a, b in zip(one, cell.span(), strict=True)) for one in self.spans] for cell in cells]
+        found = {away.index(min(away)): cell[0] for away, cell in zip(far, cells, strict=True)}
+        whole = len(self.spans) == len(self.header) > len(found) == len(cells)
+        return [found.get(i, "") for i in range(len(self.header))] if whole else []
 
 
 def split_cells(line: str) -> list[str]:
