@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -558,14 +560,24 @@ def regularize(optimizer: Optimizer, model: nn.Module, terms: Iterable[Term] | T
             f"{type(optimizer).__name__} wraps an optimizer and decides when a step is one, so that terms would act where it "
             f"takes no step. Regularize the bare optimizer first: {first if held == 'optimizer' else inside}."
         )
-    public = set(dir(type(optimizer))) - set(dir(Optimizer))
-    ways = sorted(name for name in public if name.endswith("_step") and not name.startswith("_"))
+    ways = _further_steps(optimizer)
     if acting and ways:
         raise CompositionError(
             f"{type(optimizer).__name__} takes steps by {' and '.join(ways)} too, in which {acting[0]} would not act. "
             'Use .on(..., how="loss") with optimizer.penalty().'
         )
     return Regularized(optimizer, model, given)
+
+
+def _further_steps(optimizer: Optimizer) -> list[str]:
+    """Methods by which an optimizer takes steps beside `step`, such as the two of a script's SAM, by their names."""
+    own = set(dir(type(optimizer))) - set(dir(Optimizer))
+    steps = [
+        name
+        for name in sorted(own)
+        if re.fullmatch(r"(?!get_|set_|reset_|zero_|on_|pre_|post_|before_|after_)[a-z].*_step", name)
+    ]
+    return [name for name in steps if inspect.isfunction(getattr(type(optimizer), name))]
 
 
 def checked_terms(terms: Iterable[Term] | Term) -> tuple[Term, ...]:
