@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -45,6 +44,10 @@ OWN = "wellposed"
 Group = dict[str, Any]
 Moving = list[tuple[Charged, Group, StepPlan]]
 """Parameters that take a step, with their parameter groups and what is done to them in this step."""
+
+
+NO_STEP = frozenset({"", "get", "set", "reset", "zero", "on", "pre", "post", "before", "after"})
+"""How methods begin that end in `_step` and take none."""
 
 
 class Regularized(Wrapper):
@@ -571,12 +574,8 @@ def regularize(optimizer: Optimizer, model: nn.Module, terms: Iterable[Term] | T
 
 def _further_steps(optimizer: Optimizer) -> list[str]:
     """Methods by which an optimizer takes steps beside `step`, such as the two of a script's SAM, by their names."""
-    own = set(dir(type(optimizer))) - set(dir(Optimizer))
-    steps = [
-        name
-        for name in sorted(own)
-        if re.fullmatch(r"(?!get_|set_|reset_|zero_|on_|pre_|post_|before_|after_)[a-z].*_step", name)
-    ]
+    own = sorted(set(dir(type(optimizer))) - set(dir(Optimizer)))
+    steps = [name for name in own if name.endswith("_step") and name.partition("_")[0] not in NO_STEP]
     return [name for name in steps if inspect.isfunction(getattr(type(optimizer), name))]
 
 
