@@ -54,7 +54,9 @@ class Machine:
         patch.setattr(time, "monotonic", lambda: self.now)
         patch.setattr(time, "perf_counter", lambda: self.now)
         patch.setattr(time, "process_time", lambda: self.used)
-        self.takes(patch, Population, "step", lambda population, slots, *_: 0.005 * len(slots) + 0.01)
+        self.takes(
+            patch, Population, "step", lambda population, slots, *given: len(given[-1]) * (0.005 * len(slots) + 0.01)
+        )
         self.takes(patch, Population, "measured", lambda population, slots: 0.005 * len(slots) + 0.01)
         self.takes(patch, Training, "step", lambda *_: 0.01)
         self.takes(patch, Training, "record", lambda *_: 0.01)

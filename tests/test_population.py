@@ -1149,7 +1149,7 @@ WRONG_RULES: dict[str, tuple[Callable[..., Any], str]] = {
     "bound forgotten": (changed(bound=lambda r, c: -1.0), "l1-l2-norm"),
     "groups along the other axis": (changed(group_axis=lambda r, c: 1 - c["group_axis"]), "l1-group"),
     "neighbour's rule": (lambda self, places, factors, usual=update_rules.Rules.now: tuple(
-        np.roll(part, 1, axis=0) for part in usual(self, places, factors)), "clip-sgd"),
+        np.roll(part, 1, axis=1) for part in usual(self, places, factors)), "clip-sgd"),
 }  # fmt: skip
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from wellposed.cli.failures import run_command
 
 COLLECTED = 50_000, 5, 5
-"""Objects between two collections of garbage, and collections of the young between those of older ones. A hundred times as many as by
-default: what is imported is half a million objects, none of which is garbage."""
+"""Objects between two collections of garbage, and collections of the young between those of older ones. By default garbage is
+looked for a hundred times as often, among the half a million objects that imports make, none of which is any."""
 
 
 def run() -> None:

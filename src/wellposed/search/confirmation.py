@@ -13,10 +13,13 @@ import torch
 
 from wellposed.bayes.calibration import FEWEST, calibration
 from wellposed.core.clock import CONFIRMATION, enter_stage
+from wellposed.decomposition.error_budget import least_seconds
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
+from wellposed.search.ablation import PAIRS as ABLATED
 from wellposed.search.baseline import divergence_error
 from wellposed.search.finalists import fewer_rows
+from wellposed.search.ingredients import contents
 from wellposed.search.references import References
 from wellposed.search.runner import Bench
 from wellposed.search.timing import MOST_EPOCHS, with_epochs
@@ -86,19 +89,21 @@ def confirm(bench: Bench, baseline: Recipe, best: Recipe, epochs: int) -> Confir
         found = Confirmed(baseline, best, [(ours, theirs)], epochs=epochs, rows=None if rows == bench.total else rows)
         look_at_test_rows(bench, found, whole=False)
         return found
-    how = plan_pairs(bench, pair, epochs)
+    end = confirmation_ends(bench, pair, epochs)
+    how = plan_pairs(bench, pair, epochs, end)
     if how.rows is not None:
         bench.notes.append(
             f"The confirmation trained on {how.rows} of {bench.total} training rows to stay within the budget."
         )
     pairs, cut = trained_pairs(bench, pair, how, 0, how.pairs)
-    if bench.account.timed and not bench.interrupted and not cut:
-        # The first have shown how long they take, and so how many more fit.
+    while bench.account.timed and not bench.interrupted and not cut:
+        # Those so far have shown how long they take, and so how many more fit.
         scored = scoring(bench, pair)
         each = bench.pace.seconds("confirmation", pair, how.epochs, how.rows or bench.total) + scored
-        left = seconds_left(bench, pair) - how.pairs * scored
-        more = max(0, min(PAIRS[2] - how.pairs, int(left / max(each, 1e-9))))
-        later, cut = trained_pairs(bench, pair, how, how.pairs, more)
+        more = min(PAIRS[2] - len(pairs), int((bench.seconds_to(end) - len(pairs) * scored) / max(each, 1e-9)))
+        later, cut = trained_pairs(bench, pair, how, len(pairs), max(0, more))
+        if not later:
+            break
         pairs += later
     if cut:
         bench.notes.append("A pair of confirmation runs was cut by the clock and does not count as evidence.")
@@ -177,11 +182,11 @@ def count_look(bench: Bench) -> int:
 # --- plans
 
 
-def plan_pairs(bench: Bench, pair: list[Recipe], epochs: int) -> ConfirmationPlan:
-    """Without a clock five pairs; under one as many as fit, and longer runs where more than ten would."""
+def plan_pairs(bench: Bench, pair: list[Recipe], epochs: int, end: float) -> ConfirmationPlan:
+    """Without a clock five pairs; under one as many as fit until the share ``end``, and longer runs where more than ten would."""
     if not bench.account.timed:
         return ConfirmationPlan(PAIRS[1], epochs, None)
-    left = seconds_left(bench, pair) - PAIRS[0] * scoring(bench, pair)
+    left = max(0.0, bench.seconds_to(end)) - PAIRS[0] * scoring(bench, pair)
     each = bench.pace.seconds("confirmation", pair, epochs, bench.total)
     fit = int(left / max(each, 1e-9))
     if fit >= PAIRS[2]:
@@ -193,10 +198,24 @@ def plan_pairs(bench: Bench, pair: list[Recipe], epochs: int) -> ConfirmationPla
     return ConfirmationPlan(PAIRS[0], max(fewer, min(FEWEST_EPOCHS, epochs)), rows)
 
 
-def seconds_left(bench: Bench, pair: Sequence[Recipe]) -> float:
-    """What the confirmation may still take; where there is nothing to take apart, the ablation's share too."""
-    share = budget_split.ABLATION if len(pair) == 1 and not bench.kept_free else budget_split.CONFIRMATION
-    return max(0.0, bench.seconds_until(share - bench.kept_free))
+def confirmation_ends(bench: Bench, pair: Sequence[Recipe], epochs: int) -> float:
+    """By which share of the budget the confirmation ends: before what follows, or where neither the ablation nor an error budget
+    could be made in what is left then, so late that all is written in time."""
+    if not bench.account.timed:
+        return 1.0
+    ablated = len(pair) > 1 or bool(bench.kept_free)
+    usual = bench.until((budget_split.CONFIRMATION if ablated else budget_split.ABLATION) - bench.kept_free)
+    last = budget_split.LATEST - bench.writing / bench.account.budget.amount
+    if bench.kept_free or last <= usual:
+        return usual
+    recipes = [pair[-1]] * (1 + len(contents(pair[-1], pair[0]))) * ABLATED[0]
+    ablation = bench.pace.seconds("ablation", recipes, -(-epochs // 2), bench.total)
+    if ablated and ablation <= bench.seconds_to(bench.until(budget_split.ABLATION)) - bench.seconds_to(usual):
+        return usual
+    runs = [run for recipe in pair if (run := bench.trained(recipe)) is not None]
+    budgets = (least_seconds(bench.problem, run.recipe, [run] * budget_split.TAKEN_APART) for run in runs)
+    least = max(min(budgets, default=0.0), budget_split.ERROR_BUDGET)
+    return usual if least <= (last - usual) * bench.account.budget.amount else last
 
 
 def scoring(bench: Bench, pair: Sequence[Recipe]) -> float:
