@@ -16,6 +16,7 @@ from wellposed.core.clock import CONFIRMATION, enter_stage
 from wellposed.decomposition.error_budget import least_seconds
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
+from wellposed.search.ablation import CHAIN
 from wellposed.search.ablation import PAIRS as ABLATED
 from wellposed.search.baseline import divergence_error
 from wellposed.search.finalists import fewer_rows
@@ -29,8 +30,8 @@ from wellposed.study.ranking import ended_usable
 from wellposed.training.history import Stopped
 from wellposed.training.run import Run
 
-PAIRS = (4, 5, 10)
-"""Pairs of confirmation runs: planned for where runs are long, without a clock, at most."""
+PAIRS = (4, 5, 10, 20)
+"""Pairs of confirmation runs: planned for where runs are long, without a clock, at most, and at most where nothing follows them."""
 SEEDS = 1000
 """The confirmation's seeds begin so far from the study's own: nothing was chosen by them."""
 LONGER = 2.0
@@ -89,7 +90,7 @@ def confirm(bench: Bench, baseline: Recipe, best: Recipe, epochs: int) -> Confir
         found = Confirmed(baseline, best, [(ours, theirs)], epochs=epochs, rows=None if rows == bench.total else rows)
         look_at_test_rows(bench, found, whole=False)
         return found
-    end = confirmation_ends(bench, pair, epochs)
+    end, most = confirmation_ends(bench, pair, epochs)
     how = plan_pairs(bench, pair, epochs, end)
     if how.rows is not None:
         bench.notes.append(
@@ -100,7 +101,7 @@ def confirm(bench: Bench, baseline: Recipe, best: Recipe, epochs: int) -> Confir
         # Those so far have shown how long they take, and so how many more fit.
         scored = scoring(bench, pair)
         each = bench.pace.seconds("confirmation", pair, how.epochs, how.rows or bench.total) + scored
-        more = min(PAIRS[2] - len(pairs), int((bench.seconds_to(end) - len(pairs) * scored) / max(each, 1e-9)))
+        more = min(most - len(pairs), int((bench.seconds_to(end) - len(pairs) * scored) / max(each, 1e-9)))
         later, cut = trained_pairs(bench, pair, how, len(pairs), max(0, more))
         if not later:
             break
@@ -198,24 +199,24 @@ def plan_pairs(bench: Bench, pair: list[Recipe], epochs: int, end: float) -> Con
     return ConfirmationPlan(PAIRS[0], max(fewer, min(FEWEST_EPOCHS, epochs)), rows)
 
 
-def confirmation_ends(bench: Bench, pair: Sequence[Recipe], epochs: int) -> float:
-    """By which share of the budget the confirmation ends: before what follows, or where neither the ablation nor an error budget
-    could be made in what is left then, so late that all is written in time."""
+def confirmation_ends(bench: Bench, pair: Sequence[Recipe], epochs: int) -> tuple[float, int]:
+    """By which share of the budget the confirmation ends, and after how many pairs: before what follows, or where neither the
+    ablation nor an error budget could be made in what is left then, so late that all is written in time."""
     if not bench.account.timed:
-        return 1.0
+        return 1.0, PAIRS[1]
     ablated = len(pair) > 1 or bool(bench.kept_free)
     usual = bench.until((budget_split.CONFIRMATION if ablated else budget_split.ABLATION) - bench.kept_free)
     last = budget_split.LATEST - bench.writing / bench.account.budget.amount
     if bench.kept_free or last <= usual:
-        return usual
+        return usual, PAIRS[2]
     recipes = [pair[-1]] * (1 + len(contents(pair[-1], pair[0]))) * ABLATED[0]
-    ablation = bench.pace.seconds("ablation", recipes, -(-epochs // 2), bench.total)
-    if ablated and ablation <= bench.seconds_to(bench.until(budget_split.ABLATION)) - bench.seconds_to(usual):
-        return usual
+    ablation = bench.pace.seconds("ablation", recipes, epochs, bench.total)  # half of the epochs of runs twice as long
+    if ablated and ablation <= CHAIN * (bench.seconds_to(bench.until(budget_split.ABLATION)) - bench.seconds_to(usual)):
+        return usual, PAIRS[2]
     runs = [run for recipe in pair if (run := bench.trained(recipe)) is not None]
     budgets = (least_seconds(bench.problem, run.recipe, [run] * budget_split.TAKEN_APART) for run in runs)
     least = max(min(budgets, default=0.0), budget_split.ERROR_BUDGET)
-    return usual if least <= (last - usual) * bench.account.budget.amount else last
+    return (usual, PAIRS[2]) if least <= (last - usual) * bench.account.budget.amount else (last, PAIRS[3])
 
 
 def scoring(bench: Bench, pair: Sequence[Recipe]) -> float:

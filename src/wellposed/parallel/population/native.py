@@ -236,6 +236,8 @@ class Given:
             mixing, labels = batch.mixing.get(j), training.recipe.noise.acting("labels")
             if mixing is None and (classes or not labels):
                 continue
+            if found.target is None and found.weight is None:  # the kernel mixes
+                continue
             target, weight = training.told(shape, batch.target_of(j), batch.weight_of(j), mixing)
             if found.target is not None:
                 found.target[j] = found.hold(target.to(dtype))
