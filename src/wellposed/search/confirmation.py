@@ -206,8 +206,8 @@ def confirmation_ends(bench: Bench, pair: Sequence[Recipe], epochs: int) -> tupl
         return 1.0, PAIRS[1]
     ablated = len(pair) > 1 or bool(bench.kept_free)
     usual = bench.until((budget_split.CONFIRMATION if ablated else budget_split.ABLATION) - bench.kept_free)
-    last = budget_split.LATEST - bench.writing / bench.account.budget.amount
-    if bench.kept_free or last <= usual:
+    last = max(usual, budget_split.LATEST - bench.writing / bench.account.budget.amount)
+    if bench.kept_free:
         return usual, PAIRS[2]
     recipes = [pair[-1]] * (1 + len(contents(pair[-1], pair[0]))) * ABLATED[0]
     ablation = bench.pace.seconds("ablation", recipes, epochs, bench.total)  # half of the epochs of runs twice as long
