@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -11,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from wellposed.core.checks import Within, checked
+from wellposed.core.checks import Within, checked, unchecked
 from wellposed.core.errors import InputError, ShapeError, described
 from wellposed.core.numbers import convert_numbers
 from wellposed.noise.activations import needs_source, normal_like
@@ -244,8 +243,7 @@ def mixup_or_cutmix(
     return images, permutation, torch.where(cut, torch.as_tensor(kept), drawn)
 
 
-_mixup, _cutmix, _mixup_or_cutmix = map(inspect.unwrap, (mixup, cutmix, mixup_or_cutmix))
-"""Without the look at each argument, for arguments that were looked at: they are called at each step of a training."""
+_mixup, _cutmix, _mixup_or_cutmix = unchecked(mixup), unchecked(cutmix), unchecked(mixup_or_cutmix)
 
 
 # --- as kinds of a recipe

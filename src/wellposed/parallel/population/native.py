@@ -177,8 +177,9 @@ class Program:
         s.threshold, s.scale, s.smoothing = dropped.ctypes.data, scale.ctypes.data, smoothing.ctypes.data
         s.active, s.source, s.bits = active.ctypes.data, source.ctypes.data, None
         steps = (_Step * len(batches))(*[s] * len(batches))
-        for name, array in (("rule", rules), ("charge", charges), ("bits", bits), ("cost", cost), ("norm", norm)):
-            for number, one in enumerate(steps) if array is not None else []:
+        by_step = [("rule", rules), ("charge", charges), ("cost", cost), ("norm", norm)]
+        for name, array in by_step if bits is None else [*by_step, ("bits", bits)]:
+            for number, one in enumerate(steps):
                 setattr(one, name, array.ctypes.data + number * (array.nbytes // len(steps)))
         for one, given in zip(steps, batches, strict=True):
             one.x, one.mix, one.weight = given.at(given.x), given.at(given.mix), given.at(given.weight)
