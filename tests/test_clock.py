@@ -54,7 +54,9 @@ class Machine:
         patch.setattr(time, "monotonic", lambda: self.now)
         patch.setattr(time, "perf_counter", lambda: self.now)
         patch.setattr(time, "process_time", lambda: self.used)
-        self.takes(patch, Population, "step", lambda population, slots, *_: 0.005 * len(slots) + 0.01)
+        self.takes(
+            patch, Population, "step", lambda population, slots, *given: len(given[-1]) * (0.005 * len(slots) + 0.01)
+        )
         self.takes(patch, Population, "measured", lambda population, slots: 0.005 * len(slots) + 0.01)
         self.takes(patch, Training, "step", lambda *_: 0.01)
         self.takes(patch, Training, "record", lambda *_: 0.01)
@@ -129,6 +131,7 @@ def test_a_budget_in_seconds_ends_the_study_on_any_machine(name: str, monkeypatc
         assert record["improvement"]["pairs"] >= 4
         assert spent.overhead < 0.15, "most of the time trains"
         assert spent.waited == pytest.approx(0.0, abs=1e-9)
+        assert machine.elapsed > BUDGET - 1.5, "what nothing else can use, the confirmation does"
 
 
 def test_what_is_nested_is_charged_once_and_other_threads_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:

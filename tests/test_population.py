@@ -1107,6 +1107,29 @@ def test_different_shapes_and_batches_are_different_populations() -> None:
     assert difference(alone(given, Job(recipe(), 1, rows=20)), few[0]) < TOLERANCE
 
 
+@needs_kernel
+def test_steps_of_one_call_are_those_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit, also where the last batch is smaller, and where a slot diverges between others that go on."""
+    given = problem(dtype=torch.float32)
+    changes: list[dict[str, Any]] = [
+        {}, {"noise": {"dropout": 0.3, "label_smoothing": 0.1}}, {"noise": {"mixup": 0.4, "input": 0.2}},
+        {"sharpness": {"radius": 0.05}},
+        {"averaging": {"ema": 0.9}, "schedule": {"name": "cosine"}}, {"optimizer": {"name": "sgd", "lr": 1e18}},
+    ]  # fmt: skip
+    jobs = [Job(recipe(batch_size=4, epochs=4, **change), seed) for seed in range(2) for change in changes]
+    found, calls = [], []
+    usual = Population.step
+    monkeypatch.setattr(Population, "step", lambda *given: calls.append(len(given[-1])) or usual(*given))
+    for limits in ((1e9, 2**40), (0.0, 2**40)):
+        monkeypatch.setattr(population_module, "AT_ONCE", limits)
+        found.append(together(given, jobs))
+        assert set(calls) == ({1, 9, 10} if limits[0] else {1}), "43 rows are ten batches of 4 and one of 3"
+        calls.clear()
+    assert [run.stopped for run in found[0] if isinstance(run, Run)] == ([*["epochs"] * 5, "diverged"] * 2)
+    for many, one in zip(*found, strict=True):
+        assert same(many, one)
+
+
 # Wrong versions of the rules must be caught
 
 
@@ -1149,7 +1172,7 @@ WRONG_RULES: dict[str, tuple[Callable[..., Any], str]] = {
     "bound forgotten": (changed(bound=lambda r, c: -1.0), "l1-l2-norm"),
     "groups along the other axis": (changed(group_axis=lambda r, c: 1 - c["group_axis"]), "l1-group"),
     "neighbour's rule": (lambda self, places, factors, usual=update_rules.Rules.now: tuple(
-        np.roll(part, 1, axis=0) for part in usual(self, places, factors)), "clip-sgd"),
+        np.roll(part, 1, axis=1) for part in usual(self, places, factors)), "clip-sgd"),
 }  # fmt: skip
 
 

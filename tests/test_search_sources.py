@@ -13,7 +13,7 @@ from wellposed.core.errors import TrainingError
 from wellposed.core.progress import reporting_to
 from wellposed.decomposition import error_budget as probe
 from wellposed.decomposition import rivals
-from wellposed.search import error_sources
+from wellposed.search import budget_split, error_sources
 from wellposed.search.confirmation import Confirmed
 from wellposed.search.error_sources import error_budgets
 from wellposed.search.runner import Bench
@@ -79,7 +79,7 @@ def test_too_little_time_is_said() -> None:
 
 
 def test_a_time_that_is_never_too_short_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(error_sources, "SHORTEST", -1e9)
+    monkeypatch.setattr(budget_split, "ERROR_BUDGET", -1e9)
     monkeypatch.setattr(error_sources, "least_seconds", lambda *_: -1e9)
     with pytest.raises(AssertionError):
         test_too_little_time_is_said()
@@ -120,7 +120,7 @@ def test_the_report_is_left_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_time_for_one_recipe_is_for_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = bench_of("60s")
-    monkeypatch.setattr(error_sources, "SHORTEST", 40.0)  # more than half of what is left, and less than all of it
+    monkeypatch.setattr(budget_split, "ERROR_BUDGET", 40.0)  # more than half of what is left, and less than all of it
     found = error_budgets(bench, confirmed(bench))
     assert list(found) == ["best"]
     assert "tuned baseline" in bench.notes[0]

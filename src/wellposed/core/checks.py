@@ -197,6 +197,11 @@ def checked(given: C) -> C:
     return cast(C, checking(given, given.__name__))
 
 
+def unchecked(function: C) -> C:
+    """What `checked` made, without the look at each argument: for calls at each step of a training whose arguments are known."""
+    return cast(C, inspect.unwrap(cast(Any, function)))
+
+
 def checking(function: Callable[..., Any], name: str, owner: type | None = None) -> Callable[..., Any]:
     """The function as `checked` makes it, called ``name`` in errors."""
     signature = inspect.signature(function)

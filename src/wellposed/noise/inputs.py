@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from wellposed.core.checks import Within, checked
+from wellposed.core.checks import Within, checked, unchecked
 from wellposed.core.errors import InputError, ShapeError, described
 from wellposed.core.numbers import convert_numbers
 from wellposed.noise.activations import needs_source, normal_like
@@ -228,19 +228,22 @@ def mixup_or_cutmix(
     for concentration in (mixup_concentration, cutmix_concentration):
         check_mixing(concentration, source)
     if not cutmix_concentration:
-        return mixup(x, mixup_concentration, source, mode)
+        return _mixup(x, mixup_concentration, source, mode)
     needs_images("mixup_or_cutmix", x)
     if not mixup_concentration:
-        return cutmix(x, cutmix_concentration, source, mode)
+        return _cutmix(x, cutmix_concentration, source, mode)
     cut = torch.rand(len(x) if mode == "elem" else 1, generator=source, dtype=torch.float64) < switch_prob
     if mode == "batch":
-        mix, concentration = (cutmix, cutmix_concentration) if cut else (mixup, mixup_concentration)
+        mix, concentration = (_cutmix, cutmix_concentration) if cut else (_mixup, mixup_concentration)
         return mix(x, concentration, source)
     drawn = torch.from_numpy(_beta(np.where(cut, float(cutmix_concentration), float(mixup_concentration)), source))
     permutation = torch.randperm(len(x), generator=source)
     boxed, kept = _boxed(x, permutation, drawn, source)
     images = torch.where(cut.view(-1, 1, 1, 1).to(x.device), boxed, blend(x, permutation, drawn))
     return images, permutation, torch.where(cut, torch.as_tensor(kept), drawn)
+
+
+_mixup, _cutmix, _mixup_or_cutmix = unchecked(mixup), unchecked(cutmix), unchecked(mixup_or_cutmix)
 
 
 # --- as kinds of a recipe
@@ -331,4 +334,4 @@ class Mixing(Noise):
         return "classes are mixed by a weight for each example" if classes and self.mode == "elem" else ""
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> tuple[Tensor, Tensor, Weight]:
-        return mixup_or_cutmix(x, self.mixup, self.cutmix, source, switch_prob=self.switch_prob, mode=self.mode)
+        return _mixup_or_cutmix(x, self.mixup, self.cutmix, source, switch_prob=self.switch_prob, mode=self.mode)

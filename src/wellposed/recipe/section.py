@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, get_args
@@ -36,7 +37,7 @@ class Section(BaseModel):
     @classmethod
     def _plain(cls, value: Any, info: ValidationInfo) -> Any:
         """Numbers and arrays of numpy as Python's own. True is no number, although Python and pydantic take it for 1."""
-        types = _types(cls.model_fields[str(info.field_name)].annotation)
+        types = _types_of(cls, str(info.field_name))
         if isinstance(value := tuples(value), bool) and types & {int, float} and bool not in types:
             raise ValueError(f"a number is needed, and {value} is none")
         return value
@@ -108,6 +109,11 @@ def strength_schedule(name: str, warmup: float, total_steps: int | None) -> Sche
     if total_steps is None or (name == "constant" and not warmup):
         return None
     return named_schedule(name, total_steps, warmup)
+
+
+@functools.cache
+def _types_of(section: type[Section], name: str) -> set[Any]:
+    return _types(section.model_fields[name].annotation)
 
 
 def _types(annotation: Any) -> set[Any]:

@@ -19,6 +19,9 @@ SMALL = 0.12
 """Of these, what smaller networks have where they are asked for: so much earlier the confirmation ends."""
 ABLATION = 0.92
 """The error budgets have what is left then."""
+ERROR_BUDGET, TAKEN_APART = 4.0, 2
+"""Seconds below which an error budget would be one of rivals that were hardly trained, and how many runs it takes apart at
+least: with fewer there is no interval."""
 LATEST, ENDS = 1.0, 1.2
 """Where a confirmation run is cut unless the search overran, and by when all is written, whatever else the machine does."""
 WRITING, MOST_WRITING = 2.5, 0.25

@@ -13,10 +13,14 @@ import torch
 
 from wellposed.bayes.calibration import FEWEST, calibration
 from wellposed.core.clock import CONFIRMATION, enter_stage
+from wellposed.decomposition.error_budget import least_seconds
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
+from wellposed.search.ablation import CHAIN
+from wellposed.search.ablation import PAIRS as ABLATED
 from wellposed.search.baseline import divergence_error
 from wellposed.search.finalists import fewer_rows
+from wellposed.search.ingredients import contents
 from wellposed.search.references import References
 from wellposed.search.runner import Bench
 from wellposed.search.timing import MOST_EPOCHS, with_epochs
@@ -26,8 +30,8 @@ from wellposed.study.ranking import ended_usable
 from wellposed.training.history import Stopped
 from wellposed.training.run import Run
 
-PAIRS = (4, 5, 10)
-"""Pairs of confirmation runs: planned for where runs are long, without a clock, at most."""
+PAIRS = (4, 5, 10, 20)
+"""Pairs of confirmation runs: planned for where runs are long, without a clock, at most, and at most where nothing follows them."""
 SEEDS = 1000
 """The confirmation's seeds begin so far from the study's own: nothing was chosen by them."""
 LONGER = 2.0
@@ -86,19 +90,21 @@ def confirm(bench: Bench, baseline: Recipe, best: Recipe, epochs: int) -> Confir
         found = Confirmed(baseline, best, [(ours, theirs)], epochs=epochs, rows=None if rows == bench.total else rows)
         look_at_test_rows(bench, found, whole=False)
         return found
-    how = plan_pairs(bench, pair, epochs)
+    end, most = confirmation_ends(bench, pair, epochs)
+    how = plan_pairs(bench, pair, epochs, end)
     if how.rows is not None:
         bench.notes.append(
             f"The confirmation trained on {how.rows} of {bench.total} training rows to stay within the budget."
         )
     pairs, cut = trained_pairs(bench, pair, how, 0, how.pairs)
-    if bench.account.timed and not bench.interrupted and not cut:
-        # The first have shown how long they take, and so how many more fit.
+    while bench.account.timed and not bench.interrupted and not cut:
+        # Those so far have shown how long they take, and so how many more fit.
         scored = scoring(bench, pair)
         each = bench.pace.seconds("confirmation", pair, how.epochs, how.rows or bench.total) + scored
-        left = seconds_left(bench, pair) - how.pairs * scored
-        more = max(0, min(PAIRS[2] - how.pairs, int(left / max(each, 1e-9))))
-        later, cut = trained_pairs(bench, pair, how, how.pairs, more)
+        more = min(most - len(pairs), int((bench.seconds_to(end) - len(pairs) * scored) / max(each, 1e-9)))
+        later, cut = trained_pairs(bench, pair, how, len(pairs), max(0, more))
+        if not later:
+            break
         pairs += later
     if cut:
         bench.notes.append("A pair of confirmation runs was cut by the clock and does not count as evidence.")
@@ -177,11 +183,11 @@ def count_look(bench: Bench) -> int:
 # --- plans
 
 
-def plan_pairs(bench: Bench, pair: list[Recipe], epochs: int) -> ConfirmationPlan:
-    """Without a clock five pairs; under one as many as fit, and longer runs where more than ten would."""
+def plan_pairs(bench: Bench, pair: list[Recipe], epochs: int, end: float) -> ConfirmationPlan:
+    """Without a clock five pairs; under one as many as fit until the share ``end``, and longer runs where more than ten would."""
     if not bench.account.timed:
         return ConfirmationPlan(PAIRS[1], epochs, None)
-    left = seconds_left(bench, pair) - PAIRS[0] * scoring(bench, pair)
+    left = max(0.0, bench.seconds_to(end)) - PAIRS[0] * scoring(bench, pair)
     each = bench.pace.seconds("confirmation", pair, epochs, bench.total)
     fit = int(left / max(each, 1e-9))
     if fit >= PAIRS[2]:
@@ -193,10 +199,24 @@ def plan_pairs(bench: Bench, pair: list[Recipe], epochs: int) -> ConfirmationPla
     return ConfirmationPlan(PAIRS[0], max(fewer, min(FEWEST_EPOCHS, epochs)), rows)
 
 
-def seconds_left(bench: Bench, pair: Sequence[Recipe]) -> float:
-    """What the confirmation may still take; where there is nothing to take apart, the ablation's share too."""
-    share = budget_split.ABLATION if len(pair) == 1 and not bench.kept_free else budget_split.CONFIRMATION
-    return max(0.0, bench.seconds_until(share - bench.kept_free))
+def confirmation_ends(bench: Bench, pair: Sequence[Recipe], epochs: int) -> tuple[float, int]:
+    """By which share of the budget the confirmation ends, and after how many pairs: before what follows, or where neither the
+    ablation nor an error budget could be made in what is left then, so late that all is written in time."""
+    if not bench.account.timed:
+        return 1.0, PAIRS[1]
+    ablated = len(pair) > 1 or bool(bench.kept_free)
+    usual = bench.until((budget_split.CONFIRMATION if ablated else budget_split.ABLATION) - bench.kept_free)
+    last = max(usual, budget_split.LATEST - bench.writing / bench.account.budget.amount)
+    if bench.kept_free:
+        return usual, PAIRS[2]
+    recipes = [pair[-1]] * (1 + len(contents(pair[-1], pair[0]))) * ABLATED[0]
+    ablation = bench.pace.seconds("ablation", recipes, epochs, bench.total)  # half of the epochs of runs twice as long
+    if ablated and ablation <= CHAIN * (bench.seconds_to(bench.until(budget_split.ABLATION)) - bench.seconds_to(usual)):
+        return usual, PAIRS[2]
+    runs = [run for recipe in pair if (run := bench.trained(recipe)) is not None]
+    budgets = (least_seconds(bench.problem, run.recipe, [run] * budget_split.TAKEN_APART) for run in runs)
+    least = max(min(budgets, default=0.0), budget_split.ERROR_BUDGET)
+    return (usual, PAIRS[2]) if least <= (last - usual) * bench.account.budget.amount else (last, PAIRS[3])
 
 
 def scoring(bench: Bench, pair: Sequence[Recipe]) -> float:

@@ -10,15 +10,12 @@ from typing import Any
 from wellposed.core.clock import enter_stage
 from wellposed.core.errors import TrainingError
 from wellposed.decomposition.error_budget import error_budget, least_seconds
+from wellposed.search import budget_split
 from wellposed.search.confirmation import Confirmed
 from wellposed.search.runner import Bench
 from wellposed.training.history import Stopped
 from wellposed.training.run import Run
 
-SHORTEST = 4.0
-"""Seconds below which a budget would be one of rivals that were hardly trained."""
-FEWEST_RUNS = 2
-"""Where time is short: below it there is no interval."""
 MOST_RUNS = 3
 """Of the confirmation's runs that are taken apart: enough for an interval, and each has rivals of its own."""
 
@@ -69,8 +66,10 @@ def plan_budget(bench: Bench, shown: Confirmed, name: str, side: int) -> Planned
     runs = [pair[side] for pair in shown.pairs if pair[side].stopped in (Stopped.EPOCHS, Stopped.PATIENCE)][:MOST_RUNS]
     if not runs:
         return None
-    for some in (runs, runs[:FEWEST_RUNS]):
-        plan = PlannedBudget(name, some, max(SHORTEST, least_seconds(bench.problem, some[0].recipe, some)))
+    for some in (runs, runs[: budget_split.TAKEN_APART]):
+        plan = PlannedBudget(
+            name, some, max(budget_split.ERROR_BUDGET, least_seconds(bench.problem, some[0].recipe, some))
+        )
         if plan.seconds <= time_left(bench):
             break
     return plan

@@ -132,7 +132,11 @@ class Bench:
 
     def seconds_until(self, share: float, part: float = 1.0) -> float:
         """Seconds that a lot may be planned to take which ends by a share of what was left at the start, or a ``part`` of them."""
-        return budget_split.HASTE * part * (self.until(share) - self.account.spent) * self.account.budget.amount
+        return part * self.seconds_to(self.until(share))
+
+    def seconds_to(self, share: float) -> float:
+        """The same for a share of the whole budget."""
+        return budget_split.HASTE * (share - self.account.spent) * self.account.budget.amount
 
     @property
     def total(self) -> int:

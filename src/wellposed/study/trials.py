@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -52,7 +53,7 @@ class Trial:
     rungs: list[list[Stored]] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
 
-    @property
+    @functools.cached_property
     def built(self) -> Recipe:
         return Recipe(**self.recipe)
 

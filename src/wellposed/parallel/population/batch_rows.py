@@ -68,6 +68,12 @@ class Feed:
         self.lane_of = np.array([number[key] for key in keys])
         self.orders = torch.stack([self.order(seed, epoch, trains[of])[:rows] for seed, epoch, of in self.lanes])
 
+    @property
+    def width(self) -> int:
+        """Numbers of an example."""
+        inputs = self.source.arrays.inputs if self.source.arrays is not None else None
+        return inputs[0].numel() if isinstance(inputs, Tensor) else 1
+
     def order(self, seed: int, epoch: int, train: Source) -> Tensor:
         """The rows of an epoch in the order of a run, by their numbers in the source."""
         order = torch.randperm(len(train), generator=generator(seed, "order", epoch))

@@ -161,6 +161,10 @@ class Eager:
         for name, other in self._of(theirs, places).items():
             mine[name] = torch.where(chosen.view(-1, *[1] * (other.ndim - 1)), other, mine[name])
 
+    def prepared(self, batch: Batch, trainings: Sequence[Training]) -> Batch:
+        """The batch itself: what is told of its targets is drawn with the step."""
+        return batch
+
     def step(self, places: np.ndarray, trainings: Sequence[Training], batch: Batch, noisy: np.ndarray) -> np.ndarray:
         """The cost of each slot; gradients are left in the stacks, of disturbed weights where ``noisy`` says so."""
         plain = self._of(self.stacks.weights, places)

@@ -44,7 +44,7 @@ typedef struct {
 } Charge;
 
 typedef struct {
-    int64_t count, batch, threads, ops, leaves, buffers, training, sites, workspace_size, outputs, output, scratch, loss;
+    int64_t count, batch, threads, ops, leaves, buffers, training, sites, workspace_size, outputs, output, scratch, loss, steps;
     const int64_t *active;                       /* (count,) places of the slots */
     const Op *op;
     const int64_t *value, *gradient;             /* offsets in the workspace */
@@ -68,7 +68,7 @@ typedef struct {
     void *workspace;
     void *gemm;
     int (*blas_threads)(int);
-} Step;
+} Step;                                        /* where steps > 1, the first of so many in a row */
 
 /* mt19937 as torch's CPU generator has it: 64-bit draws are two outputs, the first one high. */
 #define N 624

@@ -545,7 +545,13 @@ static void FN(step_one)(const void *given, int64_t j, int64_t thread) {
     s->blas_threads(before);
 }
 
-void FN(wp_step)(const Step *s) { share(s->count, s->threads, FN(step_one), s); }
+/* All steps of a slot, until its cost is not finite. */
+static void FN(steps_one)(const void *given, int64_t j, int64_t thread) {
+    const Step *s = given;
+    for (int64_t t = 0; t < s->steps && (t == 0 || isfinite(s[t - 1].cost[j])); t++) FN(step_one)(s + t, j, thread);
+}
+
+void FN(wp_step)(const Step *s) { share(s->count, s->threads, FN(steps_one), s); }
 
 /* The outputs of a slot in evaluation mode. */
 static void FN(outputs_one)(const void *given, int64_t j, int64_t thread) {

@@ -46,7 +46,7 @@ class _Step(ctypes.Structure):
     _fields_ = (
         [(n, Int) for n in (
             "count", "batch", "threads", "ops", "leaves", "buffers", "training", "sites", "workspace_size", "outputs", "output",
-            "scratch", "loss",
+            "scratch", "loss", "steps",
         )]
         + [(n, P) for n in (
             "active", "op", "value", "gradient", "param", "grad", "first", "second", "noisy", "average", "size", "stride",
@@ -143,33 +143,48 @@ class Program:
         at = self._bits.data_ptr() + 2 * widest * np.arange(len(flat), dtype=np.uint64)
         return at.reshape(len(seeds), len(sizes))
 
+    @property
+    def bits_per_row(self) -> int:
+        """Random numbers that dropout takes for one example."""
+        return sum(size for _, _, size in self.found.sites)
+
+    def prepared(self, batch: Batch, trainings: Sequence[Training]) -> Given:
+        """A batch with the noise of the step that its runs are at."""
+        classes = self.step_arguments.loss == CrossEntropy.kernel
+        return Given.of(batch, trainings, self.dtype, self.step_arguments.outputs, classes)
+
     def step(
-        self, active: np.ndarray, trainings: Sequence[Training], batch: Batch, rules: np.ndarray, charges: np.ndarray,
-        rates: np.ndarray, bits: np.ndarray | None, noisy: np.ndarray,
+        self, active: np.ndarray, trainings: Sequence[Training], batches: Sequence[Given], rules: np.ndarray,
+        charges: np.ndarray, rates: np.ndarray, bits: np.ndarray | None, noisy: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-        """One step of the slots in places ``active``: costs and gradient norms.
+        """A step for each batch of the slots in places ``active``, while their costs are finite: costs and gradient norms
+        ``(batches, active)``.
 
         Args:
-            rules: ``(active,)`` of `RULE`; kind 0 leaves gradients in the stacks and moves nothing.
-            charges: ``(active, leaves)`` of `CHARGE`.
+            batches: of equally many rows.
+            rules: ``(batches, active)`` of `RULE`; kind 0 leaves gradients in the stacks and moves nothing.
+            charges: ``(batches, active, leaves)`` of `CHARGE`.
             rates: ``(active, sites)``, of dropout.
-            bits: ``(active, sites)``, addresses of random bits; None where nothing is dropped.
+            bits: ``(batches, active, sites)``, addresses of random bits; None where nothing is dropped.
             noisy: ``(active,)``, which slots compute with weights that were disturbed.
         """
         s, count = self.step_arguments, len(active)
         source = np.where(noisy, NOISY, PLAIN).astype(np.int64)
-        cost, norm = np.empty(count), np.empty(count)
-        s.count, s.batch, s.training, s.source = count, batch.rows, 1, source.ctypes.data
+        cost, norm = np.empty((2, len(batches), count))
+        s.count, s.batch, s.steps, s.training = count, batches[0].rows, len(batches), 1
         dropped, scale = dropout_thresholds(rates)
-        s.threshold, s.scale = dropped.ctypes.data, scale.ctypes.data
-        s.bits = None if bits is None else bits.ctypes.data
         smoothing = np.array([t.recipe.noise.label_smoothing for t in trainings])
-        given = Given.of(batch, trainings, self.dtype, s.outputs, classes=s.loss == CrossEntropy.kernel)
-        s.active, s.smoothing = active.ctypes.data, smoothing.ctypes.data
-        s.x, s.mix, s.weight = given.at(given.x), given.at(given.mix), given.at(given.weight)
-        s.label, s.label2, s.target = given.at(given.label), given.at(given.other), given.at(given.target)
-        s.rule, s.charge, s.cost, s.norm = rules.ctypes.data, charges.ctypes.data, cost.ctypes.data, norm.ctypes.data
-        self._step(ctypes.byref(s))
+        s.threshold, s.scale, s.smoothing = dropped.ctypes.data, scale.ctypes.data, smoothing.ctypes.data
+        s.active, s.source, s.bits = active.ctypes.data, source.ctypes.data, None
+        steps = (_Step * len(batches))(*[s] * len(batches))
+        by_step = [("rule", rules), ("charge", charges), ("cost", cost), ("norm", norm)]
+        for name, array in by_step if bits is None else [*by_step, ("bits", bits)]:
+            for number, one in enumerate(steps):
+                setattr(one, name, array.ctypes.data + number * (array.nbytes // len(steps)))
+        for one, given in zip(steps, batches, strict=True):
+            one.x, one.mix, one.weight = given.at(given.x), given.at(given.mix), given.at(given.weight)
+            one.label, one.label2, one.target = given.at(given.label), given.at(given.other), given.at(given.target)
+        self._step(steps)
         return cost, norm
 
     def outputs(self, active: np.ndarray, averaged: np.ndarray, inputs: Tensor) -> Tensor:
@@ -191,7 +206,8 @@ class Program:
 class Given:
     """A batch as addresses, one a slot, and the tensors that they point into."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, rows: int) -> None:
+        self.rows = rows
         self.held: list[Tensor] = []
         self.x = np.zeros(count, np.uint64)
         self.mix = np.ones(count)
@@ -203,7 +219,7 @@ class Given:
     @classmethod
     def of(cls, batch: Batch, trainings: Sequence[Training], dtype: torch.dtype, outputs: int, classes: bool) -> Given:
         """The rows of the slots in the models' type; class indices are smoothed and mixed by the kernel."""
-        found = cls(len(trainings))
+        found = cls(len(trainings), batch.rows)
         found.x = found.lanes(batch.inputs.to(dtype), batch.lane)
         for j, own in batch.own.items():
             found.x[j] = found.hold(own.to(dtype))
@@ -220,6 +236,8 @@ class Given:
         for j, training in enumerate(trainings):
             mixing, labels = batch.mixing.get(j), training.recipe.noise.acting("labels")
             if mixing is None and (classes or not labels):
+                continue
+            if found.target is None and found.weight is None:  # the kernel mixes
                 continue
             target, weight = training.told(shape, batch.target_of(j), batch.weight_of(j), mixing)
             if found.target is not None:

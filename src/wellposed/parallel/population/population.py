@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from wellposed.optim.lookahead import Lookahead
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import find_wrapper
 from wellposed.parallel.jobs import Job, NotBegun, Outcome
-from wellposed.parallel.population.batch_rows import Batch, Feed
+from wellposed.parallel.population.batch_rows import Feed
 from wellposed.parallel.population.eager import Eager
 from wellposed.parallel.population.native import Program
 from wellposed.parallel.population.stacks import Stacks, give_own_memory
@@ -31,6 +32,9 @@ from wellposed.training.history import Stopped
 from wellposed.training.loop import Training, failure
 from wellposed.training.problem import Problem
 from wellposed.training.run import Run
+
+AT_ONCE = 0.05, 2**22
+"""Seconds and numbers of steps that the kernel takes in one call: a deadline is kept, and they stay in the cache."""
 
 
 @dataclass
@@ -101,6 +105,8 @@ class Population:
         settings = [*sorted(recipe.model.items()), ("batch", recipe.batch_size)]
         self.shape = ", ".join(f"{name} {value}" for name, value in settings)
         self.stacks: Stacks | None = None
+        self.each = math.inf
+        """Seconds of a step, by the last ones."""
 
     # --- places
 
@@ -231,18 +237,17 @@ class Population:
         lrs = np.stack([rates(s.training, s.training.optimizer.steps, feed.steps) for s in slots])
         for slot in slots:
             slot.costs, slot.norms, slot.steps, slot.alone = 0.0, 0.0, 0, 0.0
-        live = np.arange(len(slots))
-        for step in range(feed.steps):
-            chosen = [slots[i] for i in live]
+        live, step = np.arange(len(slots)), 0
+        while step < feed.steps and len(live):
+            chosen, began = [slots[i] for i in live], time.monotonic()
+            ends = step + self.at_once(chosen, feed, step)
             with spent_on(BATCHES):
-                self.step(chosen, feed.batch(step, live, [s.training for s in chosen]), lrs[live, step])
-            late = time.monotonic() > self.deadline
-            for slot in chosen:
-                if late:
-                    slot.training.stop(Stopped.BUDGET)
+                self.step(chosen, feed, step, live, lrs[live, step:ends].T)
+            now = time.monotonic()
+            self.each, step = (now - began) / (ends - step), ends
+            for slot in chosen if now > self.deadline else []:
+                slot.training.stop(Stopped.BUDGET)
             live = np.array([i for i in live if slots[i].training.stopped is None], np.int64)
-            if not len(live):
-                break
         for slot in slots:
             self.hand_back_steps(slot)
             with slot.by_itself():
@@ -250,40 +255,61 @@ class Population:
                     slot.training.optimizer.synchronize()
                 slot.training.average_epoch(slot.epoch)
 
-    def step(self, slots: list[Slot], batch: Batch, lrs: np.ndarray) -> None:
-        """One step of these slots: together what can be, the rest by each one's own optimizer."""
+    def at_once(self, slots: list[Slot], feed: Feed, step: int) -> int:
+        """How many steps the kernel takes in one call: as many as take no longer than `AT_ONCE` seconds and numbers allow, and one
+        where some slot does a part of its step itself."""
+        engine = self.engine
+        if not isinstance(engine, Program) or not all(self.rules.rule["kind"][slot.place] for slot in slots):
+            return 1
+        own = sum(bool(slot.training.recipe.noise.acting("inputs")) for slot in slots)
+        numbers = feed.size * (feed.width * (len(feed.lanes) + own) + len(feed.lanes) * engine.bits_per_row)
+        seconds, most = self.each, min(self.deadline - time.monotonic(), AT_ONCE[0])
+        whole = feed.orders.shape[1] // feed.size - step  # the last batch may be smaller
+        return max(1, min(AT_ONCE[1] // numbers, whole, int(most / seconds) if seconds > 0 else 1))
+
+    def step(self, slots: list[Slot], feed: Feed, first: int, live: np.ndarray, lrs: np.ndarray) -> None:
+        """As many steps of these slots as ``lrs`` has rows: together what can be, the rest by each one's own optimizer."""
         places = np.array([s.place for s in slots], np.int64)
         trainings = [s.training for s in slots]
         rule, charge = self.rules.now(places, lrs)
-        costs, norms = self.gradients(slots, places, batch, rule, charge)
+        batches, keys = [], []
+        for number in range(len(lrs)):
+            for training in trainings if number else []:
+                training.streams.step += 1
+            keys += [(t.seed, t.streams.step) for t in trainings]
+            batches.append(self.engine.prepared(feed.batch(first + number, live, trainings), trainings))
+        costs, norms = self.gradients(slots, places, batches, keys, rule, charge)
         together = isinstance(self.engine, Eager) and trainings[0].recipe.sharpness.radius
         if together or any(map(ascends_itself, trainings)):
             # The same batch with the same noise again, where the loss nearby is worst.
             with contextlib.ExitStack() as stack:
                 for slot in slots:
                     stack.enter_context(slot.training.ascended())
-                self.gradients(slots, places, batch, rule, charge)
-        own = rule["kind"] == NO_UPDATE
+                self.gradients(slots, places, batches, keys, rule, charge)
+        own = rule["kind"][0] == NO_UPDATE
         for j, slot in enumerate(slots):
-            training, total = slot.training, float(costs[j])
+            training = slot.training
             if slot.error is not None:
                 continue
             if own[j]:
                 with slot.by_itself():
                     training.set_rate()
                     with spent_on(TRAINING, self.shape):
-                        norms[j] = training.move(total)
+                        norms[0, j] = training.move(float(costs[0, j]))
             else:
                 training.streams.step += 1
-            slot.costs, slot.norms, slot.steps = slot.costs + total, slot.norms + float(norms[j]), slot.steps + 1
-            if not math.isfinite(total):
-                training.stop(Stopped.DIVERGED)
-                self.rules.back(places[j : j + 1])
+            for number, (total, norm) in enumerate(zip(costs[:, j].tolist(), norms[:, j].tolist(), strict=True)):
+                slot.costs, slot.norms, slot.steps = slot.costs + total, slot.norms + norm, slot.steps + 1
+                if not math.isfinite(total):
+                    training.stop(Stopped.DIVERGED)
+                    self.rules.back(slot.place, len(lrs) - number, lrs[number, j])
+                    break
 
     def gradients(
-        self, slots: list[Slot], places: np.ndarray, batch: Batch, rule: np.ndarray, charge: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Costs and gradient norms. Those that have a rule have moved; the others have gradients, of their charges too."""
+        self, slots: list[Slot], places: np.ndarray, batches: list[Any], keys: list[tuple[int, int]], rule: np.ndarray,
+        charge: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        """Costs and gradient norms of each step. Slots with a rule have moved; others have gradients, of their charges too."""
         trainings = [slot.training for slot in slots]
         noised: dict[int, dict[str, Tensor]] = {
             j: self.noised(slot) for j, slot in enumerate(slots) if slot.training.perturbed is not None
@@ -291,19 +317,20 @@ class Population:
         noisy = np.array([j in noised for j in range(len(slots))])
         if isinstance(self.engine, Eager):
             with spent_on(TRAINING, self.shape):
-                costs, norms = self.engine.step(places, trainings, batch, noisy), np.zeros(len(slots))
+                costs = self.engine.step(places, trainings, batches[0], noisy)[None]
+                norms = np.zeros_like(costs)
         else:
             rates = np.stack([slot.rates for slot in slots])
-            bits = self.bits(trainings, batch) if rates.any() else None
+            bits = self.bits(keys, len(slots), batches[0].rows) if rates.any() else None
             with spent_on(TRAINING, self.shape):
-                costs, norms = self.engine.step(places, trainings, batch, rule, charge, rates, bits, noisy)
-        for j in map(int, np.flatnonzero(rule["kind"] == NO_UPDATE)):
+                costs, norms = self.engine.step(places, trainings, batches, rule, charge, rates, bits, noisy)
+        for j in map(int, np.flatnonzero(rule["kind"][0] == NO_UPDATE)):
             for parameter, gradient in slots[j].reattached:  # noise and ascents put others in their place
                 parameter.grad = gradient
             if j in noised:
                 through(trainings[j].model, noised[j])
             with slots[j].by_itself():
-                costs[j] += trainings[j].charge_weights()
+                costs[0, j] += trainings[j].charge_weights()
         return costs, norms
 
     def noised(self, slot: Slot) -> dict[str, Tensor]:
@@ -318,16 +345,15 @@ class Population:
                 stacks.noisy[name].at(slot.place).copy_(found.get(name, parameter))
         return found
 
-    def bits(self, trainings: list[Training], batch: Batch) -> np.ndarray:
-        """Random bits for dropout: once for all slots that share seed and step."""
+    def bits(self, keys: list[tuple[int, int]], slots: int, rows: int) -> np.ndarray:
+        """Random bits for dropout, by step and slot: once for all slots that share seed and step."""
         assert isinstance(self.engine, Program)
-        keys = [(t.seed, t.streams.step) for t in trainings]
-        lanes = list(dict.fromkeys(keys))
+        number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
         names = [name for name, _, _ in self.engine.found.sites]
-        seeds = [[stream_seed(seed, "dropout", step, name) for name in names] for seed, step in lanes]
-        number = {key: i for i, key in enumerate(lanes)}
-        found = self.engine.bits(seeds, batch.rows)
-        return np.ascontiguousarray(found[[number[key] for key in keys]])
+        found = self.engine.bits(
+            [[stream_seed(seed, "dropout", step, name) for name in names] for seed, step in number], rows
+        )
+        return found[[number[key] for key in keys]].reshape(-1, slots, len(names))
 
     def hand_back_steps(self, slot: Slot) -> None:
         """Let a run's own objects know what the kernel did in their place."""

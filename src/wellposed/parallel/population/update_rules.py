@@ -148,28 +148,29 @@ class Rules:
             cell["bound"], cell["bound_axis"] = bound.bound, bound.axis
 
     def now(self, places: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rules and charges of the next step of these places by these learning rates.
+        """Rules and charges of the next steps of these places by these learning rates ``(steps, places)``, one row a step.
 
-        A step counts as taken; see `back` for one that was not.
+        The steps count as taken; see `back` for those that were not.
         """
-        self.steps[places] += 1
-        count = self.steps[places]
-        rule, charge = self.rule[places], self.charge[places]
-        rule["lr"] = lr = self.last[places] = rates
+        count = self.steps[places] + np.arange(1, len(rates) + 1)[:, None]
+        self.steps[places], self.last[places] = count[-1], rates[-1]
+        rule, charge = (np.repeat(part[places][None], len(rates), axis=0) for part in (self.rule, self.charge))
+        rule["lr"] = rates
         adam = rule["kind"] == ADAM
         rule["correction1"] = np.where(adam, 1.0 - rule["beta1"] ** count, 1.0)
         rule["root2"] = np.where(adam, np.sqrt(1.0 - rule["beta2"] ** count), 1.0)
-        rule["decay"] = 1.0 - lr * self.own_decay[places]
+        rule["decay"] = 1.0 - rates * self.own_decay[places]
         rule["first"] = count == 1
         rule["ramp"] = np.where(self.adaptive[places], np.minimum(1.0, count / RAMP_STEPS), 1.0)
-        shares = [self.share[place] for place in places]
-        rule["average"] = [0.0 if of is None else of(n - 1.0) for of, n in zip(shares, count.tolist(), strict=True)]
-        charge["decay"] = np.maximum(0.0, 1.0 - lr[:, None] * self.strength[places])
+        for j, share in enumerate(self.share[place] for place in places):
+            rule["average"][:, j] = [0.0 if share is None else share(n - 1.0) for n in count[:, j].tolist()]
+        charge["decay"] = np.maximum(0.0, 1.0 - rates[..., None] * self.strength[places])
         return rule, charge
 
-    def back(self, places: np.ndarray) -> None:
-        """The last step of these was not taken: its cost was not finite."""
-        self.steps[places] -= 1
+    def back(self, place: int, count: int, rate: float) -> None:
+        """So many of the last steps were not taken: the cost of the first of them, at this rate, was not finite."""
+        self.steps[place] -= count
+        self.last[place] = rate
 
 
 def rates(training: Training, first: int, count: int) -> np.ndarray:
