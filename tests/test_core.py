@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import inspect
 import json
 import math
@@ -26,7 +25,6 @@ from torch import Tensor
 
 from wellposed.core import errors
 from wellposed.core.batches import bytes_in, count_numbers, examples_in, examples_of, tensors_in
-from wellposed.core.deferred import deferred
 from wellposed.core.errors import FormatError, InputError, MissingExtra, WellposedError, did_you_mean, listed, require
 from wellposed.core.files import jsonable, read_json, write_atomically, write_json
 from wellposed.core.preserve import buffers_kept, modes_kept, random_states_kept
@@ -281,26 +279,6 @@ def test_classes_are_found_where_they_are_defined(tmp_path: Path, monkeypatch: p
     found = classes_in("rooms_found", Base)
     assert list(found) == ["right", "special"]
     for name in [name for name in sys.modules if name.startswith("rooms_found")]:
-        monkeypatch.delitem(sys.modules, name)
-
-
-def test_a_deferred_module_is_imported_when_one_of_its_names_is_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "deferred_part.py").write_text("def twice(x):\n    return 2 * x\nclass Held:\n    value = 7\n")
-    (tmp_path / "deferred_user.py").write_text("import deferred_part\nfrom deferred_part import Held, twice\n")
-    with deferred("deferred_part"):
-        user = importlib.import_module("deferred_user")
-        assert getattr(user.deferred_part, "__file__", None) is None
-    assert "deferred_part" not in sys.modules
-    assert user.twice(4) == 8
-    whole = sys.modules["deferred_part"]
-    assert user.Held.value == user.deferred_part.Held.value == 7
-    with deferred("deferred_part"):
-        assert importlib.import_module("deferred_part") is whole, "what is there already stays as it is"
-    assert sys.modules["deferred_part"] is whole
-    for name in ("deferred_part", "deferred_user"):
         monkeypatch.delitem(sys.modules, name)
 
 

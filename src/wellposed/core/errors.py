@@ -29,15 +29,12 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from wellposed.core.clock import IMPORTS, spent_on
-from wellposed.core.deferred import deferred
 
 T = TypeVar("T")
 
 
 LONGEST_WORD = 300
 """Signs of a word in a message: a cell of 70,000 signs in a damaged file is told by its beginning."""
-UNUSED = {"sklearn": ("scipy.stats",)}
-"""What a library imports for functions that nothing here calls; of scikit-learn it is half of its import."""
 
 
 class WellposedError(Exception):
@@ -175,7 +172,7 @@ def listed(names: Iterable[object], most: int = 8) -> str:
 def require(module: str, extra: str) -> ModuleType:
     """Import an optional dependency, or say in one sentence how to install it."""
     try:
-        with spent_on(IMPORTS), deferred(*UNUSED.get(module.split(".")[0], ())):
+        with spent_on(IMPORTS):
             return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name != module.split(".")[0]:

@@ -25,11 +25,10 @@ ABOUT = (
 def noisy_digits() -> tuple[Any, Any]:
     """The known rows and the untouched ones, each as a frame with the column ``target``; always the same."""
     pd = require("pandas", "tables")
-    digits = (
-        require("sklearn.datasets", "tables")
-        .load_digits(as_frame=True)
-        .frame.sample(frac=1, random_state=0, ignore_index=True)
-    )
+    require("sklearn", "tables")
+    from sklearn.datasets import load_digits
+
+    digits = load_digits(as_frame=True).frame.sample(frac=1, random_state=0, ignore_index=True)
     noise = np.random.default_rng(0).integers(0, 17, (NOISE, len(digits))).T.astype(float)
     frame = digits.join(pd.DataFrame(noise, columns=[f"noise_{column}" for column in range(NOISE)]))
     frame["target"] = [f"digit {label}" for label in frame["target"]]

@@ -113,7 +113,7 @@ def dependence(table: TableData, metric: str | None = None) -> list[Dependence]:
     """
     if not table.suspects:
         return []
-    require("sklearn.ensemble", "tables")
+    require("sklearn", "tables")
     found = [measured for suspect in table.suspects if (measured := _measured(table, suspect, metric)) is not None]
     return sorted((one for one in found if one.matters), key=lambda one: -one.fall)
 
