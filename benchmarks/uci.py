@@ -128,7 +128,7 @@ def cross_fit(x: Tensor, y: Tensor, x_test: Tensor, near: int) -> PredictiveNumb
     """`wp.cross_fit` of two recipes: with layer norm, and without at another rate."""
     makers = {norm: network(x.shape[1], norm) for norm in (True, False)}
     recipes = [recipe(len(x), lr).replace(model={"norm": norm}) for norm, lr in ((True, 5e-3), (False, 5e-3))]
-    found = wp.cross_fit(lambda norm: makers[norm](), x, y, recipes, folds=5, near=near)
+    found = wp.cross_fit(lambda norm: makers[norm](), x, y, recipes, near=near)
     return found.predict(x_test)
 
 
