@@ -395,7 +395,9 @@ def test_a_loss_that_reaches_zero_keeps_its_last_rows(tmp_path: Path) -> None:
     assert seen(table, "valid_loss") == [x + 1 for x in falling]
 
 
-@pytest.mark.parametrize("line", ["Epoch {e}: train loss: {x:,.1f}, val loss: {y:,.1f}\n", "| {e} | {x:,.1f} | {y:,.1f} |\n"])
+@pytest.mark.parametrize(
+    "line", ["Epoch {e}: train loss: {x:,.1f}, val loss: {y:,.1f}\n", "| {e} | {x:,.1f} | {y:,.1f} |\n"]
+)
 def test_thousands_with_decimals_are_one_number(line: str, tmp_path: Path) -> None:
     rows = [line.format(e=e, x=1000 * x, y=1000 * y) for e, (x, y) in enumerate(zip(TRAIN, VALID, strict=True), 1)]
     head = "| Epoch | Training Loss | Validation Loss |\n|---|---|---|\n" if line.startswith("|") else ""

@@ -41,7 +41,9 @@ KINDS = {
 """Arguments of operators that torch keeps as numbers."""
 RESULTS = {"Tensor", "List[Tensor]", "int", "SymInt", "number", "bool"}
 """What an operator of a graph may return: what returns nothing, or a state, is called for what it does elsewhere."""
-TRUSTING = re.compile(r"^_|unsafe|backward|sparse|segment_reduce|ctc_loss|quantized|fbgemm|mkldnn|cudnn|miopen|mps_|native_batch_norm|batch_norm_")
+TRUSTING = re.compile(
+    r"^_|unsafe|backward|sparse|segment_reduce|ctc_loss|quantized|fbgemm|mkldnn|cudnn|miopen|mps_|native_batch_norm|batch_norm_"
+)
 """Operators that take indices, states or sizes on trust, and read or write beyond their memory; a network that answers needs none."""
 DIVIDING = re.compile(r"div|remainder|fmod|gcd|lcm|avg_pool")
 """Operators that divide: the least whole number by -1 ends the process, where a fraction is an infinity."""
