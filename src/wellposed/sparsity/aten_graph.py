@@ -44,7 +44,7 @@ RESULTS = {"Tensor", "List[Tensor]", "int", "SymInt", "number", "bool"}
 TRUSTING = re.compile(
     r"^_|unsafe|backward|sparse|segment_reduce|ctc_loss|quantized|fbgemm|mkldnn|cudnn|miopen|mps_|native_batch_norm|batch_norm_"
 )
-"""Operators that take indices, states or sizes on trust, and read or write beyond their memory; a network that answers needs none."""
+"""Operators that take indices, states or sizes on trust, beyond their memory too; a network that answers needs none."""
 DIVIDING = re.compile(r"div|remainder|fmod|gcd|lcm|avg_pool")
 """Operators that divide: the least whole number by -1 ends the process, where a fraction is an infinity."""
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
