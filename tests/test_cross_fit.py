@@ -152,3 +152,12 @@ def test_nothing_to_train_is_refused() -> None:
     for given in ({"recipes": []}, {"recipes": RECIPE, "seeds": []}, {"recipes": RECIPE, "folds": 21}):
         with pytest.raises(wp.InputError, match="needs a recipe, a seed and no more folds than rows"):
             wp.cross_fit(network, rows(20, 1), rows(20, 1), **given)
+
+
+def test_residuals_of_exactly_zero_leave_the_spread_finite() -> None:
+    """Half of them: one of the scales would become 0, and the density of these rows infinite."""
+    draw = torch.Generator().manual_seed(0)
+    residuals = torch.randn(120, generator=draw) * (torch.arange(120) % 2)
+    found = Spread.fit(torch.randn(120, 1, generator=draw), residuals).components(torch.zeros(1, 1))
+    assert bool(torch.isfinite(found).all())
+    assert float(found.min()) > 0

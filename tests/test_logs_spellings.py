@@ -386,6 +386,36 @@ def test_an_evaluation_keeps_its_side_while_it_counts_batches_of_its_own(batches
         assert "valid_loss" not in table.columns
 
 
+def test_a_loss_that_reaches_zero_keeps_its_last_rows(tmp_path: Path) -> None:
+    """A line that sets a loss to 0 is a script's before anything is said, and an epoch's afterwards; epochs count from 0."""
+    falling = [0.9, 0.4, 0.1, 0.0, 0.0]
+    said = "".join(f"epoch = {e}\ntrain_loss = {x}\nval_loss = {x + 1}\n" for e, x in enumerate(falling))
+    table = curves(tmp_path, "train_loss = 0\n" + said)
+    assert seen(table, "train_loss") == falling
+    assert seen(table, "valid_loss") == [x + 1 for x in falling]
+
+
+@pytest.mark.parametrize(
+    "line", ["Epoch {e}: train loss: {x:,.1f}, val loss: {y:,.1f}\n", "| {e} | {x:,.1f} | {y:,.1f} |\n"]
+)
+def test_thousands_with_decimals_are_one_number(line: str, tmp_path: Path) -> None:
+    rows = [line.format(e=e, x=1000 * x, y=1000 * y) for e, (x, y) in enumerate(zip(TRAIN, VALID, strict=True), 1)]
+    head = "| Epoch | Training Loss | Validation Loss |\n|---|---|---|\n" if line.startswith("|") else ""
+    table = curves(tmp_path, head + "".join(rows))
+    assert seen(table, "train_loss") == pytest.approx([1000 * x for x in TRAIN])
+    assert seen(table, "valid_loss") == pytest.approx([1000 * y for y in VALID])
+
+
+def test_an_epochs_mean_comes_before_batches_that_validation_stands_beside(tmp_path: Path) -> None:
+    rows = "".join(
+        f"{10 * e + b},{x + b},{x if b == 3 else ''},{y if b == 3 else ''}\n"
+        for e, (x, y) in enumerate(zip(TRAIN, VALID, strict=True), 1)
+        for b in (1, 2, 3)
+    )
+    table = curves(tmp_path, "step,train_loss,train_loss_epoch,val_loss\n" + rows, "csv")
+    assert seen(table, "train_loss") == TRAIN
+
+
 def test_perplexities_of_several_models_are_results(tmp_path: Path) -> None:
     said = "".join(
         f"--- training {n}-gram model ---\n dev perplexity: {9 - n}.5\n test perplexity: {8 - n}.5\n"

@@ -92,7 +92,7 @@ class Spread:
         return cls(found, scales, ridge, code, x.amin(0), x.amax(0))
 
     def __call__(self, features: Tensor) -> Tensor:
-        """The spread ``s(x)`` of the middle component, ``(rows,)``."""
+        """The spread ``s(x)`` that the scales of all components multiply, ``(rows,)``."""
         inside = features.double().clamp(self.low, self.high)
         return (_with_constant(self.code(inside)) @ self.coefficients).exp()
 
@@ -111,7 +111,7 @@ def _places() -> Tensor:
 
 def _nll(found: Tensor, scales: Tensor, z: Tensor, r: Tensor) -> Tensor:
     """The sum over rows of ``-log p(r)``, less its constant."""
-    log_std = (z @ found).clamp(min=math.log(LEAST))[:, None] + scales
+    log_std = ((z @ found)[:, None] + scales).clamp(min=math.log(LEAST))  # residuals of exactly 0 would take one to 0
     density = -0.5 * (r[:, None] * (-log_std).exp()).square() - log_std
     return math.log(TAILS) * len(r) - density.logsumexp(1).sum()
 

@@ -14,7 +14,7 @@ from wellposed.core.errors import DataError
 MISSING = ("", "na", "n/a", "null", "none", "-", "--", "---", "—", "no log")
 BLANKS = ("NAType", "NaTType")  # of pandas, which need not be installed
 COMMA = re.compile(r"[-+]?(\d*|\d{1,3}(\.\d{3})+),\d+(e[-+]?\d+)?", re.IGNORECASE)  # 0,53 and 1.234,5
-THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
+THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?")
 PLACED = re.compile(r"^(?:(?:epoch|step|iter\w*)[\s#:.]*)?(\d+)(?:\s*/\s*\d+)?:?$", re.IGNORECASE)  # Epoch 3, 3/10, 3:
 TENSOR = re.compile(r"\b[A-Za-z_][\w.]{0,40}\(\s*([-+.\deE]+|nan|inf)\s*(?:,[^()]*(?:\(\))?[^()]*)?\)")
 """A number as an object prints itself: ``tensor(0.5, device='cuda:0')``."""
@@ -38,7 +38,7 @@ def cell_number(cell: Any, counts: bool = False) -> float | None:
     text = TENSOR.sub(r"\1", cell).strip().removesuffix("%").rstrip()
     if text.lower() in MISSING:
         return None
-    if counts and THOUSANDS.fullmatch(text):
+    if (counts or "." in text) and THOUSANDS.fullmatch(text):
         return float(text.replace(",", ""))
     if counts and (placed := PLACED.fullmatch(text)):
         return float(placed[1])

@@ -400,11 +400,11 @@ def _beside(names: Sequence[Name], found: Iterable[str] | Mapping[str, Sequence[
     rows = {i for i, cell in enumerate(looks[0]) if cell is not None} if looks else set()
     beside = {name.text for name in names if rows and name.side == TRAIN and name.is_loss
               and sum(cell is not None and i in rows for i, cell in enumerate(found[name.text])) == len(rows)}  # fmt: skip
-    beside |= {
+    means = {
         name.text for name in names if many.get(name.text, 0) >= FEWEST and MEANS.intersection(name_words(name.text))
         and any(2 * many[name.text] < many.get(o.text, 0) and o.quantity == name.quantity for o in names if o.side == name.side)
     }  # fmt: skip
-    return sorted(names, key=lambda name: name.text not in beside)
+    return sorted(names, key=lambda name: (name.text not in means, name.text not in beside))
 
 
 def _curves(names: Sequence[Name], counts: Mapping[str, int]) -> list[Name]:

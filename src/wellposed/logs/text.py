@@ -41,7 +41,7 @@ from wellposed.logs.shapes import ONE_EACH, RESULTS, RUN_WORDS, TRIALS
 
 HERE = "\0"  # stands for a number in a template; no text has it
 NUMBER = re.compile(
-    r"((?<![\w.@])(?<!\w-)[-+]?(?:\d{1,3}(?:,\d{3})+(?!,?\w)|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)(?![\w.]*\w)|(?<![\w.])[-+]?(?:nan|inf|infinity)(?!\w))",
+    r"((?<![\w.@])(?<!\w-)[-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?(?!,?\w)|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)(?![\w.]*\w)|(?<![\w.])[-+]?(?:nan|inf|infinity)(?!\w))",
     re.IGNORECASE,
 )
 TOKEN = re.compile(rf"{HERE}|[^\W\d_](?:[\w'’]|[./@-](?=\w))*|\s*-+>\s*|\s+[-–—]+\s+|\t+|\s{{3,}}|\S")
@@ -105,7 +105,7 @@ ROW_BAR = re.compile(r":? {1,9}\d{1,3}%\|.*$")  # behind a row of numbers
 MARKED = re.compile(r"^[~≈]\s*|\s*[^\w\s.%)\]:=]+$")  # 0.61 *
 REMARK = re.compile(r"\s*\([A-Za-z ]+\)$")  # 0.61 (best), but not Loss (train)
 TWO_CELLS = re.compile(rf"^\s*\|([^|]*[A-Za-z][^|]*)\|\s*((?:{NUMBER.pattern})?)\s*\|\s*$", re.IGNORECASE)
-INITIAL = re.compile(r"^\s*\w+ ?= ?0(?:\.0?)?;?\s*$")  # val_loss = 0.0, of a script that prints itself
+INITIAL = re.compile(r"^\s*(\w+) ?= ?0(?:\.0?)?;?\s*$")  # val_loss = 0.0, of a script that prints itself
 STARTED = ("start", "starting", "begin", "begins", "beginning")
 ARTICLES = ("the", "this", "each", "per", "every", "whole")  # before an epoch that is not numbered
 CELLS = re.compile(r"\S+(?: \S+)*")
@@ -236,7 +236,9 @@ class _Found:
             return
         if RESTORED.match(line) or "train_runtime" in line:  # of Trainer's end
             return
-        if len(ARGUED.findall(line)) > 2 or INITIAL.match(line):
+        if len(ARGUED.findall(line)) > 2:
+            return
+        if not self.rows and (first := INITIAL.match(line)) and parse_name(first[1]).what:
             return
         if "[(" in line and (pairs := PAIRED.findall(line)):
             for name, cells in pairs:

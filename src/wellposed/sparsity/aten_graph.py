@@ -41,8 +41,10 @@ KINDS = {
 """Arguments of operators that torch keeps as numbers."""
 RESULTS = {"Tensor", "List[Tensor]", "int", "SymInt", "number", "bool"}
 """What an operator of a graph may return: what returns nothing, or a state, is called for what it does elsewhere."""
-TRUSTING = re.compile(r"^_|unsafe|backward|sparse|segment_reduce|ctc_loss|quantized|fbgemm|mkldnn|cudnn|miopen|mps_")
-"""Operators that take indices, states or sizes on trust and write beyond their memory; a network that answers needs none."""
+TRUSTING = re.compile(
+    r"^_|unsafe|backward|sparse|segment_reduce|ctc_loss|quantized|fbgemm|mkldnn|cudnn|miopen|mps_|native_batch_norm|batch_norm_"
+)
+"""Operators that take indices, states or sizes on trust, beyond their memory too; a network that answers needs none."""
 DIVIDING = re.compile(r"div|remainder|fmod|gcd|lcm|avg_pool")
 """Operators that divide: the least whole number by -1 ends the process, where a fraction is an infinity."""
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -247,6 +249,7 @@ def from_json(graph: GraphRecord, tensors: dict[str, Tensor], where: str) -> fx.
                     _refuse_no_size(function, args)
                 else:
                     _refuse_codes(function, args, kwargs)
+                    _refuse_offsets(function, args)
                 built[name] = made.create_node(do, function, args, kwargs, name)
             elif do == "placeholder" or (do == "get_attr" and target in tensors):
                 built[name] = made.create_node(do, target, name=name)
@@ -280,6 +283,14 @@ def _refuse_codes(operator_: Any, args: Any, kwargs: Any) -> None:
         kind = KINDS.get(str(argument.real_type).removeprefix("Optional[").removesuffix("]"))
         if kind is not None and value is not None and not isinstance(value, kind):
             raise TypeError(f"{operator_} takes a {kind.__name__} as {argument.name}, and was given {described(value)}")
+
+
+def _refuse_offsets(operator_: Any, args: Any) -> None:
+    """Where bags of an embedding begin is counted up from 0 in the graph: a negative place is read without looking."""
+    if operator_._opname == "embedding_bag":
+        offsets = args[2]
+        if offsets.target is not torch.ops.aten.arange.start_step or offsets.args[0] != 0 or not offsets.args[2] > 0:
+            raise TypeError(f"{operator_} is given places that the graph does not count up from 0")
 
 
 def _makes_tensors(name: str, schema: Any) -> bool:
