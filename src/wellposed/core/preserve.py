@@ -209,7 +209,9 @@ def _surroundings_kept(own: Sequence[Any]) -> Iterator[None]:
     names = [(vars(one), dict(vars(one))) for one in own if hasattr(one, "__dict__")]
     slots = [(one, name, getattr(one, name)) for one in own for name in _slots(type(one)) if hasattr(one, name)]
     parts = [held for one in own if not isinstance(one, (list, tuple, set, dict, deque)) for held in _held(one)]
-    plain: list[Any] = list(_walked(parts, lambda one: isinstance(one, (list, tuple, set, dict, deque, np.ndarray, Tensor))))
+    plain: list[Any] = list(
+        _walked(parts, lambda one: isinstance(one, (list, tuple, set, dict, deque, np.ndarray, Tensor)))
+    )
     leaves = [one for one in plain if isinstance(one, Tensor) and one.is_leaf and one.requires_grad]
     back, left = [], MOST
     for one in plain:

@@ -582,10 +582,8 @@ def _further_steps(optimizer: Optimizer) -> list[str]:
 def _alone(method: Any) -> bool:
     """Whether a loop can call a method: what needs more than a closure, such as one parameter, is a part of `step`."""
     given = inspect.signature(method).parameters.values()
-    return {one.name for one in given if one.default is one.empty and one.kind < one.VAR_POSITIONAL} <= {
-        "self",
-        "closure",
-    }
+    needed = {one.name for one in given if one.default is one.empty and one.kind < one.VAR_POSITIONAL}
+    return needed <= {"self", "closure"}
 
 
 def checked_terms(terms: Iterable[Term] | Term) -> tuple[Term, ...]:
