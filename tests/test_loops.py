@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import dataclasses
 import functools
 import io
 import itertools
@@ -11,6 +12,7 @@ import pickle
 import queue
 import random
 import re
+import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +26,7 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler, TensorDataset
 
 import wellposed as wp
 from wellposed.core.errors import CompositionError, DataError, FormatError, InputError
-from wellposed.core.preserve import reach_kept, reached
+from wellposed.core.preserve import LONG, reach_kept, reached
 from wellposed.core.selectors import leaves
 from wellposed.losses.per_example import Loss
 from wellposed.optim.kernels import soft_threshold_
@@ -508,10 +510,17 @@ def test_a_state_that_a_model_keeps_is_left_as_it_was() -> None:
 CALLS = 0
 
 
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    total: int = 0
+
+
 def changes(kind: str, net: nn.Module) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """What code of a person changes beside its network, and a look at it."""
     meter, sums = SimpleNamespace(total=0.0, seen=[]), collections.defaultdict(float)
     parts, recent, centre, calls = {"loss": [1.0]}, collections.deque([0.0], maxlen=3), torch.zeros(2), 0
+    confusion, classes, slotted, leaf = np.zeros(2), {0}, Slotted(), torch.zeros(2, requires_grad=True)
+    order, sizes, by_number = collections.OrderedDict(a=1, b=2), torch.zeros(2), {i: i for i in range(LONG + 1)}
 
     def count() -> None:
         nonlocal calls
@@ -520,6 +529,18 @@ def changes(kind: str, net: nn.Module) -> tuple[Callable[[], Any], Callable[[], 
     def count_in_module() -> None:
         global CALLS
         CALLS += 1
+
+    def count_on_itself() -> None:
+        count_on_itself.calls += 1  # type: ignore[attr-defined]
+
+    count_on_itself.calls = 0  # type: ignore[attr-defined]
+
+    def remember(seen: list[int] = []) -> None:  # noqa: B006
+        seen.append(1)
+
+    def backward_to_leaf() -> None:
+        with torch.enable_grad():
+            leaf.sum().backward()
 
     def backward() -> None:
         with torch.enable_grad():
@@ -537,6 +558,16 @@ def changes(kind: str, net: nn.Module) -> tuple[Callable[[], Any], Callable[[], 
         "a tensor": (lambda: centre.add_(1), lambda: shown(centre)),
         "a name of the function around": (count, lambda: calls),
         "a name of the module": (count_in_module, lambda: CALLS),
+        "an array": (lambda: confusion.__iadd__(1), confusion.tolist),
+        "a set": (lambda: classes.add(len(classes)), lambda: set(classes)),
+        "a slot": (lambda: setattr(slotted, "total", slotted.total + 1), lambda: slotted.total),
+        "an order": (lambda: order.move_to_end(next(iter(order))), lambda: list(order)),
+        "a size": (lambda: sizes.resize_(len(sizes) + 1), lambda: len(sizes)),
+        "a long dict": (lambda: by_number.update({len(by_number): 0}), lambda: len(by_number)),
+        "a name of the function itself": (count_on_itself, lambda: count_on_itself.calls),  # type: ignore[attr-defined]
+        "a default": (remember, lambda: str(remember.__defaults__)),
+        "a partial's argument": (functools.partial(remember, meter.seen), lambda: list(meter.seen)),
+        "gradients of a tensor": (backward_to_leaf, lambda: shown(leaf.grad)),
         "gradients that are cleared": (net.zero_grad, lambda: shown(next(net.parameters()).grad)),
         "gradients that are added to": (backward, lambda: shown(next(net.parameters()).grad)),
     }
@@ -547,7 +578,9 @@ def changes(kind: str, net: nn.Module) -> tuple[Callable[[], Any], Callable[[], 
     "kind",
     [
         "a sum in a dict", "an object's number", "an object's list", "a list in a dict", "the last few", "a tensor",
-        "a name of the function around", "a name of the module", "gradients that are cleared",
+        "a name of the function around", "a name of the module", "an array", "a set", "a slot", "an order", "a size",
+        "a long dict", "a name of the function itself", "a default", "a partial's argument", "gradients of a tensor",
+        "gradients that are cleared",
         "gradients that are added to",
     ],
 )  # fmt: skip
@@ -572,11 +605,65 @@ def test_what_code_changes_around_it_comes_back(kind: str) -> None:
     assert look() != before
 
 
-def test_what_other_threads_work_on_is_left_alone() -> None:
+class Waiting:
+    """What a thread of the loop's own fills."""
+
+    def __init__(self) -> None:
+        self.lock, self.ready = threading.Lock(), collections.deque[int]()
+
+
+def test_what_other_threads_and_processes_work_on_is_left_alone() -> None:
     waiting: queue.Queue[int] = queue.Queue()
-    with reach_kept(lambda: waiting):
+    shared, mine = torch.zeros(1).share_memory_(), Waiting()
+    with reach_kept(lambda: (waiting, shared, mine)):
         waiting.put(1)
-    assert waiting.qsize() == 1
+        shared.add_(1)
+        mine.ready.append(1)
+    assert (waiting.qsize(), shared.item(), len(mine.ready)) == (1, 1, 1)
+
+
+class Working(threading.Thread):
+    """A thread that has a network of its own, as players that run side by side do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.BatchNorm1d(4)
+
+    def forward(self) -> None:
+        self.net(X)
+
+
+def test_networks_of_a_thread_come_back() -> None:
+    working = Working()
+    with reach_kept(working.forward):
+        working.forward()
+    assert working.net.num_batches_tracked == 0
+
+
+class Closed(collections.OrderedDict[str, int]):
+    """A dict that is not to be changed, as the outputs of some models."""
+
+    def update(self, *_: Any, **__: Any) -> None:
+        raise TypeError
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested", "ignore:Sparse CSR")
+def test_what_did_not_change_is_not_written() -> None:
+    closed, nowhere = Closed(a=1), torch.zeros(2, device="meta")
+    parts = torch.nested.nested_tensor([torch.ones(1), torch.ones(2)])
+    edges = [torch.eye(3).to_sparse(layout=layout) for layout in LAYOUTS]
+    weight = torch.ones(3, 3, requires_grad=True)
+    cost = sum((one @ weight).sum() for one in edges)
+    with reach_kept(lambda: (closed, nowhere, parts, edges)):
+        pass
+    assert dict(closed) == {"a": 1}
+    cost.backward()  # what the graph waits for is as it was
+    many = [torch.zeros(2**20) for _ in range(20)]
+    with reach_kept(lambda: many):
+        many[0].add_(1)
+        many[-1].add_(1)
+    assert many[0][0] == 0, "all together are kept up to a limit"
+    assert many[-1][0] == 1
 
 
 def test_a_loss_that_writes_into_its_arguments_is_seen_row_by_row() -> None:

@@ -17,6 +17,8 @@ from torch.optim import lr_scheduler
 import wellposed as wp
 from wellposed.core.errors import CompositionError, FormatError, InputError, SelectorError
 from wellposed.optim.optimizer_metrics import RAMP_STEPS
+from wellposed.optim.regularize import Regularized
+from wellposed.optim.wrapper import unwrap_optimizer
 from wellposed.penalties.base import Term
 
 Make = Callable[[Any], torch.optim.Optimizer]
@@ -925,3 +927,43 @@ def test_a_decay_that_a_loop_gives_beside_a_term_is_warned_of_once() -> None:
                 optimizer.step()
         else:
             optimizer.step()
+
+
+class Parted(torch.optim.SGD):
+    """An optimizer that has another one for the parameters that are not its own, itself by another name, and a part of a step."""
+
+    def __init__(self, parameters: Any, others: Any) -> None:
+        super().__init__(parameters, lr=0.1, weight_decay=0.3)
+        self.beside, self.me = torch.optim.Adam(others, lr=0.01), self
+
+    def update_step(self, group: Any, parameter: Any) -> None:
+        """What `step` calls for each parameter."""
+
+
+def test_an_optimizer_for_other_parameters_is_no_wrapped_one() -> None:
+    net = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    made = Parted(net[0].parameters(), net[1].parameters())
+    assert unwrap_optimizer(made) is made
+    assert [row.term for row in wp.audit(made, net).rows] == ["weight_decay", "weight_decay", "-", "-"]
+    assert isinstance(wp.regularize(made, net, wp.L1(0.1).on("0.weight", how="prox")), Regularized)
+
+
+@pytest.mark.parametrize("terms", [[], [wp.L2(0.1).on(wp.weights)]], ids=["none", "decay"])
+@pytest.mark.parametrize("closure", [None, lambda: 3.0], ids=["no closure", "closure"])
+def test_what_a_step_takes_stays_at_its_place(terms: list[Term], closure: Any) -> None:
+    class Scaled(torch.optim.SGD):
+        def step(self, closure: Any = None, scale: float = 1.0) -> float:  # type: ignore[override]
+            assert closure is None or callable(closure)
+            return scale if closure is None else closure()  # type: ignore[no-any-return]
+
+    net = nn.Linear(4, 3)
+    optimizer: Any = wp.regularize(Scaled(net.parameters(), lr=0.5), net, terms)
+    assert optimizer.step(closure, 0.5) == (0.5 if closure is None else 3.0)
+
+
+def test_a_term_that_was_not_added_is_warned_of_where_the_step_is() -> None:
+    net = nn.Linear(4, 3)
+    optimizer = wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, wp.L1(0.1).on(wp.weights, how="loss"))
+    with pytest.warns(UserWarning, match="has not been added") as warned:
+        optimizer.step()
+    assert warned[0].filename == __file__

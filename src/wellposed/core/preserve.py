@@ -5,11 +5,13 @@ Each of these is a context manager that puts things back after an exception too,
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import random
+import re
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from wellposed.core.batches import numbers_of
 from wellposed.core.shared import exclusively
 
 MOST = 2**24
@@ -29,12 +32,12 @@ OWN = frozenset(vars(nn.Module())) | {"training"}
 """What every module has, and has kept in other ways."""
 KINDS = (nn.Module, torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 """Networks and generators of random numbers."""
-BUSY = frozenset({"threading", "queue", "multiprocessing", "concurrent", "asyncio", "logging"})
-"""Libraries whose objects change while nobody looks."""
+BUSY = frozenset({"threading", "_thread", "queue", "_queue", "multiprocessing", "concurrent", "asyncio"})
+"""Libraries whose objects change while nobody looks, and what holds one (a lock, a thread) does too."""
 HOLDERS = frozenset({"builtins", "types", "argparse", "collections", "functools"})
 """Libraries whose objects are a person's own."""
 SMALL, LONG = 2**20, 10_000
-"""Numbers of a tensor beside a network that comes back, and parts of a list; of a longer list its length does."""
+"""Numbers of a tensor beside a network that comes back, and parts of a container; of a longer list or dict its length does."""
 
 
 def reached(*given: object) -> list[Any]:
@@ -50,18 +53,22 @@ def reached(*given: object) -> list[Any]:
 
 
 def _all_reached(given: Iterable[object]) -> list[Any]:
-    """All that code may touch, but numbers, texts, tensors, classes, and what other threads work on."""
+    """All that code may touch, but numbers, texts, tensors and classes."""
+    plain = (str, int, float, Tensor, np.ndarray, type, ModuleType, type(None))
+    return list(_walked(given, lambda one: not isinstance(one, plain)))
 
-    def enters(one: Any) -> bool:
-        kind: Any = type(one)
-        return not isinstance(one, (str, int, float, Tensor, type, ModuleType, type(None))) and not _busy(kind)
 
-    return list(_walked(given, enters))
+def _own(one: Any) -> bool:
+    """Whether it is a function or an object of a person's: no library's, and nothing that other threads work on."""
+    if isinstance(one, FunctionType):
+        return not _installed(one.__module__)
+    held = {type(one), *map(type, _attributes(one).values())}
+    return not _installed(type(one).__module__) and not any(map(_busy, held))
 
 
 @functools.lru_cache(maxsize=1024)
 def _busy(kind: type) -> bool:
-    return any(cls.__module__.split(".")[0] in BUSY for cls in kind.__mro__)
+    return any(str(cls.__module__).split(".")[0] in BUSY for cls in kind.__mro__)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -69,8 +76,8 @@ def _installed(module: str | None) -> bool:
     """Whether code is a library's, which may note that it was set up, and not a person's own."""
     top = str(module).split(".")[0]
     file = getattr(sys.modules.get(str(module)), "__file__", None) or ""
-    library = top in sys.stdlib_module_names or top == "wellposed" or "site-packages" in file
-    return library and top not in HOLDERS
+    library = top in sys.stdlib_module_names or top == "wellposed" or re.search("(site|dist)-packages", file)
+    return bool(library) and top not in HOLDERS
 
 
 def names_in(*code: object) -> set[str]:
@@ -102,14 +109,25 @@ def _held(one: Any) -> Iterable[Any]:
     if isinstance(one, FunctionType):
         cells = [held for cell in one.__closure__ or () for held in _contents(cell)]
         world = [one.__globals__[name] for name in _globals_of(one)]
-        return [*cells, *world, *(one.__defaults__ or ()), *(one.__kwdefaults__ or {}).values()]
+        return [*cells, *world, *(one.__defaults__ or ()), *(one.__kwdefaults__ or {}).values(), *vars(one).values()]
     if isinstance(one, MethodType):
         return one.__self__, one.__func__
     if isinstance(one, functools.partial):
         return [one.func, *one.args, *one.keywords.values()]
     if isinstance(one, (list, tuple, set, dict)):
         return [] if len(one) > MANY else list(one.values()) if isinstance(one, dict) else list(one)
-    return list(getattr(one, "__dict__", {}).values())
+    return list(_attributes(one).values())
+
+
+def _attributes(one: Any) -> dict[str, Any]:
+    """What an object holds by name, in slots too."""
+    slots = [name for name in _slots(type(one)) if hasattr(one, name)]
+    return {**getattr(one, "__dict__", {}), **{name: getattr(one, name) for name in slots}}
+
+
+@functools.lru_cache(maxsize=1024)
+def _slots(kind: type) -> list[str]:
+    return [] if _installed(kind.__module__) else copyreg._slotnames(kind)  # type: ignore[attr-defined]
 
 
 def _globals_of(function: FunctionType) -> list[str]:
@@ -159,56 +177,64 @@ def reach_kept(*given: object, training: bool | None = None) -> Iterator[None]:
         for kept in (
             modes_kept(*models, training=training),
             buffers_kept(*models),
-            gradients_kept(*models),
+            gradients_kept(parameter for model in models for parameter in model.parameters()),
             attributes_kept(*_modules(models)),
         ):
             stack.enter_context(kept)
         _leave_other_processes(models)
         stack.enter_context(generators_kept(found))
-        stack.enter_context(_surroundings_kept([one for one in around if not isinstance(one, KINDS)]))
+        stack.enter_context(_surroundings_kept([one for one in around if not isinstance(one, KINDS) and _own(one)]))
         yield
 
 
 @contextmanager
-def gradients_kept(*models: nn.Module) -> Iterator[None]:
+def gradients_kept(tensors: Iterable[Tensor]) -> Iterator[None]:
     """Gradients come back: code may clear them, or add to them; inside there are none."""
-    before = [(parameter, parameter.grad) for model in models for parameter in model.parameters()]
-    for parameter, _ in before:
-        parameter.grad = None
+    before = [(tensor, tensor.grad) for tensor in tensors]
+    for tensor, _ in before:
+        tensor.grad = None
     try:
         yield
     finally:
-        for parameter, gradient in before:
-            parameter.grad = gradient
+        for tensor, gradient in before:
+            tensor.grad = gradient
 
 
 @contextmanager
-def _surroundings_kept(around: Iterable[Any]) -> Iterator[None]:
-    """What a person's functions, objects and containers hold comes back, where it was changed."""
-    around = [one for one in around if not _installed((one if isinstance(one, FunctionType) else type(one)).__module__)]
-    functions = [one for one in around if isinstance(one, FunctionType)]
-    objects = [one for one in around if hasattr(one, "__dict__") and not isinstance(one, FunctionType)]
+def _surroundings_kept(own: Sequence[Any]) -> Iterator[None]:
+    """What a person's functions and objects hold comes back, where it was changed."""
+    functions = [one for one in own if isinstance(one, FunctionType)]
     cells = [(cell, held) for one in functions for cell in one.__closure__ or () for held in _contents(cell)]
     world = [(one.__globals__, name, one.__globals__[name]) for one in functions for name in _globals_of(one)]
-    parts = [*(held for _, held in cells), *(held for *_, held in world)]
-    parts += [value for one in objects for value in vars(one).values()]
-    plain = _walked(parts, lambda one: isinstance(one, (list, tuple, dict, deque, Tensor)))
-    small = [one for one in plain if not isinstance(one, Tensor) or one.numel() <= SMALL]
-    back = [put for one in small if (put := _putting_in_place(one)) is not None]
-    names = [(vars(one), dict(vars(one))) for one in objects]
-    try:
-        yield
-    finally:
-        for cell, held in cells:
-            cell.cell_contents = held
-        for holder, name, held in world:
-            holder[name] = held
-        for own, before in names:
-            for key in own.keys() - before.keys():
-                del own[key]
-            own.update(before)
-        for put in back:
-            put()
+    names = [(vars(one), dict(vars(one))) for one in own if hasattr(one, "__dict__")]
+    slots = [(one, name, getattr(one, name)) for one in own for name in _slots(type(one)) if hasattr(one, name)]
+    parts = [held for one in own if not isinstance(one, (list, tuple, set, dict, deque)) for held in _held(one)]
+    plain: list[Any] = list(
+        _walked(parts, lambda one: isinstance(one, (list, tuple, set, dict, deque, np.ndarray, Tensor)))
+    )
+    leaves = [one for one in plain if isinstance(one, Tensor) and one.is_leaf and one.requires_grad]
+    back, left = [], MOST
+    for one in plain:
+        size = _numbers(one)
+        if size <= min(SMALL, left) and not _shared(one):
+            left -= size  # of all together, as much as of one network
+            back.append(_putting_in_place(one))
+    with gradients_kept(leaves):
+        try:
+            yield
+        finally:
+            for cell, held in cells:
+                cell.cell_contents = held
+            for holder, name, held in world:
+                holder[name] = held
+            for attributes, before in names:
+                for key in attributes.keys() - before.keys():
+                    del attributes[key]
+                attributes.update(before)
+            for one, name, held in slots:
+                object.__setattr__(one, name, held)
+            for put in filter(None, back):
+                put()
 
 
 def keeping_reach(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -251,7 +277,7 @@ def attributes_kept(*objects: Any) -> Iterator[None]:
     network that keeps what it saw."""
     before = [(vars(one), {k: v for k, v in vars(one).items() if k not in OWN}) for one in objects]
     held = {id(value): value for _, kept in before for value in kept.values()}  # many layers may share one mask
-    back = [_putting_in_place(one) for one in held.values() if not isinstance(one, Tensor) or one.numel() <= MOST]
+    back = [_putting_in_place(one) for one in held.values() if _numbers(one) <= MOST]
     try:
         yield
     finally:
@@ -263,22 +289,61 @@ def attributes_kept(*objects: Any) -> Iterator[None]:
             put()
 
 
+def _shared(value: Any) -> bool:
+    """Whether other processes may write to a tensor; of those on a GPU torch says so of each."""
+    plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
+    return plain and value.device.type == "cpu" and value.is_shared()
+
+
+def _numbers(value: Any) -> int:
+    return value.numel() if isinstance(value, Tensor) else value.size if isinstance(value, np.ndarray) else 0
+
+
 def _putting_in_place(value: Any) -> Callable[[], object] | None:
-    """What gives a tensor, a list or a dict its contents of now; None for anything else."""
+    """What gives a tensor, an array or a container its contents of now, where they were changed; None for anything else."""
     if isinstance(value, Tensor):
-        then = value.detach().clone()
-        if value.layout != torch.strided:  # the numbers of a sparse tensor's `data` are its own
-            return functools.partial(torch.no_grad()(value.copy_), then)
-        # An expanded tensor cannot be written to, and a graph of the user's may wait for one that did not change.
-        return lambda: torch.equal(value, then) or value.data.copy_(then)
-    if isinstance(value, list):
-        if len(value) > LONG:
-            return functools.partial(value.__delitem__, slice(len(value), None))
-        return functools.partial(value.__setitem__, slice(None), list(value))
-    if isinstance(value, (dict, deque)) and len(value) <= LONG:
-        fill, held = (value.update, dict(value)) if isinstance(value, dict) else (value.extend, list(value))
-        return lambda: (value.clear(), fill(held))
-    return None
+        return None if value.is_meta or value.is_nested else functools.partial(_put, value, value.detach().clone())
+    if isinstance(value, np.ndarray):
+        fixed = value.dtype.hasobject or not value.flags.writeable
+        then = value if fixed else value.copy()
+        return None if fixed else lambda: np.array_equal(value, then) or np.copyto(value, then)
+    kinds: tuple[Any, ...] = (list, OrderedDict, dict, deque, set)
+    kind = next((kind for kind in kinds if isinstance(value, kind)), None)
+    if kind is None:
+        return None
+    if len(value) > LONG:  # what was added is last
+        return functools.partial(_shorten, value, len(value)) if isinstance(value, (list, dict)) else None
+    parts, before = dict(value) if isinstance(value, dict) else list(value), _ids(value)
+
+    def put() -> None:
+        if _ids(value) != before:  # by what every container of the kind has: one of a person's may refuse to be changed
+            kind.clear(value)
+            (kind.update if hasattr(kind, "update") else kind.extend)(value, parts)
+
+    return put
+
+
+def _put(value: Tensor, then: Tensor) -> None:
+    """Write only what was changed: an expanded tensor cannot be written to, and a graph of the user's may wait for one that did
+    not change."""
+    if value.layout != torch.strided:  # the numbers of a sparse tensor's `data` are its own
+        if not torch.equal(numbers_of(value), numbers_of(then)):
+            with torch.no_grad():
+                value.copy_(then)
+    elif value.shape != then.shape:
+        value.data = then
+    elif not torch.equal(value, then):
+        value.data.copy_(then)
+
+
+def _shorten(value: Any, length: int) -> None:
+    while len(value) > length:
+        value.popitem() if isinstance(value, dict) else value.pop()
+
+
+def _ids(value: Any) -> list[int]:
+    """Which things a container holds; they are compared by what they are, since arrays compare by their numbers."""
+    return [*map(id, value), *map(id, value.values() if isinstance(value, dict) else ())]
 
 
 @contextmanager

@@ -109,12 +109,14 @@ class Regularized(Wrapper):
         ``closure`` is torch's, or with ``more`` and ``named`` whatever a step of the wrapped optimizer's own kind takes.
         """
         self.note_zeros()
+        own = () if closure is None and not more else (closure, *more)
         if isinstance(self.optimizer, torch.optim.LBFGS) or not self.terms:
-            result = self.optimizer.step(*more if closure is None else (closure, *more), **named)
+            result = self.optimizer.step(*own, **named)
             self._end_step()
             return result
-        loss, own = None, more if closure is None or callable(closure) else (closure, *more)
+        loss = None
         if callable(closure):
+            own = (None, *more) if more else ()
             # The closure fills the gradients, and decay comes after them: torch's AdamW does it in this order.
             with torch.enable_grad():
                 loss = closure()
@@ -161,7 +163,7 @@ class Regularized(Wrapper):
         if forgotten:
             warnings.warn(
                 f"{forgotten[0]} has not been added to the cost: call optimizer.penalty() before backward and add it.",
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def _check_own_decay(self) -> None:
@@ -574,9 +576,20 @@ def regularize(optimizer: Optimizer, model: nn.Module, terms: Iterable[Term] | T
 
 def _further_steps(optimizer: Optimizer) -> list[str]:
     """Methods by which an optimizer takes steps beside `step`, such as the two of a script's SAM, by their names."""
-    own = sorted(set(dir(type(optimizer))) - set(dir(Optimizer)))
-    steps = [name for name in own if name.endswith("_step") and name.partition("_")[0] not in NO_STEP]
-    return [name for name in steps if inspect.isfunction(getattr(type(optimizer), name))]
+    kind = type(optimizer)
+    own = {name: getattr(kind, name) for name in sorted(set(dir(kind)) - set(dir(Optimizer))) if name.endswith("_step")}
+    return [
+        name
+        for name, one in own.items()
+        if name.partition("_")[0] not in NO_STEP and inspect.isfunction(one) and _alone(one)
+    ]
+
+
+def _alone(method: Any) -> bool:
+    """Whether a loop can call a method: what needs more than a closure, such as one parameter, is a part of `step`."""
+    given = inspect.signature(method).parameters.values()
+    needed = {one.name for one in given if one.default is one.empty and one.kind < one.VAR_POSITIONAL}
+    return needed <= {"self", "closure"}
 
 
 def checked_terms(terms: Iterable[Term] | Term) -> tuple[Term, ...]:

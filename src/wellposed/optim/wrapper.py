@@ -83,9 +83,20 @@ class Wrapper(Optimizer):
 
 def held_optimizer(optimizer: Any) -> tuple[str, Optimizer | None]:
     """The optimizer that a wrapper holds, ours, a trainer's (accelerate, Fabric, Lightning) or a script's own, and the name of the
-    attribute; None of a bare one."""
+    attribute; None of a bare one, which may hold another for other parameters."""
     held = {"optimizer": getattr(optimizer, "optimizer", None), **getattr(optimizer, "__dict__", {})}
-    return next(((name, one) for name, one in held.items() if isinstance(one, Optimizer)), ("", None))
+    for name, one in held.items():
+        if isinstance(one, Optimizer) and one is not optimizer and (name == "optimizer" or _moves_all(one, optimizer)):
+            return name, one
+    return "", None
+
+
+def _moves_all(inner: Optimizer, outer: Any) -> bool:
+    """Whether an optimizer moves all the parameters of the one that holds it."""
+    inside, own = (
+        {id(p) for group in getattr(one, "param_groups", ()) for p in group["params"]} for one in (inner, outer)
+    )
+    return own <= inside
 
 
 def inner_optimizer(optimizer: Any) -> Optimizer | None:
