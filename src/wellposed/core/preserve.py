@@ -121,13 +121,13 @@ def _held(one: Any) -> Iterable[Any]:
 
 def _attributes(one: Any) -> dict[str, Any]:
     """What an object holds by name, in slots too."""
-    slots = [name for name in _slots(type(one)) if hasattr(one, name)]
-    return {**getattr(one, "__dict__", {}), **{name: getattr(one, name) for name in slots}}
+    return {**getattr(one, "__dict__", {}), **_slots(one)}
 
 
-@functools.lru_cache(maxsize=1024)
-def _slots(kind: type) -> list[str]:
-    return [] if _installed(kind.__module__) else copyreg._slotnames(kind)  # type: ignore[attr-defined]
+def _slots(one: Any) -> dict[str, Any]:
+    kind = type(one)
+    names = () if _installed(kind.__module__) else copyreg._slotnames(kind)  # type: ignore[attr-defined]
+    return {name: getattr(one, name) for name in names if hasattr(one, name)}
 
 
 def _globals_of(function: FunctionType) -> list[str]:
@@ -207,7 +207,7 @@ def _surroundings_kept(own: Sequence[Any]) -> Iterator[None]:
     cells = [(cell, held) for one in functions for cell in one.__closure__ or () for held in _contents(cell)]
     world = [(one.__globals__, name, one.__globals__[name]) for one in functions for name in _globals_of(one)]
     names = [(vars(one), dict(vars(one))) for one in own if hasattr(one, "__dict__")]
-    slots = [(one, name, getattr(one, name)) for one in own for name in _slots(type(one)) if hasattr(one, name)]
+    slots = [(one, name, held) for one in own for name, held in _slots(one).items()]
     parts = [held for one in own if not isinstance(one, (list, tuple, set, dict, deque)) for held in _held(one)]
     plain: list[Any] = list(
         _walked(parts, lambda one: isinstance(one, (list, tuple, set, dict, deque, np.ndarray, Tensor)))
@@ -305,8 +305,7 @@ def _putting_in_place(value: Any) -> Callable[[], object] | None:
         return None if value.is_meta or value.is_nested else functools.partial(_put, value, value.detach().clone())
     if isinstance(value, np.ndarray):
         fixed = value.dtype.hasobject or not value.flags.writeable
-        then = value if fixed else value.copy()
-        return None if fixed else lambda: np.array_equal(value, then) or np.copyto(value, then)
+        return None if fixed else functools.partial(_put, value, value.copy())
     kinds: tuple[Any, ...] = (list, OrderedDict, dict, deque, set)
     kind = next((kind for kind in kinds if isinstance(value, kind)), None)
     if kind is None:
@@ -323,10 +322,13 @@ def _putting_in_place(value: Any) -> Callable[[], object] | None:
     return put
 
 
-def _put(value: Tensor, then: Tensor) -> None:
+def _put(value: Any, then: Any) -> None:
     """Write only what was changed: an expanded tensor cannot be written to, and a graph of the user's may wait for one that did
     not change."""
-    if value.layout != torch.strided:  # the numbers of a sparse tensor's `data` are its own
+    if isinstance(value, np.ndarray):
+        if not np.array_equal(value, then):
+            np.copyto(value, then)
+    elif value.layout != torch.strided:  # the numbers of a sparse tensor's `data` are its own
         if not torch.equal(numbers_of(value), numbers_of(then)):
             with torch.no_grad():
                 value.copy_(then)
