@@ -70,7 +70,7 @@ def _of_tensors(value: Any) -> bool:
     return isinstance(value, (tuple, list)) and bool(value) and isinstance(value[0], Tensor)
 
 
-def numbers_of(tensor: Tensor) -> Tensor:
+def stored_numbers(tensor: Tensor) -> Tensor:
     """The numbers of a tensor in one axis; of a sparse one those that it stores, whatever its size."""
     if tensor.layout != torch.strided:
         tensor = tensor.to_sparse_coo().coalesce().values()  # type: ignore[no-untyped-call]

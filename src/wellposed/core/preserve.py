@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from wellposed.core.batches import numbers_of
+from wellposed.core.batches import stored_numbers
 from wellposed.core.shared import exclusively
 
 MOST = 2**24
@@ -329,7 +329,7 @@ def _put(value: Any, then: Any) -> None:
         if not np.array_equal(value, then):
             np.copyto(value, then)
     elif value.layout != torch.strided:  # the numbers of a sparse tensor's `data` are its own
-        if not torch.equal(numbers_of(value), numbers_of(then)):
+        if not torch.equal(stored_numbers(value), stored_numbers(then)):
             with torch.no_grad():
                 value.copy_(then)
     elif value.shape != then.shape:

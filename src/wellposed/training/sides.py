@@ -35,7 +35,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from wellposed.core.batches import examples_in, examples_of, numbers_of, tensors_in
+from wellposed.core.batches import examples_in, examples_of, stored_numbers, tensors_in
 from wellposed.core.errors import DataError, first_line, guard_call
 from wellposed.core.preserve import attributes_kept, reach_kept, reached
 from wellposed.core.random import seeded
@@ -297,7 +297,7 @@ def _taken(given: Iterable[Any], name: str, size: Callable[[Any], int], rows: in
     if not found:
         raise DataError(f"The data are empty: {type(given).__name__} gives nothing.")
     pairs = zip(tensors_in(first[0]), tensors_in(found[0]), strict=False)
-    if not all(a.shape == b.shape and torch.equal(numbers_of(a), numbers_of(b)) for a, b in pairs):
+    if not all(a.shape == b.shape and torch.equal(stored_numbers(a), stored_numbers(b)) for a, b in pairs):
         raise DataError(
             f"{type(given).__name__} goes on where it was left, so that watching would take rows from your loop. "
             f"{LINE.format(name, 'iter(it)')}"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from wellposed.core.batches import bytes_in, numbers_of, tensors_in
+from wellposed.core.batches import bytes_in, stored_numbers, tensors_in
 from wellposed.core.checks import Seed, Within, checked
 from wellposed.core.errors import DataError, InputError, TargetError, WellposedError, guard_call
 from wellposed.core.files import check_schema
@@ -486,5 +486,5 @@ def cache_batches(batches: Batches) -> Batches:
 
 def _sketch(target: Tensor) -> tuple[float, float]:
     """A number that changes with every number of a target, also where their sum is that of probabilities; and their length."""
-    numbers = torch.nan_to_num(numbers_of(target)[:SKETCHED].float())
+    numbers = torch.nan_to_num(stored_numbers(target)[:SKETCHED].float())
     return float(numbers @ torch.arange(len(numbers), device=numbers.device).float().cos()), float(numbers.norm())
