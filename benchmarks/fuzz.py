@@ -647,7 +647,7 @@ def claimed(folder: Path) -> Path:
     """What a compressed network claims, beside the network."""
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(3, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
-    torch.nn.init.zeros_(net[0].weight[3:])  # type: ignore[index]
+    torch.nn.init.zeros_(net[0].weight[3:])
     return wp.compress(net, torch.randn(4, 3)).save(folder / "small") / CLAIMS
 
 

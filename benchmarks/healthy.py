@@ -440,7 +440,7 @@ def guess(loss: Any, train: Rows, fresh: Rows) -> float:
         value.backward()
         return value
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    optimizer.step(closure)
     with torch.no_grad():
         return float(loss(w.expand(len(fresh[1]), *shape), fresh[1]))
 

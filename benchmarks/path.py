@@ -51,7 +51,7 @@ def path_of(x: np.ndarray, y: np.ndarray, **given: object) -> wp.Path:
         "squared_error",
         wp.Data(train=(x, y[:, None]), valid=0.2 if given else (x, y[:, None])),
     )
-    return wp.strength_path(problem, points=POINTS, ratio=RATIO, tolerance=1e-8, **given)  # type: ignore[arg-type]
+    return wp.strength_path(problem, points=POINTS, ratio=RATIO, tolerance=1e-8, **given)
 
 
 def compare(name: str, x: np.ndarray, y: np.ndarray) -> str:

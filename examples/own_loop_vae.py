@@ -26,7 +26,7 @@ class VAE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         mean, log_variance = self.code(self.see(x).relu()).chunk(2, dim=1)
-        return self.draw(mean + torch.randn_like(mean) * (log_variance / 2).exp())  # type: ignore[no-any-return]
+        return self.draw(mean + torch.randn_like(mean) * (log_variance / 2).exp())
 
 
 def pictures(folder: str | None) -> Tensor:

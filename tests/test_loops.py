@@ -30,6 +30,7 @@ from wellposed.core.preserve import LONG, reach_kept, reached
 from wellposed.core.selectors import leaves
 from wellposed.losses.per_example import Loss
 from wellposed.optim.kernels import soft_threshold_
+from wellposed.training import inspection
 
 ROWS = 24
 X, Y = torch.randn(ROWS, 4, generator=torch.Generator().manual_seed(0)), torch.arange(ROWS) % 3
@@ -955,3 +956,10 @@ def test_only_rows_of_validation_in_training_mode_are_a_forgotten_mode(how: str,
         watch.epoch()
     said = [found.name for found in wp.diagnose(watch)]
     assert ("forgotten_mode" in said) == (how in ("both sides", "validation"))
+
+
+@pytest.mark.parametrize(("rows", "targets", "sizes"), [(4, 4, [2, 2]), (5, 3, [3]), (3, 0, [])])
+def test_a_batch_is_cut_only_where_its_target_has_as_many_rows(rows: int, targets: int, sizes: list[int]) -> None:
+    """A sentence may have another number of targets, and a batch may have none at all."""
+    found = [*inspection.rebatch([(torch.zeros(rows, 2), torch.zeros(targets))], 2)]
+    assert [len(target) for _, target in found] == sizes

@@ -183,13 +183,13 @@ def cut(x: Tensor, y: Tensor, part: float = 0.8, seed: int = 0) -> tuple[Pair, P
 def digits(rows: int, seed: int, *, scale: float = 1.0, flat: bool = False) -> tuple[Pair, Pair]:
     """Handwritten digits in [0, scale], with 0/1 rows."""
     split = data.images("mnist", rows, 400, seed, scaled=False)
-    return tuple((scale * (x.flatten(1) if flat else x), hot(y, 10)) for x, y in (split.train, split.valid))  # type: ignore[return-value]
+    return tuple((scale * (x.flatten(1) if flat else x), hot(y, 10)) for x, y in (split.train, split.valid))
 
 
 def pictures(rows: int, seed: int, *, scale: float = 1.0) -> tuple[Pair, Pair]:
     """Small color pictures in [0, scale], with 0/1 rows."""
     split = data.images("cifar10-sub", rows, 400, seed, scaled=False)
-    return tuple((scale * x, hot(y, 10)) for x, y in (split.train, split.valid))  # type: ignore[return-value]
+    return tuple((scale * x, hot(y, 10)) for x, y in (split.train, split.valid))
 
 
 def normal(rows: int, features: int, seed: int) -> Tensor:
@@ -205,7 +205,7 @@ def even(rows: int, features: int, seed: int) -> Tensor:
 def raw_table(name: str, rows: int, seed: int) -> tuple[Pair, Pair]:
     """A table as it is, unscaled, with 0/1 rows."""
     split = data.table(name, rows, 200, seed, scaled=False)
-    return tuple((x, hot(y, split.outputs)) for x, y in (split.train, split.valid))  # type: ignore[return-value]
+    return tuple((x, hot(y, split.outputs)) for x, y in (split.train, split.valid))
 
 
 def flowers(seed: int, *, scaled: bool = False, part: float = 0.8) -> tuple[Pair, Pair]:

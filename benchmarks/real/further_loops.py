@@ -767,7 +767,7 @@ def detr(look: Look) -> Any:
 
     def total(outputs: Any, targets: Any) -> Tensor:
         losses = criterion(outputs, targets)
-        return sum(losses[k] * criterion.weight_dict[k] for k in losses if k in criterion.weight_dict)  # type: ignore[return-value]
+        return sum(losses[k] * criterion.weight_dict[k] for k in losses if k in criterion.weight_dict)
 
     groups = [
         {"params": [p for n, p in net.named_parameters() if "backbone" not in n]},
@@ -1587,7 +1587,7 @@ def three_tasks(look: Look) -> Any:
     def loss(outputs: Any, told: Any) -> Tensor:
         preds, logsigma = outputs
         each = [fit(p, t, task) for p, t, task in zip(preds, told, ("semantic", "depth", "normal"), strict=True)]
-        return sum(1 / (2 * torch.exp(logsigma[i])) * each[i] + logsigma[i] / 2 for i in range(3))  # type: ignore[return-value]
+        return sum(1 / (2 * torch.exp(logsigma[i])) * each[i] + logsigma[i] / 2 for i in range(3))
 
     def data(rows: int) -> TensorDataset:
         x, _ = images(rows, size=8)

@@ -52,7 +52,7 @@ class Look:
         if not self.active:
             return lambda: None
         self.watch = wp.watch(net, loss, train, valid, **{"share": 0.05 if self.seconds else 1.0} | more)
-        return self.watch.epoch  # type: ignore[no-any-return]
+        return self.watch.epoch
 
     def optimizer(self, given: optim.Optimizer, net: nn.Module) -> optim.Optimizer:
         if not self.active:
@@ -379,7 +379,7 @@ def sequence(look: Look) -> Any:
         optimizer.zero_grad()
         loss = criterion(net(x), y)
         loss.backward()
-        return loss  # type: ignore[no-any-return]
+        return loss
 
     for _ in look.on():
         optimizer.step(closure)
@@ -453,7 +453,7 @@ def words_transformer(look: Look) -> Any:
 
 def windows(words: Tensor, rows: int, source: Any = None) -> tuple[Tensor, Tensor]:
     starts = torch.randint(len(words) - LONG - 1, (rows,), generator=source)
-    return tuple(torch.stack([words[i + k : i + k + LONG] for i in starts]) for k in (0, 1))  # type: ignore[return-value]
+    return tuple(torch.stack([words[i + k : i + k + LONG] for i in starts]) for k in (0, 1))
 
 
 @script("karpathy/nanoGPT", "train.py", "3: batches come from a function; compiled, autocast, accumulated, scaled")
@@ -560,7 +560,7 @@ def unet(look: Look) -> Any:
 
         def forward(self, x: Tensor) -> Tensor:
             seen = self.down(x)
-            return self.out(self.last(torch.cat([seen, self.up(self.low(F.max_pool2d(seen, 2)))], 1)))  # type: ignore[no-any-return]
+            return self.out(self.last(torch.cat([seen, self.up(self.low(F.max_pool2d(seen, 2)))], 1)))
 
     def data(rows: int) -> Rows:
         x, _ = images(rows, channels=3)
@@ -663,7 +663,7 @@ def gin(look: Look) -> Any:
             near = torch.zeros_like(x).index_add_(0, edge_index[1], x[edge_index[0]])
             hidden = self.one(x + near)
             pooled = torch.zeros(int(batch.max()) + 1, 16).index_add_(0, batch, hidden)
-            return self.out(self.drop(pooled))  # type: ignore[no-any-return]
+            return self.out(self.drop(pooled))
 
     def data(rows: int) -> list[Graph]:
         draw = drawn(rows)
@@ -673,7 +673,7 @@ def gin(look: Look) -> Any:
                   y=torch.tensor([int(n > 6)])) for n in sizes
         ]  # fmt: skip
 
-    train, valid = loaders(data(ROWS), data(VALID), collate_fn=joined)  # type: ignore[arg-type]
+    train, valid = loaders(data(ROWS), data(VALID), collate_fn=joined)
     net = Net()
     optimizer = look.optimizer(optim.Adam(net.parameters(), lr=0.01), net)
     epoch = look(
@@ -744,7 +744,7 @@ def ctc(look: Look) -> Any:
             self.rnn, self.out = nn.LSTM(8, 12, bidirectional=True), nn.Linear(24, 5)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.out(self.rnn(self.see(x).squeeze(2).permute(2, 0, 1))[0])  # type: ignore[no-any-return]
+            return self.out(self.rnn(self.see(x).squeeze(2).permute(2, 0, 1))[0])
 
     def data(rows: int) -> Rows:
         x, y = images(rows)
@@ -789,7 +789,7 @@ def captions(look: Look) -> Any:
 
         def forward(self, seen: Tensor, words: Tensor, lengths: list[int]) -> Tensor:
             inputs = torch.cat((seen.unsqueeze(1), self.table(words)), 1)
-            return self.out(self.rnn(pack_padded_sequence(inputs, lengths, batch_first=True))[0].data)  # type: ignore[no-any-return]
+            return self.out(self.rnn(pack_padded_sequence(inputs, lengths, batch_first=True))[0].data)
 
     def data(rows: int) -> Rows:
         x, y = images(rows)
@@ -907,7 +907,7 @@ def multitask(look: Look) -> Any:
 
     def criterion(found: Any, wanted: Any) -> Tensor:
         parts = [(torch.exp(-s) * (y - f) ** 2 + s).sum(1) for f, y, s in zip(found, wanted, spreads, strict=True)]
-        return sum(parts).mean()  # type: ignore[union-attr]
+        return sum(parts).mean()
 
     (x, a, b), held = data(256), data(VALID)
     net = Net()
@@ -1216,7 +1216,7 @@ def detection(look: Look) -> Any:
     optimizer = look.optimizer(optim.SGD(net.parameters(), lr=0.02, momentum=0.9), net)
 
     def forward(model: nn.Module, batch: Any) -> Tensor:
-        return sum(model.train()(list(batch[0]), batch[1]).values())  # type: ignore[no-any-return]
+        return sum(model.train()(list(batch[0]), batch[1]).values())
 
     epoch = look(net, lambda f, _: f, train, valid, optimizer=optimizer, forward=forward)
     for _ in look.on():
@@ -1243,7 +1243,7 @@ def sentiment(look: Look) -> Any:
 
         def forward(self, ids: Tensor, length: Tensor) -> Tensor:
             packed = pack_padded_sequence(self.table(ids), length.cpu(), batch_first=True, enforce_sorted=False)
-            return self.out(self.rnn(packed)[1][0][-1])  # type: ignore[no-any-return]
+            return self.out(self.rnn(packed)[1][0][-1])
 
     def data(rows: int) -> Rows:
         words = text(rows + 20)
@@ -1275,7 +1275,7 @@ def letters(look: Look) -> Any:
     words = text(2000)
 
     def chunk(source: Any = None) -> tuple[Tensor, Tensor]:
-        return tuple(part[0] for part in windows(words, 1, source))  # type: ignore[return-value]
+        return tuple(part[0] for part in windows(words, 1, source))
 
     draw = drawn(6)
     train, valid = [chunk(draw) for _ in range(40)], [chunk(draw) for _ in range(40)]

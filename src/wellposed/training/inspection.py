@@ -423,7 +423,7 @@ def rebatch(batches: Iterable[RowsWithTargets], size: int, rows: int = MOST_ROWS
     left = rows
     for batch, target in batches:
         count = _rows(target)
-        one = count if examples_in(batch) != count else size  # a sentence has as many targets as words
+        one = max(1, count) if examples_in(batch) != count else size  # a sentence has as many targets as words
         for start in range(0, min(count, left), one):
             yield examples_of((batch, target), slice(start, start + one), count)
         left -= count
