@@ -92,7 +92,7 @@ ALLOWED = {
     ("search/lots.py", "bench.journal.open("): "no file",
     ("training/checkpoint.py", "save(weights)"): "into bytes",
     ("sparsity/verify.py", "save(whole)"): "into bytes",
-    ("sparsity/deploy.py", "torch.onnx.export(small.model, args, "): "no path is given: into memory",
+    ("sparsity/deploy.py", "torch.onnx.export(net, args, "): "no path is given: into memory",
     ("testing/rule_laws.py", "path.read_bytes()"): "a check that its user runs, on a file of the user's own",
     ("testing/rule_laws.py", "tempfile.TemporaryDirectory()"): "a folder that the check makes and takes away",
     ("testing/rule_laws.py", "part.write_bytes("): "in that folder",
