@@ -501,6 +501,7 @@ MUTANTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.__name__)
 def test_wrong_rules_are_caught(mutant: type[Rule]) -> None:
     by = [mutant() if rule.name == mutant.name else rule for rule in rules()]

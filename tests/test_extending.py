@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from tests.forked import command
 from torch import Tensor, nn
 
 import wellposed as wp
@@ -572,14 +571,6 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
     (tmp_path / "mine.toml").write_text(RECIPE.replace("own_{}", name))
     yield name  # type: ignore[misc]
     sys.modules.pop(name, None)
-
-
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(Path(wp.__file__).parents[1])}
-    code = "import sys; sys.path[:] = [p for p in sys.path if p]; from wellposed.cli.main import run; run()"
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, timeout=900
-    )
 
 
 def test_the_command_line_imports_what_is_typed(mine: str, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from scipy.optimize import lsq_linear
 from torch import Tensor, nn
 
 import wellposed as wp
-from charges.groups import COUPLED, AsOne, check_coupled
+from charges.groups import COUPLED, AsOne
 from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.selectors import select
 from wellposed.ops.groups import Tiled, groups_of
@@ -334,13 +334,6 @@ def test_strong_variation_leaves_the_weighted_mean() -> None:
 
 
 # Several tensors.
-
-
-@pytest.mark.parametrize("name", sorted(COUPLED))
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_laws_of_several_tensors(name: str, dtype: torch.dtype) -> None:
-    for given, _ in COUPLED[name]:
-        check_coupled({"tied_groups": TiedGroups, "hierarchical": Hierarchical}[name](**given), dtype=dtype)
 
 
 def test_tied_groups_are_one_group_of_all() -> None:
