@@ -1,4 +1,4 @@
-"""The command line in a fork of the tests' process, which has imported all that a command needs: as in a process of its own, but for
+"""The command line in a fork of the tests' process, which has imported all that a command needs: as in a process of its own, less
 the seconds of its start."""
 
 from __future__ import annotations
