@@ -101,7 +101,7 @@ def trials_of(study: Study, *kinds: str) -> list[dict[str, Any]]:
 # --- the same again ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("budget", ["4 recipes", "60 epochs", "0"])
+@pytest.mark.parametrize("budget", ["4 recipes", "30 epochs", "0"])
 def test_a_study_repeated_with_its_seed_is_equal(budget: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
     first = improve(problem(space={"width": [4, 8, 16]}), budget, seed=3, out=tmp_path / "a")
@@ -491,7 +491,7 @@ class Interrupting(nn.Module):
         return self.net(x)  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("when", [4, 17, 40, 80, 110, 125])
+@pytest.mark.parametrize("when", [4, 40, 110])
 def test_an_interrupted_study_goes_on_as_if_nothing_had_been(
     when: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -603,7 +603,7 @@ def wait_for_trials(folder: Path, process: subprocess.Popen[str], count: int) ->
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
-def test_killed_and_interrupted_processes_leave_a_study_that_goes_on(tmp_path: Path) -> None:
+def test_a_killed_process_leaves_a_study_that_goes_on(tmp_path: Path) -> None:
     def go_on() -> Study:
         return improve(file_problem(f"{tmp_path / 'slow.py'}:problem"), "5 recipes", out=tmp_path / "run", resume=True)
 
@@ -613,20 +613,7 @@ def test_killed_and_interrupted_processes_leave_a_study_that_goes_on(tmp_path: P
         with pytest.raises(FolderInUse, match="Another process works in"):
             go_on()
         process.kill()
-    kept = len(State.load(tmp_path / "run").trials)
-    assert kept >= 2
-    with start(tmp_path, kept + 1, "--resume") as process:
-        wait_for_trials(tmp_path, process, kept + 1)
-        process.send_signal(signal.SIGINT)
-        (tmp_path / "hold").unlink()
-        _, err = process.communicate(timeout=300)
-    assert process.returncode == 130, err
-    assert "Traceback" not in err
-    assert "nterrupted" in err
-    with start(tmp_path, 8, "--resume") as process:
-        wait_for_trials(tmp_path, process, 8)
-        process.kill()
-    assert len(State.load(tmp_path / "run").trials) >= 8
+    assert len(State.load(tmp_path / "run").trials) >= 2
     (tmp_path / "hold").unlink()
 
     record = record_of(go_on())
@@ -659,7 +646,7 @@ def failing(width: int = 4) -> nn.Module:
 
 
 @pytest.mark.usefixtures("own_clock")
-@pytest.mark.parametrize("budget", ["7 recipes", "60 epochs", "6s"])
+@pytest.mark.parametrize("budget", ["7 recipes", "30 epochs", "6s"])
 def test_a_recipe_that_fails_in_training_is_said_and_passed_over(budget: str) -> None:
     study = improve(problem(model=failing, space={"width": [8, 16]}), budget)
     assert any("could not be trained" in note and "too wide to train" in note for note in study.notes)
