@@ -438,7 +438,7 @@ folder = Path(sys.argv[1])
 built = []
 class Net(torch.nn.Linear):
     def forward(self, x):
-        if len(built) == 2 and self.training:  # its second, which has no end
+        if len(built) == 3 and self.training:  # one is built to be looked at, one ends; this one has no end
             (folder / f"{os.getpid()}").touch()
         return super().forward(x)
 def net():
@@ -519,6 +519,21 @@ def test_an_interrupt_that_only_a_worker_sees_ends_all() -> None:
     outcomes = forked(problem(lambda: Interrupting(FEATURES, 2)), PLAIN * 3)
     assert all(isinstance(outcome, wp.Run) and outcome.stopped == "interrupted" for outcome in outcomes)
     assert len(outcomes) < 3
+
+
+def test_ctrl_c_while_an_outcome_arrives_does_not_lose_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    unpacked, arrived = transfer.unpack_outcome, list[int]()
+
+    def arriving(answer: Any, given: wp.Problem, job: Job, engine: str) -> Outcome:
+        arrived.append(job.seed)
+        if len(arrived) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return unpacked(answer, given, job, engine)
+
+    monkeypatch.setattr(transfer, "unpack_outcome", arriving)
+    outcomes = forked(problem(), [Job(PLAIN[0].recipe.replace(epochs=3000 if seed else 1), seed) for seed in range(3)])
+    assert {run.seed: str(run.stopped) for run in outcomes if isinstance(run, wp.Run)}[arrived[0]] == "epochs"
+    assert [str(run.stopped) for run in outcomes if isinstance(run, wp.Run)].count("interrupted") >= 1
 
 
 @pytest.mark.parametrize("engine", [partial(train, "inprocess"), forked], ids=["inprocess", "fork"])

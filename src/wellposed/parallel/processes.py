@@ -149,7 +149,6 @@ class Crew:
     told: Outcomes
     workers: list[Worker] = field(default_factory=list)
     ending: float | None = None
-    hearing: Worker | None = None
 
     def train(self, waiting: Sequence[transfer.WorkerShare]) -> list[Outcome]:
         """All outcomes in the order of the jobs; after Ctrl-C those that there are.
@@ -192,18 +191,17 @@ class Crew:
                 ready = wait([worker.line for worker in self.workers], timeout=0.5)
             for worker in list(self.workers):
                 if worker.line in ready:
-                    self.hear(worker)
+                    with interrupts_held():  # what has been sent is not lost
+                        self.hear(worker)
                 elif not ready and not worker.alive() and not worker.line.poll():
                     self.lose(worker)
 
     def hear(self, worker: Worker) -> None:
-        self.hearing = worker
         try:
             message = worker.line.recv_bytes()
         except (EOFError, OSError):
             self.lose(worker)
             return
-        self.hearing = None
         kind, *said = pickle.loads(message)
         if kind == "report":
             emit(said[0], **said[1])
@@ -224,8 +222,6 @@ class Crew:
 
     def interrupt(self) -> None:
         self.ending = time.monotonic() + PATIENCE
-        if self.hearing in self.workers:  # half of its message is gone
-            self.dismiss(self.hearing)
         for worker in self.workers:
             worker.ask_to_end()
 
@@ -253,6 +249,25 @@ class Crew:
         said = f"{describe_death(status)} Train fewer at a time, or smaller ones."
         for place in left:
             self.told.finish_job(place, TrainingError(said))
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """What is done inside is done whole: a signal that asks to end is answered after it. A mask would not do, since the system then
+    gives the signal to another thread, and Python answers it in this one all the same."""
+    came: list[tuple[int, Any]] = []
+    mine = threading.current_thread() is threading.main_thread()  # others see no signals
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in ENDING} if mine else {}
+    before = {number: handler for number, handler in before.items() if callable(handler)}
+    try:
+        for number in before:
+            signal.signal(number, lambda *given: came.append(given))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number, frame in came:
+            before[number](number, frame)
 
 
 def describe_death(status: int | None) -> str:
