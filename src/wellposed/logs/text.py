@@ -118,7 +118,6 @@ ARGUED = re.compile(r"(?<!device)=(?:True|False|None|['\"])")
 MOST_FAILED = 2_000_000  # signs between braces that were no dict, after which none is looked for
 MOST_RESULTS = 50  # lines of a list of the best; longer ones that jump to and fro are of several processes
 PROSE = 16  # words of a line without a value; more are a text that the network wrote
-MOST_LOSS = 100  # a whole number above it, called by a side alone, counts examples
 PROCESSES = 16  # that may print one line each, side by side
 FEWEST_ROWS = 2  # one sentence with a loss in it is no log
 KINDS = {
@@ -317,8 +316,6 @@ class _Found:
             self.told = "" if numbers else template.what
         for i, (slot, number) in enumerate(zip(template.slots, numbers, strict=False)):
             total = numbers[i + 1] if i + 1 < len(numbers) and template.slots[i + 1].kind == "total" else None
-            if slot.kind == "value" and number > MOST_LOSS and number.is_integer() and not parse_name(slot.name).what:
-                continue  # train=10613, test=3256 are sizes
             if slot.kind == "value":
                 share = total and number.is_integer() and total.is_integer() and parse_name(slot.name).what != "loss"
                 value = number / total if total and share else number  # 95/100, but not MAE/RMSE: 4.71/6.51
