@@ -105,7 +105,6 @@ ROW_BAR = re.compile(r":? {1,9}\d{1,3}%\|.*$")  # behind a row of numbers
 MARKED = re.compile(r"^[~≈]\s*|\s*[^\w\s.%)\]:=]+$")  # 0.61 *
 REMARK = re.compile(r"\s*\([A-Za-z ]+\)$")  # 0.61 (best), but not Loss (train)
 TWO_CELLS = re.compile(rf"^\s*\|([^|]*[A-Za-z][^|]*)\|\s*((?:{NUMBER.pattern})?)\s*\|\s*$", re.IGNORECASE)
-INITIAL = re.compile(r"^\s*(\w+) ?= ?0(?:\.0?)?;?\s*$")  # val_loss = 0.0, of a script that prints itself
 STARTED = ("start", "starting", "begin", "begins", "beginning")
 ARTICLES = ("the", "this", "each", "per", "every", "whole")  # before an epoch that is not numbered
 CELLS = re.compile(r"\S+(?: \S+)*")
@@ -236,8 +235,6 @@ class _Found:
         if RESTORED.match(line) or "train_runtime" in line:  # of Trainer's end
             return
         if len(ARGUED.findall(line)) > 2:
-            return
-        if not self.rows and (first := INITIAL.match(line)) and parse_name(first[1]).what:
             return
         if "[(" in line and (pairs := PAIRED.findall(line)):
             for name, cells in pairs:
@@ -405,7 +402,10 @@ class _Found:
         each = [columns for columns, found in zip(each, sides, strict=True) if found]
         if len(set[str]().union(*sides)) < sum(map(len, sides)):  # a side that comes again is of another run
             return [Log(columns, f"{path}: table {i}", TEXT) for i, columns in enumerate(each, 1)]
-        rows = self.rows
+        placed = [at for at, row in enumerate(self.rows) if {*PLACES, *EPOCHS, *STEPS} & row.keys()]
+        rows = (
+            self.rows[placed[0] :] if 2 * len(placed) > len(self.rows) else self.rows
+        )  # sizes, and a script's defaults
         if any("epoch" in row or "step" in row for row in rows):
             rows = [{name: cell for name, cell in row.items() if name != "index"} for row in rows]
         columns = columns_of(rows)
