@@ -403,10 +403,9 @@ class _Found:
         each = [columns for columns, found in zip(each, sides, strict=True) if found]
         if len(set[str]().union(*sides)) < sum(map(len, sides)):  # a side that comes again is of another run
             return [Log(columns, f"{path}: table {i}", TEXT) for i, columns in enumerate(each, 1)]
-        first = (
-            at for at, row in enumerate(self.rows) if {*PLACES, *EPOCHS, *STEPS} & row.keys() or not _is_whole(row)
-        )
-        rows = self.rows[next(first, 0) :]  # without sizes, and the defaults of a script that prints itself
+        placed = {*PLACES, *EPOCHS, *STEPS}  # before the first of these, sizes and a script's defaults
+        told = (placed & row.keys() or not all(map(WHOLE.fullmatch, map(str, row.values()))) for row in self.rows)
+        rows = self.rows[next((at for at, said in enumerate(told) if said), 0) :]
         if any("epoch" in row or "step" in row for row in rows):
             rows = [{name: cell for name, cell in row.items() if name != "index"} for row in rows]
         columns = columns_of(rows)
@@ -431,10 +430,6 @@ class _Found:
                 )
         writer = TRANSFORMERS if "eval_loss" in columns and "epoch" in columns else TEXT
         return [Log(columns, str(path), writer, {}, ("Read from lines of text: numbers that follow a name.",))]
-
-
-def _is_whole(row: dict[str, Any]) -> bool:
-    return all(WHOLE.fullmatch(str(cell)) for cell in row.values())
 
 
 def _count(columns: dict[str, list[Any]], rows: Sequence[dict[str, Any]]) -> None:
