@@ -593,6 +593,30 @@ def test_a_loss_that_is_always_zero_was_never_computed() -> None:
     assert "'test_loss' is 0 in every row" in " ".join(table.facts["reading"].notes)
 
 
+def test_what_was_looked_at_once_is_no_side(tmp_path: Path) -> None:
+    rows = "".join(f"Step {10 * i}: loss {2.0 / i:.3f}\n" for i in range(1, 9))
+    before = written(tmp_path, f"Step 0: train loss 2.302, val loss 2.301\n{rows}", "before.log")
+    after = written(tmp_path, f"{rows}Test loss: 0.31\n", "after.log")
+    for path in (before, after):
+        assert reading(path).taken == {"train_loss": "loss", "step": "step"}
+
+
+@pytest.mark.parametrize("cells", [[29, 29, 29, 29, 29], [1.0, 0.0, 1.0, 1.0, 0.0], [96, 47, 29, 65, 109]])
+def test_whole_numbers_under_a_side_alone_are_sizes_or_hits(cells: list[float]) -> None:
+    assert "valid_loss" not in guess({"epoch": [1, 2, 3, 4, 5], "loss": [0.9, 0.7, 0.6, 0.5, 0.4], "val": cells}).taken
+    assert guess({"epoch": [1, 2, 3, 4, 5], "train": cells, "test": cells}).taken == {"epoch": "epoch"}
+
+
+def test_a_column_without_a_cell_is_no_metric_beside_one_with_many() -> None:
+    columns = {"epoch": [1, 2, 3, 4], "train_loss": [4.0, 3.0, 2.0, 1.0], "val_f1": [0.1, 0.2, 0.3, 0.4]}
+    assert guess({**columns, "test_acc": [None] * 4}).taken["valid_metric"] == "val_f1"
+
+
+def test_a_training_loss_of_zeros_alone_is_refused() -> None:
+    with pytest.raises(DataError, match="but 0"):
+        read({"epoch": [1, 2, 3, 4], "loss": [0.0, 0.0, 0.0, 0.0]})
+
+
 def test_one_value_is_no_curve_beside_many() -> None:
     rows = [{"step": i, "train/loss": 1 / (i + 1)} for i in range(40)]
     rows += [{"step": 10 * i, "eval/loss": 1.0} for i in range(4)] + [{"step": 40, "train/train_loss": 0.5}]

@@ -120,6 +120,7 @@ HEADS = ("loss", "verlust", "acc", "accuracy", "error", "err", "logloss", "auc",
          "iou", "dice")  # fmt: skip
 SAID = re.compile(r"[:=\s][-+]?\d{0,20}\.\d")  # a number after a name: a line of text, and no name
 SCORED = re.compile("score|metric|result|reward|return", re.IGNORECASE)
+WHOLE = re.compile(r"-?\d*(?:\.0*)?|nan", re.IGNORECASE)
 FEWEST = 3  # values that make a curve, where a rival has as many
 
 
@@ -253,31 +254,28 @@ def guess(found: Iterable[str] | Mapping[str, Sequence[Any]], metrics_of: str = 
     first: dict[str, str] = {}
     for name in found:
         first.setdefault(normalize_name(name), name)
-    counts = (
-        {name: sum(c is not None for c in cells) for name, cells in found.items()} if isinstance(found, Mapping) else {}
-    )
+    columns_of = found if isinstance(found, Mapping) else {}
+    counts = {name: sum(cell is not None for cell in cells) for name, cells in columns_of.items()}
     names = _first_set(_letters([parse_name(name) for name in first.values()]))
-    losses = _losses(_beside([name for name in names if normalize_name(name.text) not in OURS], found), counts)
+    names = _behaving(names, columns_of, counts) if counts else names
+    losses = _losses(_beside([name for name in names if normalize_name(name.text) not in OURS], found))
     taken, notes = losses.taken, list(losses.notes)
     if not taken and first.keys() & {*EPOCHS, *STEPS}:  # one quantity along an axis, whosever it is
         sided = any(name.side and name.what in METRICS.values() for name in names)
-        items = found.items() if isinstance(found, Mapping) else ()
-        still = {name for name, cells in items if len({*map(repr, cells)} - {"None"}) == 1}
         bare = [name for name in names if name.level and (name.what in LOSSLIKE or name in _bare(names))]
-        bare = [name for name in bare if name.text not in still]  # a setting, such as action_l2
         bare = [name for name in bare if not (name.what in METRICS or name.of_a_step)] if sided else bare
         # Beside another side's numbers an error is a share of wrong answers.
         alone = all(name.side in (TRAIN, NOBODY) for name in names)
         errors = [name for name in names if alone and name.level and name.what == "error"]
         bare = bare or (errors if not sided or len(errors) == 1 == sum(bool(name.side) for name in names) else [])
-        taken = {"train_loss": _curves(bare, counts)[0].text} if bare else {}
+        taken = {"train_loss": bare[0].text} if bare else {}
     for ours, aliases in (("epoch", EPOCHS), ("step", STEPS), ("lr", RATES)):
         known = [first[alias] for alias in aliases if alias in first]
         most = max((counts.get(name, 0) for name in known), default=0)
         if known:  # a step that was said twice is none beside a batch of each row
             taken[ours] = next(name for name in known if 4 * counts.get(name, 0) >= most)
-    if "lr" not in taken and (rate := next((name for name in first if _is_rate(name)), None)) is not None:
-        taken["lr"] = first[rate]
+    rates = [name for name in first for words in [name.split("_")] if "lr" in words or {"learning", "rate"} <= {*words}]
+    taken |= {"lr": first[rates[0]]} if rates and "lr" not in taken else {}
     taken |= {ours: first[ours] for ours in OURS if ours in first}
     if "grad_norm" not in taken and "train_grad_norm" in first:
         taken["grad_norm"] = first["train_grad_norm"]
@@ -287,14 +285,33 @@ def guess(found: Iterable[str] | Mapping[str, Sequence[Any]], metrics_of: str = 
             metrics_of = metrics_of or VALID  # who names the sides of losses, and of metrics none, means validation
         if not taken.keys() & {"train_loss", "valid_loss"} and not any(name.side for name in names):
             metrics_of = metrics_of or VALID  # nothing but scores: who trains on a loss takes them of other rows
-        columns, metric = _metrics([name for name in names if name.text not in taken.values()], metrics_of, counts)
+        columns, metric = _metrics([name for name in names if name.text not in taken.values()], metrics_of)
         taken |= columns
     return Guess(taken, metric, metric not in LOWER_IS_BETTER, tuple(notes), losses.parts, losses.unassigned)
 
 
-def _is_rate(name: str) -> bool:
-    words = name.split("_")
-    return "lr" in words or ("learning" in words and "rate" in words)
+def _behaving(names: Sequence[Name], found: Mapping[str, Sequence[Any]], counts: Mapping[str, int]) -> list[Name]:
+    """The names whose cells behave as curves do, whatever they are called.
+
+    They have as many values as make a curve where others do, of training as many as validation; one beside many was looked at once.
+    Whole numbers called by a side alone are sizes or hits; what never changes and is not called a loss is a setting.
+    """
+    most = {TRAIN: 0, VALID: 0, TEST: 0}
+    for name in names:
+        most[name.side or TRAIN] = max(most[name.side or TRAIN], counts[name.text] if name.what and name.level else 0)
+    looks = most[VALID] or most[TEST] or FEWEST
+    least = 2 if max(most.values()) > FEWEST else 0
+    fewest = {side: max(least, min(count, FEWEST, looks)) for side, count in most.items()}
+
+    def behaves(name: Name) -> bool:
+        cells = (str(cell) for cell in found[name.text] if cell is not None)
+        if (name.what or name.side) and counts[name.text] < fewest[name.side or TRAIN]:
+            return False
+        if name.side and not (name.what or name.parts):
+            return not all(map(WHOLE.fullmatch, cells))
+        return name.what not in LOSSLIKE or name.side != NOBODY or counts[name.text] < 2 or len({*cells}) > 1
+
+    return [name for name in names if behaves(name)]
 
 
 def _first_set(names: list[Name]) -> list[Name]:
@@ -333,10 +350,10 @@ def named_side(text: str) -> str:
 # Losses
 
 
-def _losses(names: Sequence[Name], counts: Mapping[str, int]) -> Guess:
-    losses = _curves([name for name in names if name.is_loss], counts)
+def _losses(names: Sequence[Name]) -> Guess:
+    losses = [name for name in names if name.is_loss]
     like = sorted((name for name in names if name.what in LOSSLIKE and name.level), key=lambda n: n.what in METRICS_TOO)
-    like = _curves([name for name in like if name.side or any(n.side and n.what == name.what for n in like)], counts)
+    like = [name for name in like if name.side or any(n.side and n.what == name.what for n in like)]
     pair, rivals = _pair(losses)
     notes: list[str] = []
     of_steps = any(name is not None and name.of_a_step for name in pair)
@@ -407,16 +424,6 @@ def _beside(names: Sequence[Name], found: Iterable[str] | Mapping[str, Sequence[
     return sorted(names, key=lambda name: (name.text not in means, name.text not in beside))
 
 
-def _curves(names: Sequence[Name], counts: Mapping[str, int]) -> list[Name]:
-    """Those that have values, and as many as make a curve where others do: of training as many as validation, if that has few."""
-    most: dict[str, int] = {}
-    for name in names:
-        side = name.side or TRAIN
-        most[side] = max(most.get(side, 0), counts.get(name.text, 1))
-    looks = most.get(VALID) or most.get(TEST) or FEWEST
-    return [name for name in names if counts.get(name.text, 1) >= min(most[name.side or TRAIN], FEWEST, looks)]
-
-
 def _pair(names: Sequence[Name]) -> tuple[tuple[Name | None, Name | None], list[Name]]:
     """One of each side, of the same quantity if there are such, and as plain as can be; the first of equals. And all candidates."""
     train = [name for name in names if name.side == TRAIN]
@@ -483,11 +490,10 @@ def _parts(pair: tuple[Name | None, Name | None], rivals: Sequence[Name]) -> tup
 # Metrics
 
 
-def _metrics(names: Sequence[Name], unsided: str, counts: Mapping[str, int]) -> tuple[dict[str, str], str]:
+def _metrics(names: Sequence[Name], unsided: str) -> tuple[dict[str, str], str]:
     """The metric that people look at first among those that validation has, and the same of training."""
     for metric in dict.fromkeys(METRICS.values()):
-        mine = _curves([name for name in names if name.what == metric and name.level], counts)
-        mine.sort(key=lambda name: name.cost)
+        mine = sorted((name for name in names if name.what == metric and name.level), key=lambda name: name.cost)
         for side in (VALID, TEST):
             valid = next((name for name in mine if (name.side or unsided) == side), None)
             if valid is not None:

@@ -29,6 +29,7 @@ from wellposed.logs.column_names import (
     STEPS,
     TEST,
     TRAIN,
+    WHOLE,
     guess,
     name_words,
     named_side,
@@ -105,7 +106,6 @@ ROW_BAR = re.compile(r":? {1,9}\d{1,3}%\|.*$")  # behind a row of numbers
 MARKED = re.compile(r"^[~≈]\s*|\s*[^\w\s.%)\]:=]+$")  # 0.61 *
 REMARK = re.compile(r"\s*\([A-Za-z ]+\)$")  # 0.61 (best), but not Loss (train)
 TWO_CELLS = re.compile(rf"^\s*\|([^|]*[A-Za-z][^|]*)\|\s*((?:{NUMBER.pattern})?)\s*\|\s*$", re.IGNORECASE)
-INITIAL = re.compile(r"^\s*(\w+) ?= ?0(?:\.0?)?;?\s*$")  # val_loss = 0.0, of a script that prints itself
 STARTED = ("start", "starting", "begin", "begins", "beginning")
 ARTICLES = ("the", "this", "each", "per", "every", "whole")  # before an epoch that is not numbered
 CELLS = re.compile(r"\S+(?: \S+)*")
@@ -118,7 +118,6 @@ ARGUED = re.compile(r"(?<!device)=(?:True|False|None|['\"])")
 MOST_FAILED = 2_000_000  # signs between braces that were no dict, after which none is looked for
 MOST_RESULTS = 50  # lines of a list of the best; longer ones that jump to and fro are of several processes
 PROSE = 16  # words of a line without a value; more are a text that the network wrote
-MOST_LOSS = 100  # a whole number above it, called by a side alone, counts examples
 PROCESSES = 16  # that may print one line each, side by side
 FEWEST_ROWS = 2  # one sentence with a loss in it is no log
 KINDS = {
@@ -238,8 +237,6 @@ class _Found:
             return
         if len(ARGUED.findall(line)) > 2:
             return
-        if not self.rows and (first := INITIAL.match(line)) and parse_name(first[1]).what:
-            return
         if "[(" in line and (pairs := PAIRED.findall(line)):
             for name, cells in pairs:
                 self._list(name, ",".join(re.findall(r", ([-+.\deE]+)\)", cells)))
@@ -317,8 +314,6 @@ class _Found:
             self.told = "" if numbers else template.what
         for i, (slot, number) in enumerate(zip(template.slots, numbers, strict=False)):
             total = numbers[i + 1] if i + 1 < len(numbers) and template.slots[i + 1].kind == "total" else None
-            if slot.kind == "value" and number > MOST_LOSS and number.is_integer() and not parse_name(slot.name).what:
-                continue  # train=10613, test=3256 are sizes
             if slot.kind == "value":
                 share = total and number.is_integer() and total.is_integer() and parse_name(slot.name).what != "loss"
                 value = number / total if total and share else number  # 95/100, but not MAE/RMSE: 4.71/6.51
@@ -408,7 +403,9 @@ class _Found:
         each = [columns for columns, found in zip(each, sides, strict=True) if found]
         if len(set[str]().union(*sides)) < sum(map(len, sides)):  # a side that comes again is of another run
             return [Log(columns, f"{path}: table {i}", TEXT) for i, columns in enumerate(each, 1)]
-        rows = self.rows
+        placed = {*PLACES, *EPOCHS, *STEPS}  # before the first of these, sizes and a script's defaults
+        told = (placed & row.keys() or not all(map(WHOLE.fullmatch, map(str, row.values()))) for row in self.rows)
+        rows = self.rows[next((at for at, said in enumerate(told) if said), 0) :]
         if any("epoch" in row or "step" in row for row in rows):
             rows = [{name: cell for name, cell in row.items() if name != "index"} for row in rows]
         columns = columns_of(rows)
