@@ -2,11 +2,12 @@
 
 What is known of a loss (its best constant prediction, its metric, which outputs fit it) must not depend on how it is spelled.
 A callable is taken for a known loss if both give the same mean on a batch's outputs as they are, with the rows in another
-order, halved, and disturbed.
+order, halved, and disturbed; one that is a cross-entropy of probabilities keeps its own formula.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from wellposed.core.errors import WellposedError
 from wellposed.core.preserve import reach_kept
 from wellposed.core.random import seeded
-from wellposed.losses.per_example import TORCH, Loss, losses_by_name
+from wellposed.losses.per_example import BY_HAND, TORCH, Loss, losses_by_name
 
 CLOSE = 1e-4
 """Relative difference of two means that are the same formula in single precision."""
@@ -39,12 +40,14 @@ def recognized(loss: Loss, outputs: Any, target: Any) -> Loss:
     with torch.no_grad(), reach_kept(given), seeded(0, "recognized"):
         tried = [outputs, outputs.roll(1, 0), 0.5 * outputs, outputs + torch.randn_like(outputs)]
         wanted = {at: mean for at, one in enumerate(tried) if (mean := _mean(loss, one, target)) is not None}
-        if len(set(wanted.values())) < 2:
-            return loss
-        for candidate in _candidates(target):
-            if all(_close(_mean(candidate, tried[at], target), mean) for at, mean in wanted.items()):
-                return candidate
-        return _smoothed(tried, wanted, target) or loss
+        loss.blind = len(wanted) == len(tried) and len(set(wanted.values())) == 1
+        if len(set(wanted.values())) > 1:
+            for candidate in _candidates(target):
+                if all(_close(_mean(candidate, tried[at], target), mean) for at, mean in wanted.items()):
+                    return candidate
+            if (smoothed := _smoothed(tried, wanted, target)) is not None:
+                return smoothed
+        return _of_shares(loss, outputs, target) or loss
 
 
 def _mean(loss: Loss, outputs: Tensor, target: Tensor) -> float | None:
@@ -76,6 +79,33 @@ def _left_out(target: Tensor) -> list[int]:
         return []
     labels = torch.unique(target)
     return sorted({*labels[labels < 0].tolist()[:2], int(target.flatten().mode().values), int(labels[-1])})
+
+
+def _of_shares(loss: Loss, outputs: Tensor, target: Tensor) -> Loss | None:
+    """A cross-entropy of probabilities that somebody wrote, times any constant: compared on probabilities that are made up, since
+    the outputs of a network that ends in the wrong activation are none."""
+    if outputs.ndim != 2 or target.ndim > 2 or len(outputs) != len(target):
+        return None
+    wide, classes = target.is_floating_point() and target.shape == outputs.shape, outputs.shape[1]
+    indices = target.ndim == 1 and not target.is_floating_point() and int(target.min()) >= 0 and int(target.max()) < classes
+    y = target.double() if wide else nn.functional.one_hot(target, classes).double() if indices else None
+    if y is None or not y.any():
+        return None
+    made = [0.1 + 0.8 * torch.rand_like(outputs, dtype=torch.float32) for _ in range(3)]
+    for kind in ("binary", "classes") if wide else ("classes",):
+        shares = [p / p.sum(1, keepdim=True) for p in made] if kind == "classes" else made
+        others = [(1 - y) * (1 - p.double()).log() if kind == "binary" else torch.zeros_like(y) for p in shares]
+        known = [float(-(y * p.double().log() + other).sum(1).mean()) for p, other in zip(shares, others, strict=True)]
+        means = [_mean(loss, p.to(outputs), target) for p in shares]
+        ratios = [mean / one if mean is not None and one else 0.0 for mean, one in zip(means, known, strict=True)]
+        if ratios[0] > 0 and all(_close(one, ratios[0]) for one in ratios):
+            loss.of_shares = kind  # type: ignore[assignment]
+            loss.breaks = _mean(loss, (1 - y).to(outputs), target) is None  # 0 for each label
+            found = copy.copy(loss)
+            found.known = BY_HAND[kind]
+            found.same = found.known.same() if found.known.same is not None else None
+            return found
+    return None
 
 
 def _smoothed(tried: list[Tensor], wanted: dict[int, float], target: Tensor) -> Loss | None:

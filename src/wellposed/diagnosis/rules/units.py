@@ -81,7 +81,8 @@ class DeadLayers(Inside):
 
     Holds if a layer's outputs do not vary though its inputs do; if every unit behind a ReLU is 0 on every row; if the
     loss does not depend on a trainable layer (its gradient is exactly 0 whenever looked at, and it never moved); or, in
-    a loop, if a trainable layer that gets a gradient never moved while others did (the optimizer does not hold it).
+    a loop, if a trainable layer that gets a gradient never moved while others did (the optimizer does not hold it); or if all units of
+    a layer have the same weights, as where they began alike: equal units get equal gradients, and stay one.
     Layers with ``requires_grad=False`` are frozen on purpose and not asked, nor those that a regularizer made zero.
     """
 
@@ -97,6 +98,8 @@ class DeadLayers(Inside):
         for found, said, lever in (
             (self._silent(curves, signals), "gives the same output for every row", "a layer that says nothing passes nothing "
              "on: initialize it anew with a sane scale, lower the learning rate, check what comes before it; or remove it"),
+            (self._alike(signals), "has the same weights for each of its units, so that it is one unit", "begin weights at random, "
+             "by the layer's own initialization: units that begin alike get the same gradients, and stay alike"),
             (self._unused(signals), "plays no part in the loss", "let its output reach the loss (a detach or a "
              "factor of 0 may cut it off), or remove it"),
             (self._still(signals), "never moved though it is trainable and has a gradient", "give its parameters to the "
@@ -119,6 +122,13 @@ class DeadLayers(Inside):
         if inspection is None or inspection.rows < 16 or _made_sparse(curves):
             return []
         return [*inspection.silent, *(u.place for u in inspection.units if u.dead == u.count and u.count > 1)]
+
+    @staticmethod
+    def _alike(signals: Signals) -> list[str]:
+        """Not of the last layer, whose outputs may well begin at 0 and be moved later."""
+        layers = [one for one in signals.last.layers if one.role == "weight"] if signals.last is not None else []
+        same = set(signals.last.copies if signals.last is not None else ())
+        return [one.name for one in layers[:-1] if one.name in same]
 
     @staticmethod
     def _unused(signals: Signals) -> list[str]:
