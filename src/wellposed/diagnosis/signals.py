@@ -268,7 +268,8 @@ def _of_watch(watch: Watch) -> Signals:
         unheld=tuple(leaf.name for leaf in trainable if held is not None and id(leaf.tensor) not in held),
         wrong={side: seen.wrong(found) for side, found in answers.items()},
         leftover=seen.leftover(answers),
-        one_label=seen.loss.classifies and [found is not None and _varies(found[1]) for found in answers.values()] == [True, False],
+        one_label=seen.loss.classifies
+        and [found is not None and _varies(found[1]) for found in answers.values()] == [True, False],
         forwards=tuple(notes.forwards),
         learns=watch.optimizer is not None or any(notes.gradients),
         unlearned=_unlearned(watch),

@@ -214,11 +214,10 @@ class NotLearning(Rule):
 
 
 class TooFewSteps(Inside):
-    """The optimizer took so few steps in all that no network could have been fitted, and the loss was falling.
+    """The optimizer took so few steps that hardly a network is fitted by them, and the loss was falling.
 
-    Holds for at most a hundred steps, over which no epoch's training loss was above the one before and validation fell, with nothing
-    learned or half of the constant prediction's loss left. A step moves a weight by about the learning rate at most, and usual
-    rates need a hundred for a change of a tenth.
+    Holds for at most a hundred steps, over which the training loss fell in each epoch and validation fell too, with nothing learned
+    or half of the constant prediction's loss left: a usual rate of .001 moves weights by a tenth then.
     """
 
     name, severity = "too_few_steps", 4

@@ -74,9 +74,9 @@ class UnscaledInputs(Inside):
         found, times = unscaled(signals), signals.times
         if times is not None and not 1 / LARGE < times < LARGE:
             return self.finding(
-                0.95, {**measured("validation inputs over training inputs, root mean square", times), "threshold": LARGE},
+                0.95, {**measured("validation over training inputs, root mean square", times), "threshold": LARGE},
                 "prepare the inputs of both sides alike, with the numbers of the training rows",
-                f"Validation inputs are {times:.3g} times as large as training inputs: the two sides are scaled differently.",
+                f"Validation inputs are {times:.3g} times as large as training inputs: the sides are not scaled alike.",
             )  # fmt: skip
         if found is None:
             return None
@@ -91,25 +91,32 @@ class UnscaledInputs(Inside):
 
 
 class WrongTargets(Inside):
-    """Targets from which nothing can be learned, or not at the steps that are usual.
+    """Targets from which nothing can be learned, or not by steps of a usual length.
 
     Holds if all training rows that were looked at have one label and validation rows do not; or if a loss on numbers ended above
-    the constant prediction's (or ran away) where targets have a root mean square above 30 and inputs are scaled: networks begin with
-    outputs near 0, a step moves them by about as much whatever the target is, and gradients grow with it.
+    the constant prediction's (or ran away) where targets have a root mean square above 30 and inputs are scaled.
     """
 
     name, severity = "wrong_targets", 2
     axis, pulls = "optimization", "data"
     code = "y = (y - y_train.mean(0)) / y_train.std(0)"
-    explains = ("slow", "undertrained", "rate_too_low", "rate_too_high", "not_learning", "diverged", "exploding_gradients")
+    explains = (
+        "slow",
+        "undertrained",
+        "rate_too_low",
+        "rate_too_high",
+        "not_learning",
+        "diverged",
+        "exploding_gradients",
+    )
     overrules = ("overfits",)
 
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
         targets, constant = signals.targets, curves.fact("constant_loss")
         if signals.one_label:
             return self.finding(
-                0.95, {"labels": 1, **end_of(curves)}, "see how labels are read and prepared: a division of whole numbers makes them 0",
-                "All training rows have one and the same label, and validation rows have others: nothing can be learned from them.",
+                0.95, {"labels": 1, **end_of(curves)}, "see how labels are read: a division of whole numbers makes them 0",
+                "All training rows have one label, and validation rows have others: nothing can be learned from them.",
             )  # fmt: skip
         if targets is None or not signals.loss.numeric or constant is None or unscaled(signals) is not None:
             return None
@@ -118,7 +125,6 @@ class WrongTargets(Inside):
             return None
         return self.finding(
             0.9, {**measured("root mean square of the targets", size), "threshold": LARGE, "constant": constant, **end_of(curves)},
-            "standardize the targets by the mean and standard deviation of the training rows, and scale predictions back",
-            f"The targets have a root mean square of {size:.3g}, and training ended worse than a constant prediction: the targets are "
-            "not scaled, and no usual learning rate fits them.",
+            "standardize the targets by mean and standard deviation of the training rows, and scale predictions back",
+            f"Targets have a root mean square of {size:.3g}, and training ended worse than a constant would be: they are not scaled.",
         )  # fmt: skip

@@ -162,8 +162,8 @@ class RateTooHigh(Rule):
     Seen from inside it also holds, where half of the constant prediction's loss or error is left, (e) if the steps broke the
     network: half of the units that were alive at the first weights are 0 on every row, or a layer that told rows apart gives
     the same for each, and the weights went twice as far
-    as they are large (one that shrinks them to nothing goes once) or all units behind a ReLU died, most of which had been alive, with
-    nothing to shrink them; or they were thrown ten times as far as they were
+    as they are large (one that shrinks them to nothing goes once), or all units behind a ReLU died with nothing that shrinks;
+    or they were thrown ten times as far as they were
     large, which learning does not take: initialization gives weights the size at which signals pass. Or (f) if the first
     epoch, before which curves know nothing, made the loss worse than at the first weights and than a constant
     prediction, by as much as (a) asks for. Unscaled inputs have a finding of their own, and (e) is not asked there.

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 BOUNDED = {"softmax": (0.0, 1.0), "sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, float("inf"))}
 """Ranges of the activations that a network may end in."""
-
-
 SLACK = 1e-3  # of probabilities: what rounding may add
 
 
@@ -41,10 +39,10 @@ class WrongOutput(Inside):
 
     Cross-entropy and binary cross-entropy take any number and apply softmax or sigmoid themselves: an output that ends
     in one (or in a ReLU or tanh, which cut scores) bounds what the loss can reach. ``NLLLoss`` takes logarithms of
-    probabilities, ``BCELoss`` and cross-entropies that somebody wrote take probabilities: of classes that exclude each other, which
-    sigmoids do not make sum to 1, or of each output, of which a softmax lets no two be likely. A loss on numbers cannot reach targets outside the range of a sigmoid, tanh or ReLU: holds if a
-    hundredth of the targets lies outside. Ending in an activation is seen from the operation that made the outputs; a softmax
-    also from rows in [0, 1] that sum to 1; over one unit it is 1 whatever the network says. ``log_softmax`` before
+    probabilities, ``BCELoss`` and cross-entropies written by hand take these: of classes that exclude each other, which sigmoids
+    do not make sum to 1, or of each output, of which softmax lets no two be likely. A loss on numbers cannot reach targets outside
+    the range of a sigmoid, tanh or ReLU: holds if a hundredth of the targets lies outside. Ending in an activation is seen from
+    the operation that made the outputs; a softmax also from rows in [0, 1] that sum to 1; over one unit it is 1 whatever the network says. ``log_softmax`` before
     cross-entropy changes nothing and is left alone.
     """
 
@@ -70,8 +68,7 @@ class WrongOutput(Inside):
         logs = name == "NLLLoss" and outputs.ndim > 1 and bool((outputs.exp().sum(1) - 1).abs().max() < 1e-2)
         takes, targets = signals.loss.of_shares, signals.targets
         beyond = takes is not None and bool(((outputs < -SLACK) | (outputs > 1 + SLACK)).any())
-        several = targets is not None and targets.several
-        if made == "softmax" and several:
+        if made == "softmax" and targets is not None and targets.several:
             return self._found(
                 inspection, "softmax, whose rows sum to 1", f"{name} of rows that may have several labels",
                 "end in a sigmoid for each label; better, use BCEWithLogitsLoss on the scores",
@@ -119,15 +116,14 @@ class WrongOutput(Inside):
 class WrongLoss(Inside):
     """The loss does not fit the targets.
 
-    Cross-entropy on a single score is always 0, and of any loss that was the same whatever the outputs were nothing is learned.
-    Targets that a loss does not take at all are refused before, but a binary cross-entropy that somebody wrote takes others
-    than 0..1. After a softmax over three classes or more it asks of each class alone, and not which one it is. A loss that takes
-    the logarithm of a probability which may be 0 is not finite then: holds if training ended so. A loss on numbers
-    treats class numbers as amounts: holds if the targets are whole numbers without a gap, of few distinct values, and the
+    Cross-entropy on a single score is always 0; any loss may be the same whatever the outputs are. Targets that a loss does not
+    take at all are refused before, but a binary cross-entropy by hand takes others than 0..1. After a softmax over three classes or more
+    it asks of each alone, and not which one it is. One that takes logarithms of 0 is judged where training ended so. A loss on
+    numbers treats class numbers as amounts: holds if the targets are whole numbers without a gap, of few distinct values, and the
     features say that they are names: ridge fits of the classes hit more validation rows than the rounded fit of the
     number, by a tenth and by more than the sampling error, which counts and ranks do not show. A loss on numbers for
-    one-hot rows, or for labels 0 and 1 behind a sigmoid or softmax, learns, but slowly where it is wrong and sure. Of a loss of one's own only one thing is seen: below zero it falls
-    without a bound, faster and faster, as where its sign is wrong.
+    one-hot rows, or for labels 0 and 1 behind a sigmoid or softmax, learns, but slowly where it is wrong and sure. Of a loss of
+    one's own it is seen that below zero it falls without a bound, faster and faster, as where its sign is wrong.
     """
 
     name, severity = "wrong_loss", 2
@@ -154,18 +150,14 @@ class WrongLoss(Inside):
         name, takes, outputs = signals.loss.name, signals.loss.of_shares, inspection.outputs
         single = name == "cross_entropy" and outputs is not None and outputs.ndim > 1 and outputs.shape[1] == 1
         for holds, sure, lever, says in (
-            (single, 0.99, "use binary cross-entropy for one score, or give one score a class",
-             "Cross-entropy of a single score is 0 whatever the network says: the loss does not fit the output."),
-            (signals.loss.blind, 0.9, "use binary cross-entropy for one score, or give one score a class",
-             f"{name} is the same whatever the outputs are: the loss does not fit the output, and nothing can be learned."),
+            (single or signals.loss.blind, 0.95, "use binary cross-entropy for one score, or give one score a class",
+             f"The loss {name} is the same whatever the network says, as of a single score: it does not fit the output."),
             (takes == "binary" and (targets.low < -SLACK or targets.high > 1 + SLACK), 0.95,
              "use cross-entropy with one score a class, or targets in 0..1",
-             f"The targets go from {targets.low:g} to {targets.high:g}, and {name} is a binary cross-entropy: the loss does not "
-             "fit the targets."),
+             f"Targets go from {targets.low:g} to {targets.high:g}, and {name} is a binary cross-entropy: it does not fit them."),
             (takes == "binary" and inspection.made_by == "softmax" and exclusive(targets), 0.8,
              "use cross-entropy on the scores, which asks which class it is",
-             f"Each row is one of {targets.columns} classes and the network ends in softmax, but {name} asks of each class alone "
-             "whether it is the one: the loss does not fit."),
+             f"Each row is of one of {targets.columns} classes, as softmax says, and {name} asks of each alone: it does not fit."),
             (signals.loss.breaks and len(curves) > 0 and not np.isfinite(curves.train_loss[-1]), 0.8,
              "use cross-entropy on scores, which never takes the logarithm of 0",
              f"{name} takes the logarithm of a probability that may be 0, and was no finite number at the end."),

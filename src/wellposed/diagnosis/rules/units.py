@@ -81,8 +81,7 @@ class DeadLayers(Inside):
 
     Holds if a layer's outputs do not vary though its inputs do; if every unit behind a ReLU is 0 on every row; if the
     loss does not depend on a trainable layer (its gradient is exactly 0 whenever looked at, and it never moved); or, in
-    a loop, if a trainable layer that gets a gradient never moved while others did (the optimizer does not hold it); or if all units of
-    a layer have the same weights, as where they began alike: equal units get equal gradients, and stay one.
+    a loop, if a trainable layer that gets a gradient never moved while others did (the optimizer does not hold it).
     Layers with ``requires_grad=False`` are frozen on purpose and not asked, nor those that a regularizer made zero.
     """
 
@@ -98,8 +97,6 @@ class DeadLayers(Inside):
         for found, said, lever in (
             (self._silent(curves, signals), "gives the same output for every row", "a layer that says nothing passes nothing "
              "on: initialize it anew with a sane scale, lower the learning rate, check what comes before it; or remove it"),
-            (self._alike(signals), "has the same weights for each of its units, so that it is one unit", "begin weights at random, "
-             "by the layer's own initialization: units that begin alike get the same gradients, and stay alike"),
             (self._unused(signals), "plays no part in the loss", "let its output reach the loss (a detach or a "
              "factor of 0 may cut it off), or remove it"),
             (self._still(signals), "never moved though it is trainable and has a gradient", "give its parameters to the "
@@ -124,13 +121,6 @@ class DeadLayers(Inside):
         return [*inspection.silent, *(u.place for u in inspection.units if u.dead == u.count and u.count > 1)]
 
     @staticmethod
-    def _alike(signals: Signals) -> list[str]:
-        """Not of the last layer, whose outputs may well begin at 0 and be moved later."""
-        layers = [one for one in signals.last.layers if one.role == "weight"] if signals.last is not None else []
-        same = set(signals.last.copies if signals.last is not None else ())
-        return [one.name for one in layers[:-1] if one.name in same]
-
-    @staticmethod
     def _unused(signals: Signals) -> list[str]:
         seen = [one.layers for one in (signals.first, signals.last) if one is not None and one.layers]
         reached = [{one.name for one in layers if one.gradient > 0 or signals.moved.get(one.name)} for layers in seen]
@@ -145,3 +135,24 @@ class DeadLayers(Inside):
         pull = max((layer.relative for layer in ours if signals.moved[layer.name] > 0), default=math.inf)
         # What a vanishing gradient does not move is no matter of one layer.
         return [layer.name for layer in ours if signals.moved[layer.name] == 0 and layer.relative > LEAST_PULL * pull]
+
+
+class EqualUnits(Inside):
+    """All units of a layer before the last have the same weights, as where all began at 0: they get equal gradients for good."""
+
+    name, severity = "equal_units", 2
+    beyond = "anew"
+    explains = ("not_learning", "dead_layers", "dying_units", "underfits")
+    axis, pulls = "optimization", "capacity"
+    code = "torch.nn.init.kaiming_normal_(layer.weight)"
+
+    def inside(self, curves: Curves, signals: Signals) -> Finding | None:
+        last = signals.last
+        layers = [one.name for one in last.layers if one.role == "weight"][:-1] if last is not None else []
+        same = [name for name in layers if last is not None and name in last.copies]
+        if not same or _made_sparse(curves):
+            return None
+        return self.finding(
+            0.95, {**measured("layers of equal units", len(same)), "layer": same[0]}, "begin weights at random, each its own",
+            f"All units of '{same[0]}' have the same weights, as they began alike: they get the same gradients, and stay one unit.",
+        )  # fmt: skip
