@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -84,25 +84,25 @@ def _left_out(target: Tensor) -> list[int]:
 def _of_shares(loss: Loss, outputs: Tensor, target: Tensor) -> Loss | None:
     """A cross-entropy of probabilities that somebody wrote, times any constant: compared on probabilities that are made up, since
     the outputs of a network that ends in the wrong activation are none."""
-    if outputs.ndim != 2 or target.ndim > 2 or len(outputs) != len(target):
-        return None
-    wide, classes = target.is_floating_point() and target.shape == outputs.shape, outputs.shape[1]
+    rows, classes = len(outputs), outputs.numel() // len(outputs)
+    wide = target.is_floating_point() and target.shape == outputs.shape
     indices = (
-        target.ndim == 1 and not target.is_floating_point() and int(target.min()) >= 0 and int(target.max()) < classes
+        target.ndim == 1 and not target.is_floating_point() and 0 <= int(target.min()) <= int(target.max()) < classes
     )
-    y = target.double() if wide else nn.functional.one_hot(target, classes).double() if indices else None
-    if y is None or not y.any():
+    if outputs.ndim > 2 or len(target) != rows or not (wide or indices) or (wide and not target.any()):
         return None
-    made = [0.1 + 0.8 * torch.rand_like(outputs, dtype=torch.float32) for _ in range(3)]
-    for kind in ("binary", "classes") if wide else ("classes",):
-        shares = [p / p.sum(1, keepdim=True) for p in made] if kind == "classes" else made
-        others = [(1 - y) * (1 - p.double()).log() if kind == "binary" else torch.zeros_like(y) for p in shares]
-        known = [float(-(y * p.double().log() + other).sum(1).mean()) for p, other in zip(shares, others, strict=True)]
-        means = [_mean(loss, p.to(outputs), target) for p in shares]
-        ratios = [mean / one if mean is not None and one else 0.0 for mean, one in zip(means, known, strict=True)]
+    y = (target if wide else nn.functional.one_hot(target.long(), classes)).reshape(rows, -1).double()
+    kinds: tuple[Literal["binary", "classes"], ...] = ("binary", "classes") if wide else ("classes",)
+    for kind in kinds:
+        ratios = []
+        for _ in range(3):
+            p = 0.1 + 0.8 * torch.rand_like(y)
+            p = p / p.sum(1, keepdim=True) if kind == "classes" else p
+            cost = -(y * p.log() + ((1 - y) * (1 - p).log() if kind == "binary" else 0)).sum()
+            mean = _mean(loss, p.reshape(outputs.shape).to(outputs), target)
+            ratios.append(0.0 if mean is None or not cost else mean / float(cost))
         if ratios[0] > 0 and all(_close(one, ratios[0]) for one in ratios):
-            loss.of_shares = kind  # type: ignore[assignment]
-            loss.breaks = _mean(loss, (1 - y).to(outputs), target) is None  # 0 for each label
+            loss.of_shares, loss.breaks = kind, _mean(loss, (1 - y).reshape(outputs.shape).to(outputs), target) is None
             found = copy.copy(loss)
             found.known = BY_HAND[kind]
             found.same = found.known.same() if found.known.same is not None else None

@@ -37,13 +37,13 @@ def is_shares(outputs: Tensor | None) -> bool:
 class WrongOutput(Inside):
     """The activation that the network ends in does not fit the loss.
 
-    Cross-entropy and binary cross-entropy take any number and apply softmax or sigmoid themselves: an output that ends
-    in one (or in a ReLU or tanh, which cut scores) bounds what the loss can reach. ``NLLLoss`` takes logarithms of
-    probabilities, ``BCELoss`` and cross-entropies written by hand take these: of classes that exclude each other, which sigmoids
-    do not make sum to 1, or of each output, of which softmax lets no two be likely. A loss on numbers cannot reach targets outside
-    the range of a sigmoid, tanh or ReLU: holds if a hundredth of the targets lies outside. Ending in an activation is seen from
-    the operation that made the outputs; a softmax also from rows in [0, 1] that sum to 1; over one unit it is 1 whatever the network says. ``log_softmax`` before
-    cross-entropy changes nothing and is left alone.
+    Cross-entropy and binary cross-entropy take any number and apply softmax or sigmoid themselves: an output that ends in one (or
+    in a ReLU or tanh, which cut scores) bounds what the loss can reach. ``NLLLoss`` takes logarithms of probabilities, ``BCELoss``
+    and cross-entropies written by hand take these: of classes that exclude each other, which sigmoids do not make sum to 1, or of
+    each output, of which softmax lets no two be likely. A loss on numbers cannot reach targets outside the range of a sigmoid,
+    tanh or ReLU: holds if a hundredth of the targets lies outside. Ending in an activation is seen from the operation that made
+    the outputs; a softmax also from rows in [0, 1] that sum to 1; over one unit it is 1 whatever the network says.
+    ``log_softmax`` before cross-entropy changes nothing and is left alone.
     """
 
     name, severity = "wrong_output", 2
@@ -117,13 +117,13 @@ class WrongLoss(Inside):
     """The loss does not fit the targets.
 
     Cross-entropy on a single score is always 0; any loss may be the same whatever the outputs are. Targets that a loss does not
-    take at all are refused before, but a binary cross-entropy by hand takes others than 0..1. After a softmax over three classes or more
-    it asks of each alone, and not which one it is. One that takes logarithms of 0 is judged where training ended so. A loss on
-    numbers treats class numbers as amounts: holds if the targets are whole numbers without a gap, of few distinct values, and the
-    features say that they are names: ridge fits of the classes hit more validation rows than the rounded fit of the
-    number, by a tenth and by more than the sampling error, which counts and ranks do not show. A loss on numbers for
-    one-hot rows, or for labels 0 and 1 behind a sigmoid or softmax, learns, but slowly where it is wrong and sure. Of a loss of
-    one's own it is seen that below zero it falls without a bound, faster and faster, as where its sign is wrong.
+    take at all are refused before, but a binary cross-entropy by hand takes others than 0..1. After a softmax over three classes or
+    more it asks of each alone, and not which one it is. One that takes logarithms of 0 is judged where training ended so. A loss
+    on numbers treats class numbers as amounts: holds if the targets are whole numbers without a gap, of few distinct values, and
+    the features say that they are names: ridge fits of the classes hit more validation rows than the rounded fit of the number,
+    by a tenth and by more than the sampling error, which counts and ranks do not show. A loss on numbers for one-hot rows, or for
+    labels 0 and 1 behind a sigmoid or softmax, learns, but slowly where it is wrong and sure. Of a loss of one's own it is seen
+    that below zero it falls without a bound, faster and faster, as where its sign is wrong.
     """
 
     name, severity = "wrong_loss", 2
