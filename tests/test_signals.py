@@ -589,7 +589,6 @@ NEAR_MISSES: dict[str, list[Case]] = {
     "too_few_steps": [
         case(mlp, lr=3e-2, batch=100, epochs=4),  # few, and enough
         case(mlp, optimizer=sgd(30.0), batch=100, epochs=4),  # what leaps about needs no more steps
-        case(mlp, lr=1e-5),
         case(mlp, lr=1e-6, epochs=11),  # 132 steps
     ],
     "equal_units": [case(mlp), case(Residual), case(frozen), case(lambda: ended(mlp(), zero_head()))],

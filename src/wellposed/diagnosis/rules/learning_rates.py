@@ -328,7 +328,7 @@ class RateTooLow(Rule):
     axis, pulls = "optimization", "optimizer"
     code = 'for group in optimizer.param_groups: group["lr"] *= 10'
     moves = ((with_higher_rate(10),), (with_higher_rate(100),), (with_adaptive_optimizer,))
-    explains = ("undertrained", "slow", "not_learning")
+    explains = ("undertrained", "slow", "not_learning", "too_few_steps")
     overrules = ("underfits",)
     of_fit = True
     HARDLY = 0.1  # of the loss at the start: at that pace the rest would take ten times the epochs
