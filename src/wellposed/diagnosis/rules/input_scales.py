@@ -101,14 +101,8 @@ class WrongTargets(Inside):
     axis, pulls = "optimization", "data"
     code = "y = (y - y_train.mean(0)) / y_train.std(0)"
     explains = (
-        "slow",
-        "undertrained",
-        "rate_too_low",
-        "rate_too_high",
-        "not_learning",
-        "diverged",
-        "exploding_gradients",
-    )
+        "slow", "too_few_steps", "undertrained", "rate_too_low", "rate_too_high", "not_learning", "diverged", "exploding_gradients",
+    )  # fmt: skip
     overrules = ("overfits",)
 
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
