@@ -344,7 +344,7 @@ def looped(
     loader = DataLoader(TensorDataset(*train), batch_size=batch, shuffle=shuffle)
     stepper = optimizer(net) if optimizer else torch.optim.Adam(net.parameters(), lr)
     own = LOSSES[loss] if loss.endswith("by hand") else loss
-    watch = wp.watch(net, own, train=loader, valid=valid, optimizer=stepper)
+    watch = wp.watch(net, own, train=loader, valid=valid, optimizer=stepper, share=1)
     for _ in range(epochs):
         net.train(modes[0])
         for a, b in loader:

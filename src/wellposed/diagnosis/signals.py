@@ -138,6 +138,7 @@ class Signals:
         wrong: how labels contradict the surest answers, by side.
         gain: hit rates of classes and of rounded class numbers, see `rows.code_gain`.
         forwards: of the loop, an entry an epoch. moody: whether some module minds the mode.
+        steps: passes with gradients in all, also since the last look.
         learns: whether a step of the loop moves this network, as far as one can see: it left gradients, or has an optimizer.
         unlearned: the share of some rows of each side that went through without gradients in training mode.
         batch: rows of a training batch. norms: names of batch norms.
@@ -166,6 +167,7 @@ class Signals:
     gain: tuple[float, float, float] | None = None
     forwards: tuple[Forwards, ...] = ()
     moody: bool = False
+    steps: int = 0
     learns: bool = True
     unlearned: Mapping[str, float] = field(default_factory=dict)
     batch: int | None = None
@@ -271,6 +273,7 @@ def _of_watch(watch: Watch) -> Signals:
         one_label=seen.loss.classifies
         and [found is not None and _varies(found[1]) for found in answers.values()] == [True, False],
         forwards=tuple(notes.forwards),
+        steps=notes.steps,
         learns=watch.optimizer is not None or any(notes.gradients),
         unlearned=_unlearned(watch),
         order=measure.row_order(loader, watch.target_of),

@@ -217,7 +217,7 @@ class TooFewSteps(Inside):
     """The optimizer took so few steps that hardly a network is fitted by them, and the loss was falling.
 
     Holds for at most a hundred steps, over which the training loss fell in each epoch and validation fell too, with nothing learned
-    or half of the constant prediction's loss left: a usual rate of .001 moves weights by a tenth then.
+    or four fifths of the constant prediction's loss left: a usual rate of .001 moves weights by a tenth then.
     """
 
     name, severity = "too_few_steps", 4
@@ -226,10 +226,10 @@ class TooFewSteps(Inside):
     moves = ((with_more_epochs(10),),)
     explains = ("not_learning", "undertrained", "underfits")
     MOST = 100
-    LEFT = 0.5
+    LEFT = 0.8
 
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
-        steps, constant = sum(f.trained + f.trained_evaluating for f in signals.forwards), curves.fact("constant_loss")
+        steps, constant = signals.steps, curves.fact("constant_loss")
         falling = len(curves.train) > 1 and len(curves.valid) > 1 and bool((np.diff(curves.train) < 0).all())
         if not 0 < steps <= self.MOST or not falling or not curves.valid[-1] < curves.valid[0]:
             return None
