@@ -135,7 +135,7 @@ BY_HAND: dict[str | None, _Known] = {
         elementwise=False,
         ends_in=lambda scores: F.softmax(scores, -1),
         scores=lambda shares: shares.clamp_min(torch.finfo(shares.dtype).tiny).log(),
-    ),  # fmt: skip
+    ),
 }
 """Cross-entropies of probabilities as people write them, by `Loss.of_shares`."""
 
