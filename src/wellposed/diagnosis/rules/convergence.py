@@ -233,6 +233,8 @@ class TooFewSteps(Inside):
         falling = len(curves.train) > 1 and len(curves.valid) > 1 and bool((np.diff(curves.train) < 0).all())
         if not 0 < steps <= self.MOST or not falling or not curves.valid[-1] < curves.valid[0]:
             return None
+        if constant is not None and curves.train[-1] >= constant:  # it comes down from a start far off
+            return None
         if shows_learning(curves) and (constant is None or curves.train[-1] < self.LEFT * constant):
             return None
         return self.finding(
