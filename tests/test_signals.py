@@ -492,7 +492,6 @@ PLANTED: dict[str, list[Case]] = {
         case(SMOOTH, changed(curve, lambda x, y, _: (x, 1e4 * y)), "squared_error", optimizer=sgd(0.05)),
     ],
     "too_few_steps": [
-        case(mlp, lr=3e-3, batch=300, epochs=4),
         case(cnn, images, lr=1e-3, batch=100, epochs=3),
     ],
     "equal_units": [case(alike), case(functools.partial(alike, nn.Sigmoid))],
