@@ -88,6 +88,59 @@ def test_a_loss_of_probabilities_has_the_constant_in_probabilities(draw: torch.G
                       wp.Data(train=(scores(draw, 60, 2), two[:, None]), valid=0.5)).metric.name == "accuracy"  # fmt: skip
 
 
+BY_HAND = {
+    "classes": [
+        lambda p, y: -(y * p.log()).sum(1).mean(),
+        lambda p, y: -(y * (p / p.sum(1, keepdim=True)).clamp(1e-7, 1).log()).sum(),
+        lambda p, y: F.nll_loss((p + 1e-9).log(), y.argmax(1)),
+    ],
+    "binary": [
+        lambda p, y: -(y * p.log() + (1 - y) * (1 - p).log()).mean(),
+        lambda p, y: (-y * (p + 1e-8).log() - (1 - y) * (1 - p + 1e-8).log()).sum(1).mean(),
+    ],
+}
+
+
+@pytest.mark.parametrize("ends", [torch.sigmoid, lambda f: f.softmax(1), lambda f: f])
+@pytest.mark.parametrize("kind", BY_HAND)
+def test_a_cross_entropy_of_probabilities_is_known_by_hand(kind: str, ends: Any, draw: torch.Generator) -> None:
+    """Whatever the network ends in; its values stay those of the formula that was given."""
+    outputs = ends(scores(draw, 60, CLASSES))
+    target = F.one_hot(torch.randint(CLASSES, (60,), generator=draw), CLASSES).float()
+    for own in BY_HAND[kind]:
+        found = recognized(Loss(own), outputs, target)
+        assert (found.of_shares, found.blind, found.classifies) == (kind, False, True)
+        constant = found.constant(target, target)
+        assert constant is not None
+        torch.testing.assert_close(constant, target.mean(0), atol=0.02, rtol=0)
+        many = constant.expand_as(outputs)
+        torch.testing.assert_close(found.mean(many, target), Loss(found.given).mean(many, target))
+    assert recognized(Loss(BY_HAND[kind][0]), outputs, target).breaks
+    assert not recognized(Loss(BY_HAND[kind][1]), outputs, target).breaks
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        lambda p, y: (p - y).square().mean(),
+        lambda p, y: -(y * (1 - p).square() * p.log()).sum(1).mean(),  # focal
+        lambda p, y: -(y * p.log() * torch.arange(1.0, CLASSES + 1)).sum(1).mean(),  # classes weigh differently
+        lambda p, y: -(y * p.log()).sum(1).mean() + p.square().mean(),
+        F.binary_cross_entropy_with_logits,
+    ],
+)
+def test_other_losses_of_probabilities_are_none(own: Callable[..., Tensor], draw: torch.Generator) -> None:
+    target = F.one_hot(torch.randint(CLASSES, (60,), generator=draw), CLASSES).float()
+    found = recognized(Loss(own), scores(draw, 60, CLASSES).sigmoid(), target)
+    assert (found.of_shares, found.blind) == (None, False)
+
+
+def test_a_loss_that_outputs_do_not_change_is_blind(draw: torch.Generator) -> None:
+    own = lambda p, y: -(y * (p / p.sum(1, keepdim=True)).log()).sum(1).mean()  # noqa: E731
+    target = torch.randint(2, (40, 1), generator=draw).float()
+    assert recognized(Loss(own), scores(draw, 40, 1).sigmoid(), target).blind
+
+
 @pytest.mark.parametrize(
     "own",
     [

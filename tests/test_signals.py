@@ -28,6 +28,7 @@ from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.diagnose import rules
 from wellposed.diagnosis.rules import (
     batch_norm,
+    convergence,
     decayed_norms,
     gradient_flow,
     input_scales,
@@ -41,6 +42,7 @@ from wellposed.diagnosis.rules import (
 from wellposed.diagnosis.rules.rule import Inside
 from wellposed.diagnosis.signals import Signals, Toll
 from wellposed.losses.per_example import Loss
+from wellposed.training import inspection
 from wellposed.training.inspection import Unseen, inspect_network
 from wellposed.training.watch import FEW_ROWS
 
@@ -101,6 +103,15 @@ def changed(
     of: Callable[[int], Rows], change: Callable[[Tensor, Tensor, torch.Generator], Rows]
 ) -> Callable[[int], Rows]:
     return lambda seed: change(*of(seed), drawn(seed + 1000))
+
+
+def hot(x: Tensor, y: Tensor, _: torch.Generator) -> Rows:
+    return x, F.one_hot(y, 4).float()
+
+
+def labels(x: Tensor, y: Tensor, _: torch.Generator) -> Rows:
+    """Three labels, of which a row may have several or none."""
+    return x, (x[:, :3] > 0.3 * (y[:, None] - 1)).float()
 
 
 def noisy(share: float, first: int = 0, **settings: Any) -> Callable[[int], Rows]:
@@ -178,6 +189,21 @@ def killed(bias: float = -6.0) -> nn.Sequential:
         if isinstance(layer, nn.Linear) and layer.out_features == WIDTH:
             nn.init.constant_(layer.bias, bias)
     return net
+
+
+def alike(act: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
+    """A network whose weights all begin at 0."""
+    net = mlp(act=act)
+    for parameter in net.parameters():
+        nn.init.zeros_(parameter)
+    return net
+
+
+def zero_head() -> nn.Linear:
+    """A last layer that begins at 0, as is usual where a trained network is given a new one."""
+    head = nn.Linear(4, 4)
+    nn.init.zeros_(head.weight)
+    return head
 
 
 def ended(net: nn.Module, *by: nn.Module) -> nn.Sequential:
@@ -299,6 +325,9 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": F.cross_entropy,
     "squared_error": F.mse_loss,
     "binary_cross_entropy": F.binary_cross_entropy_with_logits,
+    "classes by hand": lambda p, y: -(y * (p / p.sum(1, keepdim=True)).clamp(1e-7, 1).log()).sum(1).mean(),
+    "indices by hand": lambda p, y: -p[torch.arange(len(y)), y].log().sum(),
+    "binary by hand": lambda p, y: -(y * p.clamp(1e-7, 1).log() + (1 - y) * (1 - p).clamp(1e-7, 1).log()).mean(),
 }
 
 
@@ -314,7 +343,8 @@ def looped(
     train, valid = (x[:-held], y[:-held]), (x[-held:], y[-held:])
     loader = DataLoader(TensorDataset(*train), batch_size=batch, shuffle=shuffle)
     stepper = optimizer(net) if optimizer else torch.optim.Adam(net.parameters(), lr)
-    watch = wp.watch(net, loss, train=loader, valid=valid, optimizer=stepper)
+    own = LOSSES[loss] if loss.endswith("by hand") else loss
+    watch = wp.watch(net, own, train=loader, valid=valid, optimizer=stepper, share=1)
     for _ in range(epochs):
         net.train(modes[0])
         for a, b in loader:
@@ -433,8 +463,19 @@ PLANTED: dict[str, list[Case]] = {
         case(lambda: ended(SMOOTH(), nn.Tanh()), curve, "squared_error"),
         case(lambda: ended(mlp(outs=1), nn.Softmax(1)), changed(blobs, binary), "binary_cross_entropy"),
         case(lambda: ended(mlp(outs=1), nn.Softmax(1)), changed(blobs, binary), "squared_error"),
+        case(lambda: ended(mlp(), nn.Sigmoid()), changed(blobs, hot), "classes by hand"),
+        case(lambda: ended(mlp(), nn.Sigmoid()), blobs, "indices by hand"),
+        case(lambda: ended(mlp(outs=1), nn.ReLU()), changed(blobs, binary), "binary by hand"),
+        case(functools.partial(mlp, outs=1), changed(blobs, binary), "binary by hand"),
+        case(lambda: ended(mlp(outs=3), nn.Softmax(1)), changed(blobs, labels), "binary by hand"),
+        case(lambda: ended(mlp(outs=3), nn.Softmax(1)), changed(blobs, labels), "squared_error"),
     ],
     "wrong_loss": [
+        case(lambda: ended(mlp(outs=1), nn.Sigmoid()), changed(blobs, binary), "classes by hand"),
+        case(lambda: ended(mlp(outs=1), nn.Sigmoid()), changed(blobs, lambda x, y, _: (x, y.float()[:, None])), "binary by hand"),
+        case(lambda: ended(mlp(), nn.Softmax(1)), changed(blobs, hot), "binary by hand"),
+        case(lambda: ended(mlp(outs=1), nn.Sigmoid()), changed(blobs, binary), "squared_error"),
+        case(lambda: ended(mlp(), nn.Softmax(1)), changed(blobs, lambda x, y, _: (40 * x, y)), "indices by hand", lr=0.1),
         case(functools.partial(mlp, outs=1), CODES, "squared_error"),
         case(mlp, changed(blobs, lambda x, y, _: (x, F.one_hot(y, 4).float())), "squared_error"),
         case(functools.partial(mlp, outs=1), changed(blobs, lambda x, y, _: (x, 0 * y))),
@@ -443,7 +484,17 @@ PLANTED: dict[str, list[Case]] = {
         case(mlp, changed(blobs, stretched)),
         case(cnn, functools.partial(images, scale=255.0), epochs=3),
         case(mlp, changed(blobs, lambda x, y, _: (x * 1e-3, y))),
+        case(cnn, changed(images, lambda x, y, _: (torch.cat([x[:300], 255 * x[300:]]), y)), epochs=3),
     ],
+    "wrong_targets": [
+        case(mlp, changed(blobs, lambda x, y, _: (x, torch.cat([0 * y[:TRAIN], y[TRAIN:]])))),
+        case(SMOOTH, changed(curve, lambda x, y, _: (x, 1e4 * y + 5e4)), "squared_error"),
+        case(SMOOTH, changed(curve, lambda x, y, _: (x, 1e4 * y)), "squared_error", optimizer=sgd(0.05)),
+    ],
+    "too_few_steps": [
+        case(cnn, images, lr=1e-3, batch=100, epochs=3),
+    ],
+    "equal_units": [case(alike), case(functools.partial(alike, nn.Sigmoid))],
     "unshuffled": [
         case(mlp, changed(blobs, sorted_rows), shuffle=False),
         case(SMOOTH, changed(curve, sorted_rows), "squared_error", shuffle=False),
@@ -506,8 +557,15 @@ NEAR_MISSES: dict[str, list[Case]] = {
         case(lambda: ended(SMOOTH(), nn.Sigmoid()), changed(curve, lambda x, y, _: (x, y.sigmoid())), "squared_error"),
         case(lambda: ended(SMOOTH(), nn.ReLU()), changed(curve, lambda x, y, _: (x, y.exp())), "squared_error"),
         case(functools.partial(mlp, outs=1), changed(blobs, binary), "binary_cross_entropy"),
+        case(lambda: ended(mlp(), nn.Softmax(1)), changed(blobs, hot), "classes by hand"),
+        case(lambda: ended(mlp(), nn.Softmax(1)), blobs, "indices by hand"),
+        case(lambda: ended(mlp(outs=3), nn.Sigmoid()), changed(blobs, labels), "binary by hand"),
+        case(lambda: ended(mlp(), nn.Softmax(1)), changed(blobs, hot), "binary by hand"),  # it is the loss that does not fit
     ],
     "wrong_loss": [
+        case(lambda: ended(mlp(), nn.Softmax(1)), changed(blobs, hot), "classes by hand"),
+        case(lambda: ended(mlp(outs=3), nn.Sigmoid()), changed(blobs, labels), "binary by hand"),
+        case(lambda: ended(SMOOTH(), nn.Sigmoid()), changed(curve, lambda x, y, _: (x, y.sigmoid())), "squared_error"),
         case(SMOOTH, RANKS, "squared_error"),  # counts and ranks are amounts
         case(functools.partial(mlp, outs=4), changed(blobs, lambda x, y, _: (x, F.one_hot(y, 4).float())), "binary_cross_entropy"),
         case(functools.partial(mlp, outs=1), changed(blobs, binary), "squared_error"),
@@ -519,7 +577,20 @@ NEAR_MISSES: dict[str, list[Case]] = {
         case(lambda: ended(nn.BatchNorm1d(12), mlp()), changed(blobs, stretched)),
         case(functools.partial(mlp, 60), changed(functools.partial(blobs, features=60), lambda x, y, _: ((x > 2).float(), y))),
         case(Attention, words, epochs=3),
+        case(cnn, changed(images, lambda x, y, _: (torch.cat([x[:300], 3 * x[300:]]), y)), epochs=3),  # brighter rows
     ],
+    "wrong_targets": [
+        case(mlp),
+        case(functools.partial(SMOOTH, depth=1), changed(curve, lambda x, y, _: (x, 60 * y)), "squared_error", lr=0.1, epochs=20),
+        case(SMOOTH, curve, "squared_error", lr=1e-5),  # worse than a constant, and of a sane size
+        case(mlp, changed(blobs, lambda x, y, _: (x, 0 * y))),  # nothing says that there are other labels
+    ],
+    "too_few_steps": [
+        case(mlp, lr=3e-2, batch=100, epochs=4),  # few, and enough
+        case(mlp, optimizer=sgd(30.0), batch=100, epochs=4),  # what leaps about needs no more steps
+        case(mlp, lr=1e-6, epochs=11),  # 132 steps
+    ],
+    "equal_units": [case(mlp), case(Residual), case(frozen), case(lambda: ended(mlp(), zero_head()))],
     "unshuffled": [
         case(mlp, shuffle=False),  # a fixed order that says nothing of the labels
         case(mlp, changed(blobs, sorted_rows)),
@@ -627,6 +698,42 @@ def test_healthy_networks_of_other_seeds_are_left_alone(seed: int) -> None:
     assert not alarms
 
 
+def seen_dead(curves: Curves, first: int, last: int, **facts: Any) -> Curves:
+    """The same run with so many of 16 units dead at the first weights and at the last."""
+    signals = curves.signals
+    assert signals is not None
+    assert signals.first is not None
+    assert signals.last is not None
+    born, left = (
+        dataclasses.replace(look, units=(inspection.Units("ReLU 1", 16, dead), *look.units))
+        for look, dead in ((signals.first, first), (signals.last, last))
+    )
+    near = dict.fromkeys(signals.moved, 0.3)
+    return dataclasses.replace(
+        curves, facts={**curves.facts, **facts}, signals=dataclasses.replace(signals, first=born, last=left, moved=near)
+    )
+
+
+def test_steps_that_kill_a_whole_layer_are_too_long() -> None:
+    """However short the way of the weights was: of dead units nothing moves any more."""
+    curves = curves_of(case(functools.partial(mlp, depth=1, width=8), lr=1e-6, epochs=8), 0)
+    rule = learning_rates.RateTooHigh()
+    assert rule.judge(curves) is None
+    broke = rule.judge(seen_dead(curves, 2, 16))
+    assert broke is not None
+    assert "killed 14" in broke.says
+    for first, last, facts in ((16, 16, {}), (2, 12, {}), (2, 16, {"regularized": {"weight_decay": 0.1}})):
+        assert rule.judge(seen_dead(curves, first, last, **facts)) is None, (first, last, facts)
+
+
+def test_losses_beyond_all_targets_do_not_show_that_sides_are_the_same_rows() -> None:
+    same = [1.2345e9, 1.2344e9, 1.2343e9, 1.2342e9, 1.2341e9, 1.2339e9]
+    curves = Curves.of({"loss": same, "val_loss": same})
+    assert row_faults.Leakage().judge(curves) is not None
+    assert row_faults.Leakage().judge(dataclasses.replace(curves, facts={"constant_loss": 10.0})) is None
+    assert row_faults.Leakage().judge(dataclasses.replace(curves, facts={"constant_loss": 1e8})) is not None
+
+
 # Deliberately wrong rules: the cases above must catch every one.
 
 
@@ -691,12 +798,43 @@ class RangesAreFine(outputs.WrongOutput):
 class AnyCodesAreClasses(outputs.WrongLoss):
     GAIN = -1.0
 
-    def _numbers(self, signals: Signals, targets: Any) -> Any:
-        return self._found(1.0, {}, "", ".") if targets.whole and targets.columns == 1 else None
+    def _numbers(self, signals: Signals, targets: Any, made: Any) -> Any:
+        return self.finding(1.0, {}, "", ".") if targets.whole and targets.columns == 1 else None
 
 
 class CodesAreAmounts(outputs.WrongLoss):
     GAIN = 2.0
+
+
+class EveryHandIsBinary(outputs.WrongOutput):
+    def inside(self, curves: Curves, signals: Signals) -> Any:
+        loss = copy.copy(signals.loss)
+        loss.of_shares = "binary" if loss.of_shares else None
+        return super().inside(curves, dataclasses.replace(signals, loss=loss))
+
+
+class EachTargetIsALabel(outputs.WrongLoss):
+    def _numbers(self, signals: Signals, targets: Any, made: Any) -> Any:
+        return self.finding(1.0, {}, "", ".") if made == "sigmoid" else None
+
+
+class UnitsAreNoMatter(input_scales.WrongTargets):
+    def inside(self, curves: Curves, signals: Signals) -> Any:
+        targets = signals.targets
+        return self.finding(1.0, {}, "", ".") if targets is not None and targets.spread > 30 else None
+
+
+class FewAreFew(convergence.TooFewSteps):
+    LEFT = 0.0
+
+
+class ManyAreFew(convergence.TooFewSteps):
+    MOST = 200
+
+
+class HeadsCount(units.EqualUnits):
+    def inside(self, curves: Curves, signals: Signals) -> Any:
+        return self.finding(1.0, {}, "", ".") if signals.first is not None and signals.first.copies else None
 
 
 class RawInputsCount(input_scales.UnscaledInputs):
@@ -751,8 +889,6 @@ class ModesDoNotMatter(batch_norm.ForgottenMode):
 
 class EveryModeMinds(batch_norm.ForgottenMode):
     def inside(self, curves: Curves, signals: Signals) -> Any:
-        import dataclasses
-
         return super().inside(curves, dataclasses.replace(signals, moody=True))
 
 
@@ -779,7 +915,7 @@ MUTANTS = [
     UnusedIsAlive, AnyActivationIsWrong, RangesAreFine, AnyCodesAreClasses, CodesAreAmounts, RawInputsCount,
     AnyOrderIsWrong, OrderIsFine, CopiesWithinCount, CopiesAreFine, FeaturesAreFine, AnyFeature, ErrorsAreNoise,
     LabelsAreRight, TrainingLabelsAreRight, ModesDoNotMatter, EveryModeMinds, RowsAreValues, BatchesAreLarge, AnyDecay,
-    NoDecay,
+    NoDecay, EveryHandIsBinary, EachTargetIsALabel, UnitsAreNoMatter, FewAreFew, ManyAreFew, HeadsCount,
 ]  # fmt: skip
 
 

@@ -58,7 +58,8 @@ MOODY = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.Alph
 
 @dataclass(frozen=True)
 class Targets:
-    """What the training targets are: ``one_hot`` rows are all 0 but a 1; ``codes`` are whole numbers without a gap."""
+    """What the training targets are: ``one_hot`` rows are all 0 but a 1, of ``several`` labels some have more than one 1; ``codes``
+    are whole numbers without a gap."""
 
     columns: int
     whole: bool
@@ -68,6 +69,7 @@ class Targets:
     high: float
     spread: float
     one_hot: bool
+    several: bool
     codes: bool
     shares: bool
     values: Tensor
@@ -83,6 +85,7 @@ class Targets:
         whole = bool((values == values.round()).all())
         rows = flat.flatten(1) if flat.ndim > 1 else flat[:, None]
         ones = bool((rows.sum(1) - 1).abs().max() < 1e-4)
+        labels = columns > 1 and whole and values.tolist() == [0.0, 1.0]
         return cls(
             columns=columns,
             whole=whole,
@@ -91,7 +94,8 @@ class Targets:
             low=float(values[0]),
             high=float(values[-1]),
             spread=float(flat.std(correction=0)),
-            one_hot=columns > 1 and whole and ones and float(values[0]) == 0 and len(values) == 2,
+            one_hot=labels and ones,
+            several=labels and bool((rows.sum(1) > 1).any()),
             codes=whole and len(values) == int(values[-1] - values[0]) + 1 and float(values[0]) in (0.0, 1.0),
             shares=columns > 1 and ones and float(values[0]) >= 0,
             values=flat,
@@ -134,6 +138,7 @@ class Signals:
         wrong: how labels contradict the surest answers, by side.
         gain: hit rates of classes and of rounded class numbers, see `rows.code_gain`.
         forwards: of the loop, an entry an epoch. moody: whether some module minds the mode.
+        steps: passes with gradients in all, also since the last look.
         learns: whether a step of the loop moves this network, as far as one can see: it left gradients, or has an optimizer.
         unlearned: the share of some rows of each side that went through without gradients in training mode.
         batch: rows of a training batch. norms: names of batch norms.
@@ -141,6 +146,8 @@ class Signals:
         leftover: how surely what is left of the targets is shared by rows that lie close, see `row_checks.leftover`.
         toll: what regularization adds to the loss; None where the pass failed.
         codes: of variational autoencoders, what each dimension holds and whether the decoder listens.
+        one_label: whether all training rows that were looked at have one label, and validation rows do not.
+        times: the root mean square of validation inputs over that of training inputs.
         names: of the network's parts, and those that ``forward=``, ``target=`` and the loss use.
         missing: what could not be seen, a sentence each.
     """
@@ -160,6 +167,7 @@ class Signals:
     gain: tuple[float, float, float] | None = None
     forwards: tuple[Forwards, ...] = ()
     moody: bool = False
+    steps: int = 0
     learns: bool = True
     unlearned: Mapping[str, float] = field(default_factory=dict)
     batch: int | None = None
@@ -169,6 +177,8 @@ class Signals:
     leftover: float | None = None
     toll: Toll | None = None
     codes: tuple[Code, ...] = ()
+    one_label: bool = False
+    times: float | None = None
     names: frozenset[str] = frozenset()
     missing: tuple[str, ...] = ()
 
@@ -260,7 +270,10 @@ def _of_watch(watch: Watch) -> Signals:
         unheld=tuple(leaf.name for leaf in trainable if held is not None and id(leaf.tensor) not in held),
         wrong={side: seen.wrong(found) for side, found in answers.items()},
         leftover=seen.leftover(answers),
+        one_label=seen.loss.classifies
+        and [found is not None and _varies(found[1]) for found in answers.values()] == [True, False],
         forwards=tuple(notes.forwards),
+        steps=notes.steps,
         learns=watch.optimizer is not None or any(notes.gradients),
         unlearned=_unlearned(watch),
         order=measure.row_order(loader, watch.target_of),
@@ -287,6 +300,10 @@ def _answers(watch: Watch, side: str, most: int = MOST_ANSWERS) -> Iterator[Rows
         return watch.batches(side)
     some = torch.randperm(len(source), generator=generator(0, "look", side))[:most]
     return (((x, y), y) for x, y in _moved(batches_of(source, some), watch.device))
+
+
+def _varies(targets: Tensor) -> bool:
+    return bool((targets != targets[0]).any())
 
 
 Answers = tuple[Tensor, Tensor, Tensor | None]
@@ -406,6 +423,7 @@ def _with_rows(
     same = measure.same_rows(train, valid)
     if ours is None or theirs is None:
         return replace(found, targets=targets, copies=same)
+    sizes = [float(x.double().square().mean().sqrt()) if x.is_floating_point() else 0.0 for x, _ in (ours, theirs)]
     few = []
     for x, y in (ours, theirs):  # evenly spaced rows
         index = torch.linspace(0, len(x) - 1, min(len(x), measure.MOST_JUDGED)).long()
@@ -416,6 +434,7 @@ def _with_rows(
         targets=targets,
         copies=same if same is not None and same.valid > 0 else measure.exact_copies(ours, theirs, share),
         giveaway=measure.giveaway(*few),
+        times=sizes[1] / sizes[0] if min(sizes) > 0 and all(map(math.isfinite, sizes)) else None,
         gain=measure.code_gain(*few) if coded else None,
     )
 

@@ -126,6 +126,18 @@ TORCH: dict[type[nn.Module], _Known] = {
 }
 """Losses of torch that are convex in the outputs and whose targets are known. Other callables are taken as they are."""
 FUNCTIONS = {known.function: module for module, known in TORCH.items()}
+BY_HAND: dict[str | None, _Known] = {
+    "binary": replace(TORCH[nn.BCELoss]),
+    "classes": _Known(
+        None,
+        need_classes,
+        CrossEntropy,
+        elementwise=False,
+        ends_in=lambda scores: F.softmax(scores, -1),
+        scores=lambda shares: shares.clamp_min(torch.finfo(shares.dtype).tiny).log(),
+    ),
+}
+"""Cross-entropies of probabilities as people write them, by `Loss.of_shares`."""
 
 
 class _Made(TorchFunctionMode):
@@ -157,6 +169,10 @@ class Loss:
         same: the loss of ours that it is, by another name too; None where that is not known.
         derived: whether outputs or loss are made of derivatives (a force of an energy, the residual of a differential equation),
             so that they cannot be evaluated without gradients.
+        of_shares: whether it takes probabilities: of a 0 or 1 in each output (``"binary"``), or of classes that exclude each other
+            (``"classes"``); None where it takes something else. Of losses written by hand `recognition` says it.
+        blind: whether it was seen to be the same whatever the outputs were.
+        breaks: whether it was seen to be no finite number where a probability is 0.
     Raises:
         InputError: ``given`` is neither a known name nor callable.
     """
@@ -178,6 +194,8 @@ class Loss:
         same = None if self.known is None or self.known.same is None else self.known.same()
         self.same: Criterion | None = self.criterion or same
         self.module: Any = given if isinstance(given, nn.Module) else None
+        self.of_shares: Literal["binary", "classes"] | None = "binary" if isinstance(given, nn.BCELoss) else None
+        self.blind = self.breaks = False
         if self.criterion is not None:
             self.name = self.criterion.name
             self.ignored: int | None = None
@@ -382,7 +400,8 @@ class Loss:
         return replace(found, total=found.total.detach(), count=found.count.detach())
 
     def _each(self, outputs: Any, target: Any) -> PerExample:
-        new = self._writes is None and not self.derived and self.criterion is None and self.known is None
+        own = self.criterion is None and (self.known is None or self.known is BY_HAND.get(self.of_shares))
+        new = self._writes is None and not self.derived and own
         if new and not torch.is_inference_mode_enabled():  # there no tensor says whether it was written to
             units = self._first(outputs, target)
         else:

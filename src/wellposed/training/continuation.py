@@ -166,8 +166,8 @@ def standardized(start: Continuation) -> Continuation:
 
 def rescored(start: Continuation) -> Continuation:
     """The same without the activation that the network ends in, so that the loss gets the scores that it takes."""
-    loss = start.problem.loss.name
-    if loss == "NLLLoss":
+    shares = start.problem.loss.of_shares
+    if start.problem.loss.name == "NLLLoss":
         raise InputError("Minus a probability and minus its logarithm cannot be compared: this change is not tried.")
     source, plain = start.problem.prepared.train_clean, start.problem.forward
     whole, bare = (start.problem.build(start.recipe.model, start.seed).eval() for _ in range(2))
@@ -197,7 +197,7 @@ def rescored(start: Continuation) -> Continuation:
 
     def forward(model: nn.Module, batch: Any) -> Any:
         scores = plain(model, batch)
-        return scores.sigmoid() if loss == "BCELoss" else scores
+        return scores.sigmoid() if shares == "binary" else scores.softmax(-1) if shares == "classes" else scores
 
     return _with(start, forward=forward, model=made)
 

@@ -89,6 +89,7 @@ class Inspection:
 
     Attributes:
         silent: modules whose outputs do not vary though their inputs do.
+        copies: weights of several units, all of which have the same.
         made_by: the operation that made the outputs, where it is an activation (``softmax``, ``sigmoid``, ``relu``...).
         outputs: of all rows, or None where they are no tensor.
         entering: what enters the first layer; None behind an embedding.
@@ -98,6 +99,7 @@ class Inspection:
     layers: tuple[Layer, ...]
     units: tuple[Units, ...]
     silent: tuple[str, ...]
+    copies: tuple[str, ...]
     made_by: str | None
     outputs: Tensor | None
     target: Tensor | None
@@ -337,6 +339,7 @@ def inspect_network(
         layers=tuple(_ordered(layers, eyes)) if any(grad is not None for grad in sums) else (),
         units=tuple(Units(place, high.numel(), int((high <= 0).sum())) for place, high in eyes.relus.items()),
         silent=tuple(name for name in eyes.called if _silent(eyes, name)),
+        copies=tuple(leaf.name for leaf in trained if leaf.role == "weight" and _copies(leaf.tensor)),
         made_by=made,
         outputs=_joined(outputs),
         target=_joined(targets),
@@ -398,6 +401,10 @@ def _silent(eyes: _Eyes, name: str) -> bool:
         return False
     before, after = eyes.inputs[name].variation, eyes.outputs[name].variation
     return before > STILL >= after and after <= TAKEN * before
+
+
+def _copies(weight: Tensor) -> bool:
+    return weight.ndim > 1 and len(weight) > 1 and bool((weight == weight[:1]).all())
 
 
 def _maker(out: Tensor, last: tuple[str, Tensor] | None) -> str | None:

@@ -79,6 +79,11 @@ class Notes:
         else:
             self._now.evaluated += 1
 
+    @property
+    def steps(self) -> int:
+        """Passes with gradients so far, also since the last look."""
+        return sum(one.trained + one.trained_evaluating for one in (*self.forwards, self._now))
+
     def end_epoch(self, model: nn.Module) -> None:
         self.forwards.append(self._now)
         self._now = Forwards()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from wellposed.diagnosis.rules.rule import (
     LOW_ERROR,
     MATERIAL_PROGRESS,
     PACE,
+    Inside,
     Rule,
     comes_down,
     descent,
@@ -36,6 +38,9 @@ from wellposed.diagnosis.rules.rule import (
 )
 from wellposed.logs import Array
 from wellposed.training.history import Stopped
+
+if TYPE_CHECKING:
+    from wellposed.diagnosis.signals import Signals
 
 FINISHED = 0.05  # of the highest learning rate: schedules that end there have been gone through
 
@@ -206,6 +211,37 @@ class NotLearning(Rule):
         valid = curves.valid
         below = len(valid) > 0 and 0 < reference < 0.5 * float(valid.min())
         return below or any(measure.end(rate) < LOW_ERROR for rate in rates)
+
+
+class TooFewSteps(Inside):
+    """The optimizer took so few steps that hardly a network is fitted by them, and the loss was falling.
+
+    Holds for at most a hundred steps, over which the training loss fell in each epoch and validation fell too, with nothing learned
+    or four fifths of the constant prediction's loss left: a usual rate of .001 moves weights by a tenth then.
+    """
+
+    name, severity = "too_few_steps", 4
+    axis, pulls = "optimization", "schedule"
+    code = "epochs = 10 * epochs  # or smaller batches"
+    moves = ((with_more_epochs(10),),)
+    explains = ("not_learning", "undertrained", "underfits")
+    MOST = 100
+    LEFT = 0.8
+
+    def inside(self, curves: Curves, signals: Signals) -> Finding | None:
+        steps, constant = signals.steps, curves.fact("constant_loss")
+        falling = len(curves.train) > 1 and len(curves.valid) > 1 and bool((np.diff(curves.train) < 0).all())
+        if not 0 < steps <= self.MOST or not falling or not curves.valid[-1] < curves.valid[0]:
+            return None
+        if constant is not None and curves.train[-1] >= constant:  # it comes down from a start far off
+            return None
+        if shows_learning(curves) and (constant is None or curves.train[-1] < self.LEFT * constant):
+            return None
+        return self.finding(
+            0.8, {**measured("steps of the optimizer", steps), "threshold": self.MOST, **end_of(curves)},
+            "train for at least ten times as many steps: more epochs, or smaller batches",
+            f"The optimizer took {steps} steps in all, and the loss was falling: training ended before it could get anywhere.",
+        )  # fmt: skip
 
 
 class Undertrained(Rule):

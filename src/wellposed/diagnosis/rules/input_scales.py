@@ -1,4 +1,4 @@
-"""Inputs of wildly different or extreme scales."""
+"""Inputs and targets of wildly different or extreme scales."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
-from wellposed.diagnosis.rules.rule import Inside, measured
+from wellposed.diagnosis.rules.rule import Inside, end_of, measured
 
 if TYPE_CHECKING:
     from wellposed.diagnosis.signals import Signals
@@ -58,7 +58,8 @@ class UnscaledInputs(Inside):
 
     The curvature along a weight is the mean square of its input, and the learning rate that all weights share is bounded by the
     largest. Holds if a feature's root mean square exceeds 30 (images of 0..255, amounts in single units), if all are
-    below .01, or if one spreads more than 100 times as wide as the median one. Columns of 0 and 1 and sparse columns
+    below .01, or if one spreads more than 100 times as wide as the median one; or if validation inputs are 30 times as large as
+    training inputs, or a 30th: they are not prepared alike. Columns of 0 and 1 and sparse columns
     are sane whatever their spread. What enters the first layer is judged, so that a norm or a division inside the model counts;
     behind an embedding nothing is.
     """
@@ -70,7 +71,13 @@ class UnscaledInputs(Inside):
     explains = ("slow", "undertrained", "oscillates")
 
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
-        found = unscaled(signals)
+        found, times = unscaled(signals), signals.times
+        if times is not None and not 1 / LARGE < times < LARGE:
+            return self.finding(
+                0.95, {**measured("validation over training inputs, root mean square", times), "threshold": LARGE},
+                "prepare the inputs of both sides alike, with the numbers of the training rows",
+                f"Validation inputs are {times:.3g} times as large as training inputs: the sides are not scaled alike.",
+            )  # fmt: skip
         if found is None:
             return None
         return self.finding(
@@ -80,4 +87,38 @@ class UnscaledInputs(Inside):
             "standardize each feature by the mean and standard deviation of the training rows (images: to about -1..1), "
             "or put a batch norm first",
             f"{found.says[0].upper()}{found.says[1:]}: the inputs are not scaled, and no one learning rate fits all of them.",
+        )  # fmt: skip
+
+
+class WrongTargets(Inside):
+    """Targets from which nothing can be learned, or not by steps of a usual length.
+
+    Holds if all training rows that were looked at have one label and validation rows do not; or if a loss on numbers ended above
+    the constant prediction's (or ran away) where targets have a root mean square above 30 and inputs are scaled.
+    """
+
+    name, severity = "wrong_targets", 2
+    axis, pulls = "optimization", "data"
+    code = "y = (y - y_train.mean(0)) / y_train.std(0)"
+    explains = (
+        "slow", "too_few_steps", "undertrained", "rate_too_low", "rate_too_high", "not_learning", "diverged", "exploding_gradients",
+    )  # fmt: skip
+    overrules = ("overfits",)
+
+    def inside(self, curves: Curves, signals: Signals) -> Finding | None:
+        targets, constant = signals.targets, curves.fact("constant_loss")
+        if signals.one_label:
+            return self.finding(
+                0.95, {"labels": 1, **end_of(curves)}, "see how labels are read: a division of whole numbers makes them 0",
+                "All training rows have one label, and validation rows have others: nothing can be learned from them.",
+            )  # fmt: skip
+        if targets is None or not signals.loss.numeric or constant is None or unscaled(signals) is not None:
+            return None
+        size, end = float(targets.values.square().mean().sqrt()), curves.train_loss[-1] if len(curves) else 0.0
+        if size <= LARGE or end <= constant:  # NaN, too, is no number below
+            return None
+        return self.finding(
+            0.9, {**measured("root mean square of the targets", size), "threshold": LARGE, "constant": constant, **end_of(curves)},
+            "standardize the targets by mean and standard deviation of the training rows, and scale predictions back",
+            f"Targets have a root mean square of {size:.3g}, and training ended above a constant prediction: they are not scaled.",
         )  # fmt: skip

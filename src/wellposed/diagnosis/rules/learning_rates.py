@@ -31,6 +31,7 @@ from wellposed.diagnosis.rules.rule import (
     end_of,
     falls,
     measured,
+    regularizes,
     shows_learning,
 )
 from wellposed.logs import Array
@@ -161,7 +162,8 @@ class RateTooHigh(Rule):
     Seen from inside it also holds, where half of the constant prediction's loss or error is left, (e) if the steps broke the
     network: half of the units that were alive at the first weights are 0 on every row, or a layer that told rows apart gives
     the same for each, and the weights went twice as far
-    as they are large (one that shrinks them to nothing goes once); or they were thrown ten times as far as they were
+    as they are large (one that shrinks them to nothing goes once), or all units behind a ReLU died with nothing that shrinks;
+    or they were thrown ten times as far as they were
     large, which learning does not take: initialization gives weights the size at which signals pass. Or (f) if the first
     epoch, before which curves know nothing, made the loss worse than at the first weights and than a constant
     prediction, by as much as (a) asks for. Unscaled inputs have a finding of their own, and (e) is not asked there.
@@ -205,12 +207,13 @@ class RateTooHigh(Rule):
             alive, living = (sum(u.count - u.dead for u in seen.units) for seen in (signals.first, signals.last))
             died = max(alive - living, 0)
             silenced = [name for name in signals.last.silent if name not in signals.first.silent]
-        dead = (silenced or (alive >= self.FEWEST_UNITS and died >= self.DIED * alive)) and moved >= self.FARTHER
+        dead = silenced or (alive >= self.FEWEST_UNITS and died >= self.DIED * alive)
+        dead = dead and (moved >= self.FARTHER or (not regularizes(curves) and self._wiped_out(signals)))
         if not dead and not moved >= self.THROWN:
             return None
         evidence: dict[str, EvidenceValue] = {
             **measured("way of the weights, in their own sizes", moved),
-            "threshold": self.FARTHER if dead else self.THROWN,
+            "threshold": (self.FARTHER if moved >= self.FARTHER else 0.0) if dead else self.THROWN,
             **end_of(curves),
         }
         if dead:
@@ -222,6 +225,14 @@ class RateTooHigh(Rule):
             f"{f' and silenced {silenced[0]!r}' if dead and silenced else ''}, and the training loss ended at "
             f"{measure.end(curves.train_loss):.3g}: the learning rate is too high.",
         )  # fmt: skip
+
+    @classmethod
+    def _wiped_out(cls, signals: Signals) -> bool:
+        """Whether all units behind some ReLU are dead, most of which were alive at the first weights."""
+        born = {u.place: u.dead for u in signals.first.units} if signals.first is not None else {}
+        last = signals.last.units if signals.last is not None else ()
+        wide = (u for u in last if u.count >= cls.FEWEST_UNITS and u.dead == u.count)
+        return any(born.get(u.place, u.count) < cls.DIED * u.count for u in wide)
 
     def _jumped(self, curves: Curves) -> Finding | None:
         values = curves.train
@@ -317,7 +328,7 @@ class RateTooLow(Rule):
     axis, pulls = "optimization", "optimizer"
     code = 'for group in optimizer.param_groups: group["lr"] *= 10'
     moves = ((with_higher_rate(10),), (with_higher_rate(100),), (with_adaptive_optimizer,))
-    explains = ("undertrained", "slow", "not_learning")
+    explains = ("undertrained", "slow", "not_learning", "too_few_steps")
     overrules = ("underfits",)
     of_fit = True
     HARDLY = 0.1  # of the loss at the start: at that pace the rest would take ten times the epochs

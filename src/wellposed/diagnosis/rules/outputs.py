@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 BOUNDED = {"softmax": (0.0, 1.0), "sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, float("inf"))}
 """Ranges of the activations that a network may end in."""
+SLACK = 1e-3  # of probabilities: what rounding may add
+
+
+def exclusive(targets: Targets | None) -> bool:
+    """Whether each row is of one of three classes or more. With two, both kinds of cross-entropy are the same."""
+    return targets is not None and targets.one_hot and targets.columns > 2
 
 
 def is_shares(outputs: Tensor | None) -> bool:
@@ -31,12 +37,13 @@ def is_shares(outputs: Tensor | None) -> bool:
 class WrongOutput(Inside):
     """The activation that the network ends in does not fit the loss.
 
-    Cross-entropy and binary cross-entropy take any number and apply softmax or sigmoid themselves: an output that ends
-    in one (or in a ReLU or tanh, which cut scores) bounds what the loss can reach. ``NLLLoss`` takes logarithms of
-    probabilities. A loss on numbers cannot reach targets outside the range of a sigmoid, tanh or ReLU: holds if a
-    hundredth of the targets lies outside. Ending in an activation is seen from the operation that made the outputs; a softmax
-    also from rows in [0, 1] that sum to 1; over one unit it is 1 whatever the network says. ``log_softmax`` before
-    cross-entropy changes nothing and is left alone.
+    Cross-entropy and binary cross-entropy take any number and apply softmax or sigmoid themselves: an output that ends in one (or
+    in a ReLU or tanh, which cut scores) bounds what the loss can reach. ``NLLLoss`` takes logarithms of probabilities, ``BCELoss``
+    and cross-entropies written by hand take these: of classes that exclude each other, which sigmoids do not make sum to 1, or of
+    each output, of which softmax lets no two be likely. A loss on numbers cannot reach targets outside the range of a sigmoid,
+    tanh or ReLU: holds if a hundredth of the targets lies outside. Ending in an activation is seen from the operation that made
+    the outputs; a softmax also from rows in [0, 1] that sum to 1; over one unit it is 1 whatever the network says.
+    ``log_softmax`` before cross-entropy changes nothing and is left alone.
     """
 
     name, severity = "wrong_output", 2
@@ -59,16 +66,26 @@ class WrongOutput(Inside):
                 "end in a linear layer of one score, or give an output to each class",
             )  # fmt: skip
         logs = name == "NLLLoss" and outputs.ndim > 1 and bool((outputs.exp().sum(1) - 1).abs().max() < 1e-2)
+        takes, targets = signals.loss.of_shares, signals.targets
+        beyond = takes is not None and bool(((outputs < -SLACK) | (outputs > 1 + SLACK)).any())
+        if made == "softmax" and targets is not None and targets.several:
+            return self._found(
+                inspection, "softmax, whose rows sum to 1", f"{name} of rows that may have several labels",
+                "end in a sigmoid for each label; better, use BCEWithLogitsLoss on the scores",
+            )  # fmt: skip
         for loss, unfit, lever in (
             ("cross_entropy", made in BOUNDED, "give the scores to the loss as they are: it applies softmax itself"),
             ("binary_cross_entropy", made in (*BOUNDED, "log_softmax", "log_sigmoid"),
              "give the scores to the loss as they are: it applies the sigmoid itself"),
             ("NLLLoss", made != "log_softmax" and not logs, "end in log_softmax, or use cross-entropy on scores"),
-            ("BCELoss", made in ("softmax", "relu", "tanh"),
+            ("binary", beyond or made in ("relu", "tanh") or (made == "softmax" and not exclusive(targets)),
              "end in a sigmoid; better, use BCEWithLogitsLoss on the scores"),
+            ("classes", beyond or made in ("relu", "tanh", "sigmoid"),
+             "end in softmax; better, use cross-entropy on the scores"),
         ):  # fmt: skip
-            if name == loss and unfit:
-                return self._found(inspection, made or "no log_softmax", name, lever)
+            if loss in (name, takes) and unfit:
+                ends = made or ("no log_softmax" if loss == "NLLLoss" else "no activation, so that outputs leave 0..1")
+                return self._found(inspection, ends, name, lever)
         if signals.loss.numeric and made in BOUNDED and signals.targets is not None:
             return self._outside(inspection, made, signals.targets)
         return None
@@ -99,12 +116,14 @@ class WrongOutput(Inside):
 class WrongLoss(Inside):
     """The loss does not fit the targets.
 
-    Cross-entropy on a single score is always 0. Targets that a loss does not take at all are refused before. A loss on numbers
-    treats class numbers as amounts: holds if the targets are whole numbers without a gap, of few distinct values, and the
-    features say that they are names: ridge fits of the classes hit more validation rows than the rounded fit of the
-    number, by a tenth and by more than the sampling error, which counts and ranks do not show. A loss on numbers for
-    one-hot rows learns, but slowly where it is wrong and sure. Of a loss of one's own only one thing is seen: below zero it falls
-    without a bound, faster and faster, as where its sign is wrong.
+    Cross-entropy on a single score is always 0; any loss may be the same whatever the outputs are. Targets that a loss does not
+    take at all are refused before, but a binary cross-entropy by hand takes others than 0..1. After a softmax over three classes or
+    more it asks of each alone, and not which one it is. One that takes logarithms of 0 is judged where training ended so. A loss
+    on numbers treats class numbers as amounts: holds if the targets are whole numbers without a gap, of few distinct values, and
+    the features say that they are names: ridge fits of the classes hit more validation rows than the rounded fit of the number,
+    by a tenth and by more than the sampling error, which counts and ranks do not show. A loss on numbers for one-hot rows, or for
+    labels 0 and 1 behind a sigmoid or softmax, learns, but slowly where it is wrong and sure. Of a loss of one's own it is seen
+    that below zero it falls without a bound, faster and faster, as where its sign is wrong.
     """
 
     name, severity = "wrong_loss", 2
@@ -128,21 +147,34 @@ class WrongLoss(Inside):
             )  # fmt: skip
         if inspection is None or targets is None:
             return None
-        name, outputs = signals.loss.name, inspection.outputs
-        if name == "cross_entropy" and outputs is not None and outputs.ndim > 1 and outputs.shape[1] == 1:
-            return self.finding(
-                0.99, {"outputs": 1, "loss": name}, "use binary cross-entropy for one score, or give one score a class",
-                "Cross-entropy of a single score is 0 whatever the network says: the loss does not fit the output.",
-            )  # fmt: skip
-        return self._numbers(signals, targets) if signals.loss.numeric else None
+        name, takes, outputs = signals.loss.name, signals.loss.of_shares, inspection.outputs
+        single = name == "cross_entropy" and outputs is not None and outputs.ndim > 1 and outputs.shape[1] == 1
+        for holds, sure, lever, says in (
+            (single or signals.loss.blind, 0.95, "use binary cross-entropy for one score, or give one score a class",
+             f"The loss {name} is the same whatever the network says, as of a single score: it does not fit the output."),
+            (takes == "binary" and (targets.low < -SLACK or targets.high > 1 + SLACK), 0.95,
+             "use cross-entropy with one score a class, or targets in 0..1",
+             f"Targets go from {targets.low:g} to {targets.high:g}, and {name} is a binary cross-entropy: it does not fit them."),
+            (takes == "binary" and inspection.made_by == "softmax" and exclusive(targets), 0.8,
+             "use cross-entropy on the scores, which asks which class it is",
+             f"Each row is of one of {targets.columns} classes, as softmax says, and {name} asks of each alone: it does not fit."),
+            (signals.loss.breaks and len(curves) > 0 and not np.isfinite(curves.train_loss[-1]), 0.8,
+             "use cross-entropy on scores, which never takes the logarithm of 0",
+             f"{name} takes the logarithm of a probability that may be 0, and was no finite number at the end."),
+        ):  # fmt: skip
+            if holds:
+                return self.finding(sure, {"loss": name}, lever, says)
+        return self._numbers(signals, targets, inspection.made_by) if signals.loss.numeric else None
 
-    def _numbers(self, signals: Signals, targets: Targets) -> Finding | None:
+    def _numbers(self, signals: Signals, targets: Targets, made: str | None) -> Finding | None:
         lever = "use cross-entropy with one score a class"
-        if targets.one_hot and targets.columns >= 2:
+        labels = targets.whole and targets.distinct == 2 and (targets.low, targets.high) == (0, 1)
+        if (targets.one_hot and targets.columns >= 2) or (labels and made in ("sigmoid", "softmax")):
             return self.finding(
-                0.7, {"columns": targets.columns, "loss": signals.loss.name}, lever,
-                f"The targets are one of {targets.columns} classes, and {signals.loss.name} compares numbers: the loss does not "
-                "fit the targets.",
+                0.7, {"columns": targets.columns, "loss": signals.loss.name},
+                lever if targets.one_hot else "use binary cross-entropy on the score, without the last activation",
+                f"The targets are labels, {f'one of {targets.columns} classes' if targets.one_hot else '0 or 1'}, and "
+                f"{signals.loss.name} compares numbers: the loss does not fit the targets.",
             )  # fmt: skip
         if signals.gain is None or not (targets.codes and targets.distinct >= 3 and targets.columns == 1):
             return None

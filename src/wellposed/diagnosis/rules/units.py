@@ -135,3 +135,24 @@ class DeadLayers(Inside):
         pull = max((layer.relative for layer in ours if signals.moved[layer.name] > 0), default=math.inf)
         # What a vanishing gradient does not move is no matter of one layer.
         return [layer.name for layer in ours if signals.moved[layer.name] == 0 and layer.relative > LEAST_PULL * pull]
+
+
+class EqualUnits(Inside):
+    """All units of a layer before the last have the same weights, as where all began at 0: they get equal gradients for good."""
+
+    name, severity = "equal_units", 2
+    beyond = "anew"
+    explains = ("not_learning", "dead_layers", "dying_units", "underfits")
+    axis, pulls = "optimization", "capacity"
+    code = "torch.nn.init.kaiming_normal_(layer.weight)"
+
+    def inside(self, curves: Curves, signals: Signals) -> Finding | None:
+        last = signals.last
+        layers = [one.name for one in last.layers if one.role == "weight"][:-1] if last is not None else []
+        same = [name for name in layers if last is not None and name in last.copies]
+        if not same or _made_sparse(curves):
+            return None
+        return self.finding(
+            0.95, {**measured("layers of equal units", len(same)), "layer": same[0]}, "begin weights at random, each its own",
+            f"All units of '{same[0]}' have the same weights, as they began alike: they get the same gradients, and stay one unit.",
+        )  # fmt: skip
