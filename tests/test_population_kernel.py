@@ -190,7 +190,7 @@ def test_a_compiler_that_does_not_end_is_given_up_and_not_asked_again(
     calls = compiler(script)
     began = time.monotonic()
     assert compiled.load_kernel() == "the C compiler does not end"
-    assert time.monotonic() - began < 60.0
+    assert time.monotonic() - began < 300.0
     (first,) = map(int, calls.read_text().split())
     assert not alive(first)
     assert [path.suffix for path in cached(home)] == [".hangs"]

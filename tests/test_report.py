@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import copy
 import itertools
 import json
@@ -553,7 +554,9 @@ def test_a_diverged_history_is_drawn(record: dict[str, Any]) -> None:
 def test_each_part_may_be_missing(record: dict[str, Any]) -> None:
     for key in list(record):
         less = {name: value for name, value in record.items() if name != key}
-        assert read(page.render(less)).unbalanced == [], key
+        drawn = key in ("histories", "confirmation", "trials")
+        with contextlib.nullcontext() if drawn else drawing.left_out():
+            assert read(page.render(less)).unbalanced == [], key
     assert "not compared on untouched rows" in page.render({})
 
 

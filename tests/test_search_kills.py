@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="forks"),
     pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
 ]
-PLACES, LAST = 7, 4
+PLACES, LAST = 4, 3
 """Writes that are drawn, beside the last ones; each costs two or three seconds."""
 
 

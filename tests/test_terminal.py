@@ -127,6 +127,8 @@ SETTINGS = {
         for wide in ("20", "1", "0", "x")
     },
 }
+LIKE_ANOTHER = ("0 columns", "20 columns", "both full", "no stderr")
+"""Settings of which another one has each part, so that they are tried at night."""
 FAILS = {"full": 1, "both full": 1}
 """The status of a command that did all and could not say it, to somebody who wanted it."""
 
@@ -286,7 +288,9 @@ def test_a_study_is_whole_whatever_listens(place: Path, plain: dict[str, Ended],
 
 
 @unix
-@pytest.mark.parametrize("where", SETTINGS)
+@pytest.mark.parametrize(
+    "where", [pytest.param(where, marks=pytest.mark.nightly if where in LIKE_ANOTHER else ()) for where in SETTINGS]
+)
 def test_every_command_ends_well_whatever_listens(place: Path, plain: dict[str, Ended], where: str) -> None:
     for name, words in WORDS.items():
         if "made" not in words:
@@ -357,12 +361,11 @@ def test_no_two_labels_become_one_where_the_output_lacks_their_signs(place: Path
 @pytest.mark.parametrize(
     "environment",
     [
-        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-        {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TZ": ":/no/such"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TZ": ":/no/such"},
         {"PYTHONIOENCODING": "ascii", "HOME": "/dev/null/home", "TMPDIR": "/no/such", "TZ": "Asia/Kathmandu"},
-        {"PYTHONIOENCODING": "latin-1"},
+        {"LC_ALL": "POSIX", "PYTHONIOENCODING": "latin-1"},
     ],
-    ids=["C", "POSIX", "no home", "latin-1"],
+    ids=["C", "no home", "latin-1"],
 )
 def test_a_process_of_its_own_in_a_poor_environment(place: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     """Nothing is taken over from the tests: no home, no language, no folder for temporary files."""
@@ -925,8 +928,11 @@ def gone(processes: Sequence[int]) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "name"),
-    [*itertools.product(["inprocess", "processes"], ["SIGINT", "SIGTERM", "SIGHUP"]), ("ray", "SIGTERM")],
-)
+    [
+        *itertools.product(["inprocess"], ["SIGINT", "SIGTERM", "SIGHUP"]), ("processes", "SIGTERM"), ("ray", "SIGTERM"),
+        *(pytest.param("processes", name, marks=pytest.mark.nightly) for name in ("SIGINT", "SIGHUP")),
+    ],
+)  # fmt: skip
 def test_a_signal_to_all_ends_a_study_like_ctrl_c(tmp_path: Path, name: str, engine: str) -> None:
     """As a terminal or a cluster sends it: ten times, to the command and its workers; on Ray to the command alone."""
     pytest.importorskip("optuna")

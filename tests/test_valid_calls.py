@@ -40,7 +40,7 @@ def test_a_recipe_may_be_a_path(tmp_path: Path) -> None:
     assert (
         wp.fit(PROBLEM, path).recipe == wp.fit_many(PROBLEM, path)[0].recipe == wp.fit_many(PROBLEM, [path])[0].recipe
     )
-    wp.error_budget(PROBLEM, path)
+    wp.error_budget(PROBLEM, path, seeds=(0, 1), epochs=3)
     wp.bias_variance(PROBLEM, [path], resamples=3)
 
 
