@@ -19,6 +19,8 @@ from benchmarks.planted.score import Judged, markdown, score, wilson  # noqa: E4
 from benchmarks.planted.training import Training  # noqa: E402
 from benchmarks.planted.tuned import perceptron  # noqa: E402
 
+from wellposed.diagnosis.diagnose import rules  # noqa: E402
+
 HALVES = {"tuned": ("tuned",), "frozen": ("frozen", "frozen_codes")}
 KINDS = [kind for file in ("tuned", "frozen", "frozen_codes", "frozen_two") for kind in kinds_of(file).values()]
 
@@ -227,7 +229,7 @@ def test_the_first_finding_may_be_named_in_place_of_the_cause():
 
 
 def test_published_faults_have_names_and_programs_build_what_was_published():
-    assert {name for names in published.NAMES.values() for name in names} <= set(CAUSES)
+    assert {name for names in published.NAMES.values() for name in names} <= {rule.name for rule in rules()}
     assert all(work.right for work in published.PROGRAMS.values())
     setup = published.PROGRAMS["31556268"].build(0)
     assert published.LOSSES[setup.loss](setup.net(setup.train[0]), setup.train[1]).isfinite()

@@ -631,7 +631,7 @@ HEALTHY: dict[str, Case] = {
     "regression": case(SMOOTH, curve, "squared_error"),
     "cnn": case(cnn, images, epochs=4),
     "cnn without norm": case(functools.partial(cnn, norm=False), images, epochs=4),
-    "gru": case(Recurrent, waves, lr=1e-2),
+    "gru": case(Recurrent, waves, lr=1e-2, epochs=25),
     "transformer": case(Attention, words),
     "residual": case(Residual, lr=1e-3),
     "tied": case(Tied, changed(words, lambda x, y, _: (x, x.roll(-1, 1)))),

@@ -19,7 +19,7 @@ CAUSES = (
     "unscaled_inputs", "unshuffled", "leakage", "label_noise", "forgotten_mode", "batch_too_small", "decayed_norms",
     "posterior_collapse", "healthy",
 )  # fmt: skip
-"""Every name that a finding may have."""
+"""What is planted, by the names of findings."""
 GROUPS = ("healthy", "near_miss", "fault", "several")
 SIDES = ("tuned", "test")
 """Which ranges parameters are drawn from: those that rules may be tuned on, and those kept apart."""
