@@ -115,7 +115,7 @@ def wide(w: Tensor) -> Tensor:
 
 
 def starts(norms: Tensor, case: int) -> list[Tensor]:
-    """Two, by turns, of: the solution, far from it on both sides, and nonsense. Low precision takes another path, without a start."""
+    """Two by turns: the solution, far from it on both sides, nonsense. Low precision takes another path, without a start."""
     if norms.dtype in (torch.bfloat16, torch.float16):
         return []
     found = [norms, norms * 1e-6, norms * 1e6, torch.full_like(norms, math.nan), norms - 1.0]
