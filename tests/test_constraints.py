@@ -352,7 +352,7 @@ def descend(
     """Gradient descent with the multiplier as the strength of a proximal step, or of the decay before the step."""
     step = pace / float(torch.linalg.eigvalsh(H)[-1])
     multiplier = charge.start(w)
-    for _ in range(int(1500 / min(pace, 0.5))):
+    for _ in range(int(800 / min(pace, 0.5))):
         if how == "decay":
             strength = charge.strength(multiplier, w, step, "decay")
             w = w * (1 - step * strength) - step * (H @ w - b)
@@ -364,11 +364,20 @@ def descend(
     return w, multiplier
 
 
-@pytest.mark.parametrize("how", ["prox", "decay", "untold"])
 @pytest.mark.parametrize(
-    ("scale", "pace", "start", "share"),
-    [(1.0, 1.0, 1.0, 0.5), (1e-4, 1.0, 30.0, 0.9), (1e4, 0.3, 0.0, 0.2), (1.0, 0.5, 30.0, 0.5), (1e4, 1.3, 1e-3, 0.9)],
-)
+    ("scale", "pace", "start", "share", "how"),
+    [
+        # Each setting in two of the three ways.
+        pytest.param(*setting, how, marks=() if (i + j) % 3 else pytest.mark.nightly)
+        for i, setting in enumerate(
+            [
+                (1.0, 1.0, 1.0, 0.5), (1e-4, 1.0, 30.0, 0.9), (1e4, 0.3, 0.0, 0.2), (1.0, 0.5, 30.0, 0.5),
+                (1e4, 1.3, 1e-3, 0.9),
+            ]
+        )
+        for j, how in enumerate(["prox", "decay", "untold"])
+    ],
+)  # fmt: skip
 def test_a_norm_bound_satisfies_kkt_and_is_l2(scale: float, pace: float, start: float, share: float, how: str) -> None:
     """Whatever the curvature, the step, the first weights and how tight the bound is."""
     H, b = regression(seed=3, scale=scale)
@@ -384,7 +393,7 @@ def test_a_norm_bound_satisfies_kkt_and_is_l2(scale: float, pace: float, start: 
     torch.testing.assert_close(w, ridge, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_bound_that_does_not_bind_has_multiplier_zero(seed: int) -> None:
     H, b = regression(seed)
     free = torch.linalg.solve(H, b)

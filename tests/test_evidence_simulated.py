@@ -7,7 +7,7 @@ Each check is a function of what is judged, so that the same check meets wrong j
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 
 import numpy as np
@@ -103,8 +103,15 @@ def covers(judge: Judge, law: str, rows: int, seeds: int, of_seeds: float, of_bo
     return found <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / draws)
 
 
-@pytest.mark.parametrize("seeds", [2, 5, 10, 20])
-@pytest.mark.parametrize("law", ["normal", "heavy", "hits", "falls"])
+@pytest.mark.parametrize(
+    ("law", "seeds"),
+    [
+        # Half of them, each law by two counts of seeds and each count by two laws.
+        pytest.param(law, seeds, marks=() if (j - i) % 4 < 2 else pytest.mark.nightly)
+        for i, law in enumerate(["normal", "heavy", "hits", "falls"])
+        for j, seeds in enumerate([2, 5, 10, 20])
+    ],
+)
 def test_intervals_cover_at_their_level(law: str, seeds: int) -> None:
     for rows, of_seeds, of_both in ((60, 0.0, 0.5), (60, 0.3, 0.5), (250, 1.0, 2.0), (250, 4.0, 0.0)):
         assert covers(ours, law, rows, seeds, of_seeds, of_both), (rows, of_seeds, of_both)
@@ -161,15 +168,15 @@ MIXTURES = [  # the parts of the variance of the mean
 ]  # fmt: skip
 
 
-def worst(half: Half, seeds: int, rows: int = 100) -> float:
-    """The largest excess over mixtures, at the first look and at the sixth."""
+def excesses(half: Half, seeds: int, rows: int = 100) -> Iterator[float]:
+    """The excess of each mixture, at the first look and at the sixth."""
     levels = (0.95, look_level(6, 2 * ALPHA))
-    return max(excess(half, rows, seeds, parts, level) for parts in MIXTURES for level in levels)
+    return (excess(half, rows, seeds, parts, level) for parts in MIXTURES for level in levels)
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 10, 20])
 def test_no_mixture_of_variances_escapes_at_any_look(seeds: int) -> None:
-    assert worst(intervals._half_width, seeds) <= 1.01
+    assert max(excesses(intervals._half_width, seeds)) <= 1.01
 
 
 def total_of(squares: tuple[float, float, float]) -> float:
@@ -194,8 +201,8 @@ def satterthwaite(squares: tuple[float, float, float], rows: int, seeds: int, p:
 
 
 def test_single_quantiles_are_caught() -> None:
-    assert worst(weighted_quantile, 2) > 2
-    assert worst(satterthwaite, 3) > 2
+    assert any(found > 2 for found in excesses(weighted_quantile, 2))
+    assert any(found > 2 for found in excesses(satterthwaite, 3))
 
 
 def skewed_error(judge: Judge) -> float:

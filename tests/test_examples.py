@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import runpy
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +28,20 @@ def test_examples_stay_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) < LONGEST
 
 
-@pytest.mark.parametrize("regularized", [False, True])
-def test_the_planted_overfit_is_found_and_mended(regularized: bool) -> None:
+@pytest.fixture(scope="module")
+def as_printed() -> tuple[dict[str, Any], str]:
+    """What the example of convolutions made, run as a program, and what it printed."""
     pytest.importorskip("sklearn")
-    watch, optimizer = example("own_loop_cnn.py")["train"](regularized)
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
+        patch.setattr("sys.argv", ["own_loop_cnn.py"])
+        patch.setattr("wellposed.training.watch.FREE", math.inf)
+        return runpy.run_path(str(EXAMPLES / "own_loop_cnn.py"), run_name="__main__"), printed.getvalue()
+
+
+@pytest.mark.parametrize("regularized", [False, True])
+def test_the_planted_overfit_is_found_and_mended(regularized: bool, as_printed: tuple[dict[str, Any], str]) -> None:
+    made = as_printed[0]
+    watch, optimizer = made["train"](regularized) if regularized else (made["watch"], made["optimizer"])
     names = [finding.name for finding in wp.diagnose(watch)]
     assert ("overfits" in names) is not regularized
     row = watch.history.rows[-1]
@@ -59,16 +72,9 @@ def test_the_transformer_is_watched_by_tokens() -> None:
     assert (batch["labels"] == found["PAD"]).any()
 
 
-@pytest.mark.parametrize("name", ["own_loop_cnn.py"])
-def test_an_example_prints_audit_curves_and_findings(
-    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("sklearn")
-    monkeypatch.setattr("sys.argv", [name])
-    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
-    printed = capsys.readouterr().out
+def test_an_example_prints_audit_curves_and_findings(as_printed: tuple[dict[str, Any], str]) -> None:
     for part in ("0.weight", "train_loss", "% of the time", "overfits"):
-        assert part in printed
+        assert part in as_printed[1]
 
 
 def test_a_problem_in_a_file_can_be_trained() -> None:

@@ -261,14 +261,27 @@ def test_rivals_advice_and_search_treat_it(blank: Any) -> None:
     assert "blank" not in [one.name for one in ingredients()]
 
 
-def test_improve_takes_and_resumes_it(blank: Any, tmp_path: Path) -> None:
-    given = problem()
+def error_in_units(outputs: Tensor, target: Tensor) -> Tensor:
+    return (outputs - target).abs().max()
+
+
+WORST = wp.Metric(error_in_units, higher_is_better=False, name="worst")
+
+
+def test_improve_takes_and_resumes_noise_and_a_metric(blank: Any, tmp_path: Path) -> None:
+    given = problem("squared_error", metric=WORST)
     own = recipe(epochs=2, noise=[Blank(0.3), Relabel(0.1)])
     study = wp.improve(given, "4 recipes", recipe=own, out=tmp_path / "s")
     assert any(trial.built.noise == own.noise for trial in study.trials)
     assert "blank" in (tmp_path / "s" / "state.json").read_text()
+    assert study.record()["metric"] == {"name": "worst", "higher_is_better": False}
+    assert "worst" in str(study)
+    with pytest.raises(InputError, match="another metric"):
+        wp.improve(problem("squared_error"), "5 recipes", recipe=own, out=tmp_path / "s", resume=True)
     more = wp.improve(given, "5 recipes", recipe=own, out=tmp_path / "s", resume=True)
     assert len(more.trials) > len(study.trials)
+    wp.report(study, tmp_path / "report.html")
+    assert "worst" in (tmp_path / "report.html").read_text()
 
 
 # --- losses
@@ -452,26 +465,14 @@ def test_what_is_no_metric_is_refused() -> None:
         wp.fit(wp.Problem(Net, "cross_entropy", weighted, metric=Counted()), recipe())
 
 
-def error_in_units(outputs: Tensor, target: Tensor) -> Tensor:
-    return (outputs - target).abs().max()
-
-
-def test_a_metric_of_ones_own_serves_everywhere(tmp_path: Path) -> None:
-    given = wp.Metric(error_in_units, higher_is_better=False, name="worst")
-    seen = wp.watch(Net(1), "squared_error", train=(X, X[:, :1]), valid=(X, X[:, :1]), metric=given)
+def test_a_metric_of_ones_own_serves_everywhere() -> None:
+    """In a search too: see ``test_improve_takes_and_resumes_noise_and_a_metric``."""
+    seen = wp.watch(Net(1), "squared_error", train=(X, X[:, :1]), valid=(X, X[:, :1]), metric=WORST)
     assert seen.epoch()["valid_metric"] > 0
     assert seen.history.facts["metric"] == "worst"
-    mine = problem("squared_error", metric=given)
+    mine = problem("squared_error", metric=WORST)
     runs = wp.fit_many(mine, [recipe(), recipe(epochs=2)])
     assert runs[0].history.rows[-1]["valid_metric"] == pytest.approx(runs[0].evaluate().metric, rel=1e-5)
-    study = wp.improve(mine, "3 recipes", out=tmp_path / "s")
-    assert study.record()["metric"] == {"name": "worst", "higher_is_better": False}
-    assert "worst" in str(study)
-    assert len(wp.improve(problem("squared_error", metric=given), "5 recipes", out=tmp_path / "s", resume=True).trials)
-    with pytest.raises(InputError, match="another metric"):
-        wp.improve(problem("squared_error"), "6 recipes", out=tmp_path / "s", resume=True)
-    wp.report(study, tmp_path / "report.html")
-    assert "worst" in (tmp_path / "report.html").read_text()
 
 
 def test_the_pages_code_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -114,11 +114,11 @@ def test_the_cubic_is_solved_to_rounding_by_its_global_minimizer(amount: float) 
         assert (best <= ((rival - s) ** 2 / 2 + a * (rival**2 - 1) ** 2 / 4) * (1 + 1e-12)).all()
 
 
-@pytest.mark.parametrize("strength", [0.6, 3.0])
-def test_orthogonality_where_its_prox_is_not_unique(strength: float) -> None:
+@pytest.mark.parametrize(("strength", "shapes"), [(0.6, [(4, 3), (1, 5)]), (3.0, [(3, 4), (2, 2, 2)])])
+def test_orthogonality_where_its_prox_is_not_unique(strength: float, shapes: list[tuple[int, ...]]) -> None:
     """Amounts up to 9. One law assumes a curvature below 1e4, which ``3 s sigma^2`` exceeds at the largest points."""
     charge = Orthogonality(strength)
-    for case in cases(charge, [(4, 3), (1, 5), (2, 2, 2)], 0, torch.float64, (0.05, 3.0)):
+    for case in cases(charge, shapes, 0, torch.float64, (0.05, 3.0)):
         for law in PENALTY_LAWS:
             if law is not violation_is_distance:
                 law(charge, case)

@@ -256,7 +256,7 @@ CALLS: dict[str, Call] = {
     "fit": Call(lambda: {"problem": problem(), "recipe": RECIPE}),
     "fit_many": Call(lambda: {"problem": problem(), "recipes": RECIPE, "engine": "inprocess"}),
     "improve": Call(lambda: {"problem": problem(), "budget": "0", "recipe": RECIPE, "engine": "inprocess"}),
-    "fork": Call(lambda: {"source": wp.fit(problem(), RECIPE), "changes": [{"clip": 1.0}], "epochs": 1, "repeats": 2}),
+    "fork": Call(lambda: {"source": runs(1)[0], "changes": [{"clip": 1.0}], "epochs": 1, "repeats": 2}),
     "price": Call(
         lambda: {"problem": problem(), "change": {"clip": 1.0}, "recipe": RECIPE, "repeats": 2, "engine": "inprocess"}
     ),

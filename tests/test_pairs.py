@@ -200,24 +200,33 @@ def test_some_pairs_are_accepted_and_some_are_not() -> None:
 
 
 def judge(charges: list[Chargeable], p: Tensor, case: Case, step: float | Tensor) -> None:
-    """``p`` is on the sets, no rival is better, and where both are convex it is Dykstra's limit."""
+    """``p`` is on the sets; where both are convex it is Dykstra's limit, and where not, no rival is better."""
     best = cost(charges, p, case.w, step)
     assert best < math.inf, "the step leaves a set"
-    for u in itertools.chain(candidates(charges, p, case), descended(charges, p, case.w, step)):
-        rival = cost(charges, u, case.w, step)
-        assert rival >= best - 1e-9 * max(1.0, best), f"a rival is better by {best - rival:.3g}"
     if all(charge.traits.convex for charge in charges):
         truth = dykstra(*charges, case.w, step)
         assert truth is not None, "Dykstra's iteration does not settle"
         gap = float((truth - p).abs().max())
         assert gap < 1e-6, f"the joint minimizer is {gap:.3g} away"
+        return
+    for u in itertools.chain(candidates(charges, p, case), descended(charges, p, case.w, step)):
+        rival = cost(charges, u, case.w, step)
+        assert rival >= best - 1e-9 * max(1.0, best), f"a rival is better by {best - rival:.3g}"
 
 
-@pytest.mark.parametrize(("a", "b"), ACCEPTED, ids=str)
-def test_an_accepted_pair_is_stepped_jointly(a: Chargeable, b: Chargeable) -> None:
-    for case in points():
-        p, charges = stepped(a, b, case.w, case.step)
-        judge(charges, p, case, case.step)
+@pytest.mark.parametrize(
+    ("a", "b", "point"),
+    [
+        # Each pair at two of the three points, so that each point meets two thirds of the pairs.
+        pytest.param(a, b, point, marks=() if (i + point) % 3 else pytest.mark.nightly, id=f"{a}-{b}-{point}")
+        for i, (a, b) in enumerate(ACCEPTED)
+        for point in range(3)
+    ],
+)
+def test_an_accepted_pair_is_stepped_jointly(a: Chargeable, b: Chargeable, point: int) -> None:
+    case = list(points())[point]
+    p, charges = stepped(a, b, case.w, case.step)
+    judge(charges, p, case, case.step)
 
 
 @pytest.mark.parametrize(("a", "b"), ACCEPTED, ids=str)
@@ -251,5 +260,5 @@ def test_a_wrong_order_is_caught(what: str, a: Chargeable, b: Chargeable) -> Non
         for case in points():
             judge([a, b], apply(b, apply(a, case.w, case.step), case.step), case, case.step)
 
-    with pytest.raises(AssertionError, match=r"rival|leaves a set|away"):
+    with pytest.raises(AssertionError, match=r"leaves a set|away"):
         tried()

@@ -269,13 +269,9 @@ QUICK: dict[str, Any] = {"points": 7, "ratio": 0.1, "tolerance": 1e-3}
 
 
 def test_stability_keeps_the_planted_inputs_and_few_others() -> None:
-    false, found = 0, 0
-    for seed in range(2):
-        chosen = wp.select(planted(seed, rows=240), by="stability", threshold=0.9, pairs=4, seed=seed, **QUICK)
-        found += len({0, 1, 2, 3} & set(chosen.numbers))
-        false += len(set(chosen.numbers) - {0, 1, 2, 3})
-    assert false / 2 <= 1
-    assert found >= 7
+    chosen = wp.select(planted(0, rows=240), by="stability", threshold=0.9, pairs=4, seed=0, **QUICK)
+    assert {0, 1, 2, 3} <= set(chosen.numbers)
+    assert len(chosen.numbers) <= 5
     assert "at most 0.78 are kept in vain" in str(chosen)  # 5^2 / (0.8 * 40): each half chooses 5 inputs
 
 
