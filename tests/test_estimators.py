@@ -82,21 +82,14 @@ def test_checks_of_scikit_learn_pass(make: Any) -> None:
     assert failures(make(members=1)) == {}
 
 
-SEARCHED = ("check_fit2d_1feature", "check_pipeline_consistency", "check_fit_check_is_fitted", "check_n_features_in")
+SEARCHED = ("check_fit2d_1feature", "check_fit_check_is_fitted", "check_n_features_in", "check_pipeline_consistency")
 """Checks that fit a search once or twice: the whole list takes minutes, and a search ends in the code that it covers above. The
-second has thirty rows that are copies of two."""
+last has thirty rows that are copies of two."""
 
 
-@pytest.mark.parametrize(
-    ("make", "check"),
-    [
-        pytest.param(make, check, marks=() if (i + j) % 2 == 0 else pytest.mark.nightly)
-        for i, make in enumerate([classifier, regressor])
-        for j, check in enumerate(SEARCHED)
-    ],
-)
-def test_checks_of_scikit_learn_pass_after_a_search(make: Any, check: str) -> None:
-    assert failures(make(budget="3 recipes"), (check,)) == {}
+@pytest.mark.parametrize("make", [classifier, regressor])
+def test_checks_of_scikit_learn_pass_after_a_search(make: Any) -> None:
+    assert failures(make(budget="3 recipes"), SEARCHED) == {}
 
 
 def test_pipelines_searches_over_settings_and_weights_that_are_routed() -> None:
