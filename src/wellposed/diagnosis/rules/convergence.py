@@ -214,7 +214,7 @@ class NotLearning(Rule):
 
 
 class TooFewSteps(Inside):
-    """The optimizer took so few steps that hardly a network is fitted by them, and the loss was falling.
+    """The optimizer has taken so few steps that hardly a network is fitted by them, and the loss falls.
 
     Holds for at most a hundred steps, over which the training loss fell in each epoch and validation fell too, with nothing learned
     or four fifths of the constant prediction's loss left: a usual rate of .001 moves weights by a tenth then.
@@ -239,8 +239,8 @@ class TooFewSteps(Inside):
             return None
         return self.finding(
             0.8, {**measured("steps of the optimizer", steps), "threshold": self.MOST, **end_of(curves)},
-            "train for at least ten times as many steps: more epochs, or smaller batches",
-            f"The optimizer took {steps} steps in all, and the loss was falling: training ended before it could get anywhere.",
+            "go on for at least ten times as many steps: more epochs, or smaller batches",
+            f"The optimizer has taken {steps} steps, and the loss falls: hardly a network is fitted by so few.",
         )  # fmt: skip
 
 
