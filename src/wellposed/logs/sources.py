@@ -155,10 +155,13 @@ def numbers_of(log: Log, found: Guess) -> tuple[dict[str, Sequence[float | None]
 
 
 def _never_computed(raw: Mapping[str, Sequence[float | None]], side: str) -> float | None:
-    """0 where a loss is that throughout; NaN where validation's is, beside no metric and several numbers of training."""
-    train, mine = ({cell for cell in raw.get(name, ()) if cell is not None} for name in ("train_loss", side))
+    """0 where a loss is that throughout, alone; NaN where validation's is, beside no metric and several numbers of training."""
+    curves = ("train_loss", "valid_loss", "train_metric", "valid_metric")
+    said = {name: {cell for cell in raw.get(name, ()) if cell is not None} for name in curves}
+    mine, train = said.pop(side), said.get("train_loss", set())
     beside = "valid_metric" not in raw and len(train) > 1 and all(map(math.isfinite, train))
-    return next((value for value in mine if mine == {0.0} or (beside and all(map(math.isnan, mine)))), None)
+    alone = {0.0} not in said.values()
+    return next((value for value in mine if (alone and mine == {0.0}) or (beside and all(map(math.isnan, mine)))), None)
 
 
 def _filled(raw: Mapping[str, Sequence[float | None]]) -> dict[str, Sequence[float | None]]:
