@@ -695,7 +695,7 @@ KINDS: dict[str, Kind] = {
     "estimator.json": Kind(estimator("estimator.json"), classified, (of_json,) * 5, costs=4),
     "held_out": Kind(estimator("held_out.safetensors"), classified, costs=4),
     "state.json": Kind(part_of_study("state.json"), resumed, (of_json,) * 5, costs=2),
-    "study.json": Kind(part_of_study("study.json"), reported, (of_json,) * 5, costs=10),
+    "study.json": Kind(part_of_study("study.json"), reported, (of_json,) * 5, costs=20),
     "looked": Kind(part_of_study("study.json"), resumed, (of_json,) * 5, costs=2),
     "finished": Kind(part_of_study("study.json"), finished, (of_json,) * 5),
     "journal": Kind(journal, journaled, (of_json_lines,) * 5, costs=4),
