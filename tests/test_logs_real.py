@@ -612,11 +612,6 @@ def test_a_column_without_a_cell_is_no_metric_beside_one_with_many() -> None:
     assert guess({**columns, "test_acc": [None] * 4}).taken["valid_metric"] == "val_f1"
 
 
-def test_a_training_loss_of_zeros_alone_is_refused() -> None:
-    with pytest.raises(DataError, match="but 0"):
-        read({"epoch": [1, 2, 3, 4], "loss": [0.0, 0.0, 0.0, 0.0]})
-
-
 def test_one_value_is_no_curve_beside_many() -> None:
     rows = [{"step": i, "train/loss": 1 / (i + 1)} for i in range(40)]
     rows += [{"step": 10 * i, "eval/loss": 1.0} for i in range(4)] + [{"step": 40, "train/train_loss": 0.5}]

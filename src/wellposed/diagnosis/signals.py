@@ -52,6 +52,7 @@ USUAL_BATCH = 64  # where the loop's own is not known
 MOST_ANSWERS = 4096  # validation rows whose answers are compared with their labels: as many as a probe has at most
 LEAST_MOMENT = 1e-3  # gradients of gains fall no further before a network is fitted
 SMALL_BATCH = 16  # rows; above it the statistics of a batch norm are those of training in general
+FEWEST_LABELS = 16  # rows; fewer may well be of one class
 MOODY = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.AlphaDropout)
 """Modules that do something else in training mode than in evaluation mode."""
 
@@ -95,7 +96,8 @@ class Targets:
             high=float(values[-1]),
             spread=float(flat.std(correction=0)),
             one_hot=labels and ones,
-            several=labels and bool((rows.sum(1) > 1).any()),
+            several=labels
+            and bool((flat.sum(1) > 1).any() and (flat.sum(-1) > 1).any()),  # classes are the second axis or the last
             codes=whole and len(values) == int(values[-1] - values[0]) + 1 and float(values[0]) in (0.0, 1.0),
             shares=columns > 1 and ones and float(values[0]) >= 0,
             values=flat,
@@ -146,8 +148,8 @@ class Signals:
         leftover: how surely what is left of the targets is shared by rows that lie close, see `row_checks.leftover`.
         toll: what regularization adds to the loss; None where the pass failed.
         codes: of variational autoencoders, what each dimension holds and whether the decoder listens.
-        one_label: whether all training rows that were looked at have one label, and validation rows do not.
-        times: the root mean square of validation inputs over that of training inputs.
+        one_label: whether all training rows have one label, and validation rows do not.
+        times: the root mean square of a usual row of validation inputs over that of training inputs.
         names: of the network's parts, and those that ``forward=``, ``target=`` and the loss use.
         missing: what could not be seen, a sentence each.
     """
@@ -270,8 +272,6 @@ def _of_watch(watch: Watch) -> Signals:
         unheld=tuple(leaf.name for leaf in trainable if held is not None and id(leaf.tensor) not in held),
         wrong={side: seen.wrong(found) for side, found in answers.items()},
         leftover=seen.leftover(answers),
-        one_label=seen.loss.classifies
-        and [found is not None and _varies(found[1]) for found in answers.values()] == [True, False],
         forwards=tuple(notes.forwards),
         steps=notes.steps,
         learns=watch.optimizer is not None or any(notes.gradients),
@@ -300,6 +300,11 @@ def _answers(watch: Watch, side: str, most: int = MOST_ANSWERS) -> Iterator[Rows
         return watch.batches(side)
     some = torch.randperm(len(source), generator=generator(0, "look", side))[:most]
     return (((x, y), y) for x, y in _moved(batches_of(source, some), watch.device))
+
+
+def _size(x: Tensor) -> float:
+    """The median over rows of their root mean square; 0 for what is no floating number."""
+    return float(x.flatten(1).square().mean(1).sqrt().median()) if x.is_floating_point() and x.ndim > 1 else 0.0
 
 
 def _varies(targets: Tensor) -> bool:
@@ -413,6 +418,9 @@ def _with_rows(
     """What the rows say: of all of them where they are at hand, else of the probes' rows; of some columns (None: all)."""
     share = 1.0
     ours, theirs = (_whole(measure.array_source(side), columns) for side in (train, valid))
+    one_label = False
+    if ours is not None and theirs is not None and seen.loss.classifies:
+        one_label = len(ours[1]) >= FEWEST_LABELS and not _varies(ours[1]) and _varies(theirs[1])
     if watch is not None and (ours is None or theirs is None):
         ours, theirs = (_probe_table(watch, side) for side in ("train", "valid"))
         share = watch.rows / max(watch.history.facts["train_rows"], 1)
@@ -423,17 +431,18 @@ def _with_rows(
     same = measure.same_rows(train, valid)
     if ours is None or theirs is None:
         return replace(found, targets=targets, copies=same)
-    sizes = [float(x.double().square().mean().sqrt()) if x.is_floating_point() else 0.0 for x, _ in (ours, theirs)]
     few = []
     for x, y in (ours, theirs):  # evenly spaced rows
         index = torch.linspace(0, len(x) - 1, min(len(x), measure.MOST_JUDGED)).long()
         few.append((x[index], y[index]) if len(x) > measure.MOST_JUDGED else (x, y))
+    sizes = [_size(x) for x, _ in few]
     coded = targets is not None and targets.codes and not seen.loss.classifies and 3 <= targets.distinct <= 100
     return replace(
         found,
         targets=targets,
         copies=same if same is not None and same.valid > 0 else measure.exact_copies(ours, theirs, share),
         giveaway=measure.giveaway(*few),
+        one_label=one_label,
         times=sizes[1] / sizes[0] if min(sizes) > 0 and all(map(math.isfinite, sizes)) else None,
         gain=measure.code_gain(*few) if coded else None,
     )

@@ -294,7 +294,8 @@ def _behaving(names: Sequence[Name], found: Mapping[str, Sequence[Any]], counts:
     """The names whose cells behave as curves do, whatever they are called.
 
     They have as many values as make a curve where others do, of training as many as validation; one beside many was looked at once.
-    Whole numbers called by a side alone are sizes or hits; what never changes and is not called a loss is a setting.
+    Whole numbers called by a side alone are sizes or hits, unless they fall and nothing else is there; what never changes and is not
+    called a loss is a setting, beside others.
     """
     most = {TRAIN: 0, VALID: 0, TEST: 0}
     for name in names:
@@ -303,15 +304,26 @@ def _behaving(names: Sequence[Name], found: Mapping[str, Sequence[Any]], counts:
     least = 2 if max(most.values()) > FEWEST else 0
     fewest = {side: max(least, min(count, FEWEST, looks)) for side, count in most.items()}
 
+    named = any(name.what for name in names)
+
     def behaves(name: Name) -> bool:
-        cells = (str(cell) for cell in found[name.text] if cell is not None)
+        cells = [str(cell) for cell in found[name.text] if cell is not None]
         if (name.what or name.side) and counts[name.text] < fewest[name.side or TRAIN]:
             return False
-        if name.side and not (name.what or name.parts):
-            return not all(map(WHOLE.fullmatch, cells))
-        return name.what not in LOSSLIKE or name.side != NOBODY or counts[name.text] < 2 or len({*cells}) > 1
+        if name.side and not (name.what or name.parts) and all(map(WHOLE.fullmatch, cells)):
+            return not named and len({*cells}) > 2 and float(cells[-1]) < float(cells[0])
+        return True
 
-    return [name for name in names if behaves(name)]
+    kept = [name for name in names if behaves(name)]
+    still = [
+        n
+        for n in kept
+        if n.what in LOSSLIKE
+        and n.side == NOBODY
+        and counts[n.text] > 1
+        and len({*map(repr, found[n.text])} - {"None"}) == 1
+    ]
+    return [name for name in kept if name not in still] if any(n.what and n not in still for n in kept) else kept
 
 
 def _first_set(names: list[Name]) -> list[Name]:

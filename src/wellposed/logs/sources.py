@@ -112,7 +112,8 @@ def log_tables(log: Log) -> list[Table]:
         notes.append(
             f"The epochs begin anew {len(parts) - 1} times, after one or two each: they were counted on as one run."
         )
-        return [_table(log, found, counted, notes)]
+        raw, parts = counted, parts[:1]
+        return [_table(log, found, raw, notes)]
     if len(parts) <= 1:
         return [_table(log, found, raw, notes)]
     notes.append(f"The numbers of epochs or steps begin anew: {len(parts)} runs.")
@@ -144,24 +145,25 @@ def numbers_of(log: Log, found: Guess) -> tuple[dict[str, Sequence[float | None]
             notes.append(f"'{theirs}' has decimal commas.")
         if ours in ("epoch", "step"):
             raw[ours] = [cell if cell is not None and abs(cell) < LAST else None for cell in raw[ours]]
+    if (value := _never_computed(raw)) is not None:
+        del raw["valid_loss"]
+        notes.append(
+            f"'{found.taken['valid_loss']}' is {value:g} in every row: it was never computed, and was left out."
+        )
     for ours in ("train_loss", "valid_loss"):
-        if (value := _never_computed(raw, ours)) is not None:
-            del raw[ours]
-            notes.append(f"'{found.taken[ours]}' is {value:g} in every row: it was never computed, and was left out.")
-        elif ours in raw and parse_name(found.taken[ours]).what == "ppl":
+        if ours in raw and parse_name(found.taken[ours]).what == "ppl":
             raw[ours] = [cell if cell is None or not cell > 0 else math.log(cell) for cell in raw[ours]]
             notes.append(f"'{found.taken[ours]}' is a perplexity; its logarithm is the loss.")
     return _filled(raw), notes
 
 
-def _never_computed(raw: Mapping[str, Sequence[float | None]], side: str) -> float | None:
-    """0 where a loss is that throughout, alone; NaN where validation's is, beside no metric and several numbers of training."""
-    curves = ("train_loss", "valid_loss", "train_metric", "valid_metric")
-    said = {name: {cell for cell in raw.get(name, ()) if cell is not None} for name in curves}
-    mine, train = said.pop(side), said.get("train_loss", set())
-    beside = "valid_metric" not in raw and len(train) > 1 and all(map(math.isfinite, train))
-    alone = {0.0} not in said.values()
-    return next((value for value in mine if (alone and mine == {0.0}) or (beside and all(map(math.isnan, mine)))), None)
+def _never_computed(raw: Mapping[str, Sequence[float | None]]) -> float | None:
+    """0, or NaN beside no metric, where the validation loss is that throughout, and the training loss has several numbers."""
+    train, valid = ({cell for cell in raw.get(side, ()) if cell is not None} for side in ("train_loss", "valid_loss"))
+    if len(train) < 2 or not all(map(math.isfinite, train)):
+        return None
+    blank = "valid_metric" not in raw and all(map(math.isnan, valid))
+    return next((value for value in valid if valid == {0.0} or blank), None)
 
 
 def _filled(raw: Mapping[str, Sequence[float | None]]) -> dict[str, Sequence[float | None]]:
@@ -237,9 +239,7 @@ def _require_losses(log: Log, raw: Mapping[str, Sequence[float | None]]) -> None
         if empty := [
             theirs for ours, theirs in guess(log.columns).taken.items() if ours in ("train_loss", "valid_loss")
         ]:
-            raise DataError(
-                f"'{log.name}' has not one value in {listed(empty)} but 0; losses are needed, one an epoch."
-            )
+            raise DataError(f"'{log.name}' has not one value in {listed(empty)}; losses are needed, one an epoch.")
         raise DataError(
             f"'{log.name}' has no column of losses. Found: {listed(map(_cut, log.columns), 12)}. "
             f"Needed: train_loss (or loss) and valid_loss (or val_loss).{_hint(log.columns)}"

@@ -41,6 +41,7 @@ from wellposed.logs.log import TEXT, TRANSFORMERS, Log, columns_of, normalize_na
 from wellposed.logs.shapes import ONE_EACH, RESULTS, RUN_WORDS, TRIALS
 
 HERE = "\0"  # stands for a number in a template; no text has it
+MOST_LOSS = 100  # a whole number above it, before any epoch, counts examples
 NUMBER = re.compile(
     r"((?<![\w.@])(?<!\w-)[-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?(?!,?\w)|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)(?![\w.]*\w)|(?<![\w.])[-+]?(?:nan|inf|infinity)(?!\w))",
     re.IGNORECASE,
@@ -382,6 +383,19 @@ class _Found:
                 break
         self.rows.append(row)
 
+    def _begins(self) -> int:
+        """Where the curves begin: after rows of whole numbers, before any epoch or fraction, that are sizes or a script's defaults: 0,
+        above most losses, or under names that no later row has."""
+        placed = {*PLACES, *EPOCHS, *STEPS}
+        told = (placed & row.keys() or not all(map(WHOLE.fullmatch, map(str, row.values()))) for row in self.rows)
+        later = next((at for at, said in enumerate(told) if said), 0)
+        names = {name for row in self.rows[later:] for name in row}
+        curve = (
+            row.keys() <= names and not any(float(cell) == 0 or float(cell) > MOST_LOSS for cell in row.values())
+            for row in self.rows[:later]
+        )  # fmt: skip
+        return next((at for at, is_one in enumerate(curve) if is_one), later)
+
     def logs(self, path: Path) -> list[Log]:
         """What was found, as logs."""
         self._end_of_block()
@@ -403,9 +417,7 @@ class _Found:
         each = [columns for columns, found in zip(each, sides, strict=True) if found]
         if len(set[str]().union(*sides)) < sum(map(len, sides)):  # a side that comes again is of another run
             return [Log(columns, f"{path}: table {i}", TEXT) for i, columns in enumerate(each, 1)]
-        placed = {*PLACES, *EPOCHS, *STEPS}  # before the first of these, sizes and a script's defaults
-        told = (placed & row.keys() or not all(map(WHOLE.fullmatch, map(str, row.values()))) for row in self.rows)
-        rows = self.rows[next((at for at, said in enumerate(told) if said), 0) :]
+        rows = self.rows[self._begins() :]
         if any("epoch" in row or "step" in row for row in rows):
             rows = [{name: cell for name, cell in row.items() if name != "index"} for row in rows]
         columns = columns_of(rows)

@@ -15,13 +15,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from wellposed.core.errors import WellposedError
 from wellposed.core.preserve import reach_kept
 from wellposed.core.random import seeded
 from wellposed.losses.per_example import BY_HAND, TORCH, Loss, losses_by_name
 
 CLOSE = 1e-4
 """Relative difference of two means that are the same formula in single precision."""
+SLACK = 1e-4
+"""By how much shares of a row may miss a sum of 1."""
 
 
 def recognized(loss: Loss, outputs: Any, target: Any) -> Loss:
@@ -40,7 +41,7 @@ def recognized(loss: Loss, outputs: Any, target: Any) -> Loss:
     with torch.no_grad(), reach_kept(given), seeded(0, "recognized"):
         tried = [outputs, outputs.roll(1, 0), 0.5 * outputs, outputs + torch.randn_like(outputs)]
         wanted = {at: mean for at, one in enumerate(tried) if (mean := _mean(loss, one, target)) is not None}
-        loss.blind = len(wanted) == len(tried) and len(set(wanted.values())) == 1
+        loss.blind = len(wanted) == len(tried) and len(set(wanted.values())) == 1 and _is_blind(loss, outputs, target)
         by_hand = _of_shares(loss, outputs, target)
         if len(set(wanted.values())) < 2 or (by_hand is not None and by_hand.breaks):
             return by_hand or loss  # what stands in for it would be finite
@@ -52,10 +53,17 @@ def recognized(loss: Loss, outputs: Any, target: Any) -> Loss:
 
 def _mean(loss: Loss, outputs: Tensor, target: Tensor) -> float | None:
     """The mean; None where the loss does not take these outputs, or its value is not finite."""
-    with suppress(WellposedError):
+    with suppress(Exception):  # the user's own, of outputs that are made up
         mean = loss.mean(outputs, target)
         return float(mean) if bool(torch.isfinite(mean)) else None
     return None
+
+
+def _is_blind(loss: Loss, outputs: Tensor, target: Tensor) -> bool:
+    """Whether outputs far away, beside which no target is large, cost the same: a loss may rest, or round small changes off."""
+    size = 100 * (1 + float(target.abs().max())) if target.is_floating_point() and target.numel() else 100.0
+    far = (-10 * outputs, size * torch.randn_like(outputs), -size * outputs.sign())
+    return len({_mean(loss, one, target) for one in (outputs, *far)}) == 1
 
 
 def _close(one: float | None, other: float) -> bool:
@@ -85,11 +93,13 @@ def _of_shares(loss: Loss, outputs: Tensor, target: Tensor) -> Loss | None:
     """A cross-entropy of probabilities that somebody wrote, times any constant: compared on probabilities that are made up, since
     the outputs of a network that ends in the wrong activation are none."""
     rows, classes = len(outputs), outputs.numel() // len(outputs)
+    if outputs.ndim > 2 or not target.ndim or not target.numel() or target.is_complex() or len(target) != rows:
+        return None
     wide = target.is_floating_point() and target.shape == outputs.shape
     indices = (
         target.ndim == 1 and not target.is_floating_point() and 0 <= int(target.min()) <= int(target.max()) < classes
     )
-    if outputs.ndim > 2 or len(target) != rows or not (wide or indices) or (wide and not target.any()):
+    if not (wide or indices) or (wide and not target.any()):
         return None
     y = (target if wide else nn.functional.one_hot(target.long(), classes)).reshape(rows, -1).double()
     kinds: tuple[Literal["binary", "classes"], ...] = ("binary", "classes") if wide else ("classes",)
@@ -103,6 +113,10 @@ def _of_shares(loss: Loss, outputs: Tensor, target: Tensor) -> Loss | None:
             ratios.append(0.0 if mean is None or not cost else mean / float(cost))
         if ratios[0] > 0 and all(_close(one, ratios[0]) for one in ratios):
             loss.of_shares, loss.breaks = kind, _mean(loss, (1 - y).reshape(outputs.shape).to(outputs), target) is None
+            sums = y.sum(1)
+            fits = (y <= 1) if kind == "binary" else ((sums - 1).abs() < SLACK) | (sums.abs() < SLACK)
+            if not bool((y >= 0).all() and fits.all()):
+                return None  # counts, or rows that weigh more or less: its metric and its constant are others
             found = copy.copy(loss)
             found.known = BY_HAND[kind]
             found.same = found.known.same() if found.known.same is not None else None

@@ -149,6 +149,7 @@ class Crew:
     told: Outcomes
     workers: list[Worker] = field(default_factory=list)
     ending: float | None = None
+    hearing: Worker | None = None
 
     def train(self, waiting: Sequence[transfer.WorkerShare]) -> list[Outcome]:
         """All outcomes in the order of the jobs; after Ctrl-C those that there are.
@@ -191,17 +192,22 @@ class Crew:
                 ready = wait([worker.line for worker in self.workers], timeout=0.5)
             for worker in list(self.workers):
                 if worker.line in ready:
-                    with interrupts_held():  # what has been sent is not lost
-                        self.hear(worker)
+                    self.hear(worker)
                 elif not ready and not worker.alive() and not worker.line.poll():
                     self.lose(worker)
 
     def hear(self, worker: Worker) -> None:
+        self.hearing = worker
         try:
             message = worker.line.recv_bytes()
         except (EOFError, OSError):
             self.lose(worker)
             return
+        self.hearing = None
+        with interrupts_held():  # what has come is not lost
+            self.answer(worker, message)
+
+    def answer(self, worker: Worker, message: bytes) -> None:
         kind, *said = pickle.loads(message)
         if kind == "report":
             emit(said[0], **said[1])
@@ -222,6 +228,8 @@ class Crew:
 
     def interrupt(self) -> None:
         self.ending = time.monotonic() + PATIENCE
+        if self.hearing in self.workers:  # half of its message is gone
+            self.dismiss(self.hearing)
         for worker in self.workers:
             worker.ask_to_end()
 

@@ -216,8 +216,9 @@ class NotLearning(Rule):
 class TooFewSteps(Inside):
     """The optimizer has taken so few steps that hardly a network is fitted by them, and the loss falls.
 
-    Holds for at most a hundred steps, over which the training loss fell in each epoch and validation fell too, with nothing learned
-    or four fifths of the constant prediction's loss left: a usual rate of .001 moves weights by a tenth then.
+    Holds for at most a hundred steps, over which the training loss fell in each epoch, in the second half by a quarter of all or
+    more, and validation fell too, with nothing learned or four fifths of the constant prediction's loss left: a usual rate of
+    .001 moves weights by a tenth then.
     """
 
     name, severity = "too_few_steps", 4
@@ -227,11 +228,15 @@ class TooFewSteps(Inside):
     explains = ("not_learning", "undertrained", "underfits")
     MOST = 100
     LEFT = 0.8
+    LATE = 0.25
 
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
         steps, constant = signals.steps, curves.fact("constant_loss")
         falling = len(curves.train) > 1 and len(curves.valid) > 1 and bool((np.diff(curves.train) < 0).all())
         if not 0 < steps <= self.MOST or not falling or not curves.valid[-1] < curves.valid[0]:
+            return None
+        half, start = curves.train[(len(curves.train) - 1) // 2], curves.train[0]
+        if half - curves.train[-1] < self.LATE * (start - curves.train[-1]):  # it comes to rest
             return None
         if constant is not None and curves.train[-1] >= constant:  # it comes down from a start far off
             return None

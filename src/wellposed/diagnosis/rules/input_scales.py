@@ -71,8 +71,9 @@ class UnscaledInputs(Inside):
     explains = ("slow", "undertrained", "oscillates")
 
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
-        found, times = unscaled(signals), signals.times
-        if times is not None and not 1 / LARGE < times < LARGE:
+        found, times, layers = unscaled(signals), signals.times, signals.last.layers if signals.last is not None else ()
+        normed = bool(layers) and layers[0].role == "norm"
+        if times is not None and not normed and not 1 / LARGE < times < LARGE:
             return self.finding(
                 0.95, {**measured("validation over training inputs, root mean square", times), "threshold": LARGE},
                 "prepare the inputs of both sides alike, with the numbers of the training rows",
@@ -93,8 +94,8 @@ class UnscaledInputs(Inside):
 class WrongTargets(Inside):
     """Targets from which nothing can be learned, or not by steps of a usual length.
 
-    Holds if all training rows that were looked at have one label and validation rows do not; or if a loss on numbers ended above
-    the constant prediction's (or ran away) where targets have a root mean square above 30 and inputs are scaled.
+    Holds if all training rows have one label and validation rows do not; or if a loss on numbers ended above twice the constant
+    prediction's (or ran away) where targets have a root mean square above 30 and inputs are scaled.
     """
 
     name, severity = "wrong_targets", 2
@@ -104,6 +105,7 @@ class WrongTargets(Inside):
         "slow", "too_few_steps", "undertrained", "rate_too_low", "rate_too_high", "not_learning", "diverged", "exploding_gradients",
     )  # fmt: skip
     overrules = ("overfits",)
+    FAR = 2.0  # what cannot be learned ends a little above the constant prediction
 
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
         targets, constant = signals.targets, curves.fact("constant_loss")
@@ -115,10 +117,10 @@ class WrongTargets(Inside):
         if targets is None or not signals.loss.numeric or constant is None or unscaled(signals) is not None:
             return None
         size, end = float(targets.values.square().mean().sqrt()), curves.train_loss[-1] if len(curves) else 0.0
-        if size <= LARGE or end <= constant:  # NaN, too, is no number below
+        if size <= LARGE or end <= self.FAR * constant:  # NaN, too, is no number below
             return None
         return self.finding(
             0.9, {**measured("root mean square of the targets", size), "threshold": LARGE, "constant": constant, **end_of(curves)},
             "standardize the targets by mean and standard deviation of the training rows, and scale predictions back",
-            f"Targets have a root mean square of {size:.3g}, and training ended above a constant prediction: they are not scaled.",
+            f"Targets have a root mean square of {size:.3g}, and training ended far above a constant prediction: they are not scaled.",
         )  # fmt: skip

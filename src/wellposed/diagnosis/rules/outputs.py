@@ -68,7 +68,8 @@ class WrongOutput(Inside):
         logs = name == "NLLLoss" and outputs.ndim > 1 and bool((outputs.exp().sum(1) - 1).abs().max() < 1e-2)
         takes, targets = signals.loss.of_shares, signals.targets
         beyond = takes is not None and bool(((outputs < -SLACK) | (outputs > 1 + SLACK)).any())
-        if made == "softmax" and targets is not None and targets.several:
+        each = takes == "binary" or signals.loss.numeric  # a multinomial likelihood wants shares of several labels
+        if made == "softmax" and each and targets is not None and targets.several:
             return self._found(
                 inspection, "softmax, whose rows sum to 1", f"{name} of rows that may have several labels",
                 "end in a sigmoid for each label; better, use BCEWithLogitsLoss on the scores",
@@ -78,7 +79,7 @@ class WrongOutput(Inside):
             ("binary_cross_entropy", made in (*BOUNDED, "log_softmax", "log_sigmoid"),
              "give the scores to the loss as they are: it applies the sigmoid itself"),
             ("NLLLoss", made != "log_softmax" and not logs, "end in log_softmax, or use cross-entropy on scores"),
-            ("binary", beyond or made in ("relu", "tanh") or (made == "softmax" and not exclusive(targets)),
+            ("binary", beyond or made in ("relu", "tanh") or (made == "softmax" and not (targets and targets.one_hot)),
              "end in a sigmoid; better, use BCEWithLogitsLoss on the scores"),
             ("classes", beyond or made in ("relu", "tanh", "sigmoid"),
              "end in softmax; better, use cross-entropy on the scores"),

@@ -149,7 +149,8 @@ class EqualUnits(Inside):
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
         last = signals.last
         layers = [one.name for one in last.layers if one.role == "weight"][:-1] if last is not None else []
-        same = [name for name in layers if last is not None and name in last.copies]
+        begun = signals.first.copies if signals.first is not None else ()
+        same = [name for name in layers if last is not None and name in last.copies and name in begun]
         if not same or _made_sparse(curves):
             return None
         return self.finding(
