@@ -142,6 +142,43 @@ def test_a_loss_that_outputs_do_not_change_is_blind(draw: torch.Generator) -> No
 
 
 @pytest.mark.parametrize(
+    ("own", "shift"),
+    [(lambda p, y: (p - y).square().mean(), 1e8), (lambda p, y: (1 - (2 * y - 1) * p).relu().mean(), 0.0)],
+)
+def test_a_loss_that_rests_or_rounds_is_not_blind(
+    own: Callable[..., Tensor], shift: float, draw: torch.Generator
+) -> None:
+    """Numbers beside which a change of one is lost, and margins that are all wide enough."""
+    target = torch.randint(2, (40, 1), generator=draw).float()
+    assert not recognized(Loss(own), 100 * (2 * target - 1), target + shift).blind
+
+
+def refusing(p: Tensor, y: Tensor) -> Tensor:
+    assert torch.allclose(p.sum(1), torch.ones(len(p)))
+    return {0: (p - y).square().mean()}[int(p.min() < 0)]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [torch.zeros(0, dtype=torch.long), torch.zeros(60, dtype=torch.cfloat), torch.tensor(1.0), torch.zeros(60, 3)],
+    ids=["none", "complex", "one", "zeros"],
+)
+@pytest.mark.parametrize("own", [refusing, lambda p, y: -(y * p.log()).sum(1).mean()])
+def test_targets_and_losses_that_do_not_fit_what_is_tried_are_no_error(
+    own: Callable[..., Tensor], target: Tensor, draw: torch.Generator
+) -> None:
+    assert recognized(Loss(own), scores(draw, 60, CLASSES).softmax(1), target).known is None
+
+
+def test_counts_are_no_classes(draw: torch.Generator) -> None:
+    """A multinomial likelihood, rows with weights of their own, an advantage for each action: their constant is another one."""
+    one_hot = F.one_hot(torch.randint(CLASSES, (60,), generator=draw), CLASSES).float()
+    for target in (torch.poisson(3 * torch.rand(60, CLASSES, generator=draw)), 2 * one_hot, -one_hot):
+        found = recognized(Loss(BY_HAND["classes"][0]), scores(draw, 60, CLASSES).softmax(1), target)
+        assert (found.of_shares, found.classifies) == ("classes", False)
+
+
+@pytest.mark.parametrize(
     "own",
     [
         lambda f, y: F.cross_entropy(f, y, weight=torch.arange(1.0, CLASSES + 1)),

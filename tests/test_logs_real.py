@@ -607,6 +607,28 @@ def test_whole_numbers_under_a_side_alone_are_sizes_or_hits(cells: list[float]) 
     assert guess({"epoch": [1, 2, 3, 4, 5], "train": cells, "test": cells}).taken == {"epoch": "epoch"}
 
 
+def test_whole_numbers_that_fall_are_losses_where_nothing_else_is() -> None:
+    table = read({"train": [20.0, 12.0, 9.0, 7.0, 6.0, 5.0], "val": [22.0, 14.0, 11.0, 10.0, 9.0, 9.0]})
+    assert [*table.columns["train_loss"]] == [20, 12, 9, 7, 6, 5]
+
+
+def test_a_loss_that_prints_as_0_is_one_and_so_is_one_that_never_changes() -> None:
+    table = read({"train_loss": [0.0] * 4, "val_loss": [0.5, 0.6, 0.8, 1.1]})
+    assert {"train_loss", "valid_loss"} <= table.columns.keys()
+    assert "train_loss" in read({"epoch": [1, 2, 3], "mse": [0.25] * 3}).columns
+
+
+def test_rows_without_an_epoch_are_kept_where_later_ones_are_called_alike(tmp_path: Path) -> None:
+    path = written(tmp_path, "".join(f"loss: {v}\n" for v in (12, 9, 6, 4.5, 4.2)), "whole.log")
+    assert [*read(path).columns["train_loss"]] == [12, 9, 6, 4.5, 4.2]
+    path = written(
+        tmp_path,
+        "train: 4000 val: 1000\n" + "".join(f"train: {v} val: {v + 0.1}\n" for v in (4.36, 2.1, 1.2)),
+        "sizes.log",
+    )
+    assert [*read(path).columns["train_loss"]] == [4.36, 2.1, 1.2]
+
+
 def test_a_column_without_a_cell_is_no_metric_beside_one_with_many() -> None:
     columns = {"epoch": [1, 2, 3, 4], "train_loss": [4.0, 3.0, 2.0, 1.0], "val_f1": [0.1, 0.2, 0.3, 0.4]}
     assert guess({**columns, "test_acc": [None] * 4}).taken["valid_metric"] == "val_f1"

@@ -105,6 +105,13 @@ def changed(
     return lambda seed: change(*of(seed), drawn(seed + 1000))
 
 
+def centered() -> nn.Module:
+    """A network whose answers begin at the mean of targets around 100."""
+    net = mlp(8, 1)
+    nn.init.constant_([m for m in net.modules() if isinstance(m, nn.Linear)][-1].bias, 100.0)
+    return net
+
+
 def hot(x: Tensor, y: Tensor, _: torch.Generator) -> Rows:
     return x, F.one_hot(y, 4).float()
 
@@ -578,17 +585,20 @@ NEAR_MISSES: dict[str, list[Case]] = {
         case(functools.partial(mlp, 60), changed(functools.partial(blobs, features=60), lambda x, y, _: ((x > 2).float(), y))),
         case(Attention, words, epochs=3),
         case(cnn, changed(images, lambda x, y, _: (torch.cat([x[:300], 3 * x[300:]]), y)), epochs=3),  # brighter rows
+        case(mlp, changed(blobs, lambda x, y, _: (torch.cat([x[:-1], 3000 + x[-1:]]), y))),  # one row of validation
     ],
     "wrong_targets": [
         case(mlp),
         case(functools.partial(SMOOTH, depth=1), changed(curve, lambda x, y, _: (x, 60 * y)), "squared_error", lr=0.1, epochs=20),
         case(SMOOTH, curve, "squared_error", lr=1e-5),  # worse than a constant, and of a sane size
         case(mlp, changed(blobs, lambda x, y, _: (x, 0 * y))),  # nothing says that there are other labels
+        case(centered, changed(curve, lambda x, y, g: (x, 100 + 5 * torch.randn(y.shape, generator=g))), "squared_error", lr=0.5),
     ],
     "too_few_steps": [
         case(mlp, lr=3e-2, batch=100, epochs=4),  # few, and enough
         case(mlp, optimizer=sgd(30.0), batch=100, epochs=4),  # what leaps about needs no more steps
         case(mlp, lr=1e-6, epochs=11),  # 132 steps
+        case(lambda: nn.Linear(12, 4), noisy(0.8), optimizer=sgd(1.0), batch=1000, epochs=40),  # at rest: labels are mostly noise
     ],
     "equal_units": [case(mlp), case(Residual), case(frozen), case(lambda: ended(mlp(), zero_head()))],
     "unshuffled": [

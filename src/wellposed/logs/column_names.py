@@ -294,8 +294,8 @@ def _behaving(names: Sequence[Name], found: Mapping[str, Sequence[Any]], counts:
     """The names whose cells behave as curves do, whatever they are called.
 
     They have as many values as make a curve where others do, of training as many as validation; one beside many was looked at once.
-    Whole numbers called by a side alone are sizes or hits, unless they fall and nothing else is there; what never changes and is not
-    called a loss is a setting, beside others.
+    Whole numbers called by a side alone are sizes or hits, unless they fall and nothing else is there; what never changes and is
+    not called a loss is a setting, beside others.
     """
     most = {TRAIN: 0, VALID: 0, TEST: 0}
     for name in names:

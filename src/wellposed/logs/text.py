@@ -384,8 +384,8 @@ class _Found:
         self.rows.append(row)
 
     def _begins(self) -> int:
-        """Where the curves begin: after rows of whole numbers, before any epoch or fraction, that are sizes or a script's defaults: 0,
-        above most losses, or under names that no later row has."""
+        """Where the curves begin: after rows of whole numbers, before any epoch or fraction, that are sizes or a script's defaults:
+        0, above most losses, or under names that no later row has."""
         placed = {*PLACES, *EPOCHS, *STEPS}
         told = (placed & row.keys() or not all(map(WHOLE.fullmatch, map(str, row.values()))) for row in self.rows)
         later = next((at for at, said in enumerate(told) if said), 0)

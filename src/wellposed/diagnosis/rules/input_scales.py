@@ -122,5 +122,5 @@ class WrongTargets(Inside):
         return self.finding(
             0.9, {**measured("root mean square of the targets", size), "threshold": LARGE, "constant": constant, **end_of(curves)},
             "standardize the targets by mean and standard deviation of the training rows, and scale predictions back",
-            f"Targets have a root mean square of {size:.3g}, and training ended far above a constant prediction: they are not scaled.",
+            f"Targets have a root mean square of {size:.3g}, and training ended far above a constant prediction: scale them.",
         )  # fmt: skip
