@@ -612,6 +612,11 @@ def test_whole_numbers_that_fall_are_losses_where_nothing_else_is() -> None:
     assert [*table.columns["train_loss"]] == [20, 12, 9, 7, 6, 5]
 
 
+@pytest.mark.parametrize("blank", ["", "-", "."])
+def test_a_blank_cell_under_a_side_alone_is_no_error(blank: str) -> None:
+    guess({"epoch": ["1", "2", "3", "4"], "train": ["9", "7", "6", blank], "val": ["9", "8", "7", blank]})
+
+
 def test_a_loss_that_prints_as_0_is_one_and_so_is_one_that_never_changes() -> None:
     table = read({"train_loss": [0.0] * 4, "val_loss": [0.5, 0.6, 0.8, 1.1]})
     assert {"train_loss", "valid_loss"} <= table.columns.keys()

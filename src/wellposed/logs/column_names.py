@@ -120,7 +120,7 @@ HEADS = ("loss", "verlust", "acc", "accuracy", "error", "err", "logloss", "auc",
          "iou", "dice")  # fmt: skip
 SAID = re.compile(r"[:=\s][-+]?\d{0,20}\.\d")  # a number after a name: a line of text, and no name
 SCORED = re.compile("score|metric|result|reward|return", re.IGNORECASE)
-WHOLE = re.compile(r"-?\d*(?:\.0*)?|nan", re.IGNORECASE)
+WHOLE = re.compile(r"-?\d+(?:\.0*)?|nan", re.IGNORECASE)
 FEWEST = 3  # values that make a curve, where a rival has as many
 
 
@@ -303,11 +303,13 @@ def _behaving(names: Sequence[Name], found: Mapping[str, Sequence[Any]], counts:
     looks = most[VALID] or most[TEST] or FEWEST
     least = 2 if max(most.values()) > FEWEST else 0
     fewest = {side: max(least, min(count, FEWEST, looks)) for side, count in most.items()}
-
     named = any(name.what for name in names)
 
+    def said(name: Name) -> list[str]:
+        return [str(cell) for cell in found[name.text] if cell is not None and str(cell).strip()]
+
     def behaves(name: Name) -> bool:
-        cells = [str(cell) for cell in found[name.text] if cell is not None]
+        cells = said(name)
         if (name.what or name.side) and counts[name.text] < fewest[name.side or TRAIN]:
             return False
         if name.side and not (name.what or name.parts) and all(map(WHOLE.fullmatch, cells)):
@@ -315,15 +317,10 @@ def _behaving(names: Sequence[Name], found: Mapping[str, Sequence[Any]], counts:
         return True
 
     kept = [name for name in names if behaves(name)]
-    still = [
-        n
-        for n in kept
-        if n.what in LOSSLIKE
-        and n.side == NOBODY
-        and counts[n.text] > 1
-        and len({*map(repr, found[n.text])} - {"None"}) == 1
-    ]
-    return [name for name in kept if name not in still] if any(n.what and n not in still for n in kept) else kept
+    unsided = [name for name in kept if name.what in LOSSLIKE and name.side == NOBODY and counts[name.text] > 1]
+    still = [name for name in unsided if len({*said(name)}) == 1]
+    moving = [name for name in kept if name not in still]
+    return moving if any(name.what for name in moving) else kept
 
 
 def _first_set(names: list[Name]) -> list[Name]:

@@ -208,6 +208,7 @@ class Crew:
             self.answer(worker, message)
 
     def answer(self, worker: Worker, message: bytes) -> None:
+        """Take in what a worker said."""
         kind, *said = pickle.loads(message)
         if kind == "report":
             emit(said[0], **said[1])
