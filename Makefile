@@ -4,6 +4,8 @@ PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3 p
 VENV ?= .venv
 BIN := $(VENV)/bin
 BUDGET ?= 60s
+# What was compiled once is kept: a suite starts hundreds of processes, each of which would compile all of src again.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
 
 .PHONY: improve test nightly check clean
@@ -12,7 +14,7 @@ improve: $(VENV)/.improve ## train, search and prove on a real table, and write 
 	$(BIN)/wellposed improve --budget $(BUDGET)
 
 test: check ## everything that must hold
-	$(BIN)/python -m pytest -n 3
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 	$(BIN)/python tests/installed.py
 
 nightly: check ## what proves the tests: mutants of the slow laws, and the rest of a product of cases
