@@ -342,6 +342,24 @@ def test_importances_find_the_columns_that_matter() -> None:
     assert next(iter(model.importances(frame, np.log(frame.income), repeats=2))) == "income"
 
 
+def test_importances_count_rows_as_they_are_weighted() -> None:
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(400, 2))
+    first = np.arange(400) < 200
+    y = np.where(first, x[:, 0], x[:, 1])
+    frame = pd.DataFrame({"a": x[:, 0], "b": x[:, 1], "first": first})
+    model = regressor().fit(frame, y)
+    assert max(model.importances(frame, y, first.astype(float)).items(), key=lambda item: item[1].estimate)[0] == "a"
+    assert max(model.importances(frame, y, ~first * 3.0).items(), key=lambda item: item[1].estimate)[0] == "b"
+    assert model.importances(frame, y, np.full(400, 2.0)) == model.importances(frame, y)
+    own = regressor().fit(frame, y, sample_weight=np.where(first, 1.0, 1e-6)).importances()
+    assert own["a"].estimate > 20 * own["b"].estimate
+    with pytest.raises(wp.InputError, match="have theirs already"):
+        model.importances(sample_weight=np.ones(400))
+    with pytest.raises(ValueError, match="[Nn]egative"):
+        model.importances(frame, y, -np.ones(400))
+
+
 def test_a_search_leaves_its_study_and_is_exact(tmp_path: Path) -> None:
     frame, y = people(90)
     model = classifier(budget="3 recipes").fit(frame, y)

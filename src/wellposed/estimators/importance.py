@@ -19,21 +19,23 @@ RowCost = Callable[[Tensor, Tensor], Tensor]
 
 
 def importances(
-    encoder: TableEncoder, parts: Iterable[tuple[Tensor, RowCost]], repeats: int, level: float, seed: int
+    encoder: TableEncoder, parts: Iterable[tuple[Tensor, Tensor, RowCost]], repeats: int, level: float, seed: int
 ) -> dict[str, Interval]:
     """The mean rise of the cost of a row for each column, the largest first.
 
     Args:
-        parts: encoded rows ``(rows, features)``, and their cost.
+        parts: encoded rows ``(rows, features)``, how much each counts, ``(rows,)``, and their cost.
         repeats: how often each column is shuffled.
     """
+    counted: list[Tensor] = []
     places = {column.name: place for column, place in encoder.places.items()}
     rises: dict[str, list[Tensor]] = {name: [] for name in places}
-    for part, (x, cost) in enumerate(parts):
+    for part, (x, counts, cost) in enumerate(parts):
         rows = torch.arange(len(x))
         if len(x) > MOST:
             rows = torch.randperm(len(x), generator=generator(seed, "rows", part))[:MOST]
         kept = x[rows]
+        counted.append(counts[rows])
         before = cost(kept, rows)
         orders = [
             torch.randperm(len(kept), generator=generator(seed, "shuffle", part, again)) for again in range(repeats)
@@ -45,5 +47,7 @@ def importances(
                 shuffled[:, place] = kept[order][:, place]
                 several.append(cost(shuffled, rows) - before)
             rises[name].append(torch.stack(several, 1))
-    found = {name: crossed_interval(torch.cat(several).numpy(), level) for name, several in rises.items()}
+    shares = torch.cat(counted)[:, None]
+    shares = shares / shares.mean()
+    found = {name: crossed_interval((shares * torch.cat(several)).numpy(), level) for name, several in rises.items()}
     return dict(sorted(found.items(), key=lambda item: -item[1].estimate))

@@ -328,7 +328,14 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
 
     @checked
     def importances(
-        self, X: Any = None, y: Any = None, *, repeats: Count = 5, level: ConfidenceLevel = 0.95, seed: Seed = 0
+        self,
+        X: Any = None,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        repeats: Count = 5,
+        level: ConfidenceLevel = 0.95,
+        seed: Seed = 0,
     ) -> dict[str, Interval]:
         """What each column is worth: how much more a row costs once the column's values are shuffled among the rows.
 
@@ -337,7 +344,8 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
 
         Args:
             X, y: rows that were not learned from; by default those held out in `fit`, each judged by the networks that have not
-                seen it.
+                seen it, and with the weights that `fit` was given.
+            sample_weight: ``(rows,)``, >= 0: how much each row of X counts.
             repeats: how often a column is shuffled.
             level: of the intervals.
             seed: of the shuffles.
@@ -352,17 +360,21 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
         if X is not None:
             x, target = self._x(X), self._scaled(self._target(y, new=False))
             validation.check_consistent_length(x, target)
-            parts: list[Any] = [(x, target, list(self.members_.models), self.members_.weights)]
+            rows = np.zeros((len(x), 1))
+            counts = torch.from_numpy(validation._check_sample_weight(sample_weight, rows, ensure_non_negative=True))
+            parts: list[Any] = [(x, counts, target, list(self.members_.models), self.members_.weights)]
         else:
             held = self.held_out_
             if not held.x:
                 raise InputError("A model that was loaded or copied has no rows of its own. Give importances X and y.")
-            parts = list(zip(held.x, held.y, self.members_.unseen_by(), held.weights, strict=True))
+            if sample_weight is not None:
+                raise InputError("importances takes sample_weight= with X and y; the rows held out in fit have theirs already.")
+            parts = list(zip(held.x, held.counts, held.y, self.members_.unseen_by(), held.weights, strict=True))
 
         def cost(target: Tensor, models: Sequence[Saved], weights: Tensor, rows: Tensor, index: Tensor) -> Tensor:
             return self._row_losses(torch.stack([outputs_of(m.model, rows) for m in models]), weights, target[index])
 
-        judged = [(x, partial(cost, *how)) for x, *how in parts]
+        judged = [(x, counts, partial(cost, *how)) for x, counts, *how in parts]
         return importances(self.encoder_, judged, repeats, level, seed)
 
     def _html_repr(self) -> str:
