@@ -6,9 +6,9 @@
 Of each table a fifth is held out, stratified by class, and at most ``--rows`` of the other rows are learned from. Balanced accuracy
 or R2, the logarithmic loss of classes, and seconds, each a mean over seeds. The peers have their default settings on what their
 users do with a table: numbers are standardized and missing ones filled with the median, categories are one-hot; boosting takes
-categories as they are. XGBoost, CatBoost, RealMLP and TabM (tuned defaults) are compared where they are asked for and installed (`xgboost-cpu`,
-`catboost`, `pytabkit[models]`). With ``--work`` all clocks, that of the budget too, count the work of this process, so that what else
-a machine does takes no part.
+categories as they are. XGBoost, CatBoost, RealMLP and TabM (tuned defaults) are compared where they are asked for and installed
+(`xgboost-cpu`, `catboost`, `pytabkit[models]`). With ``--work`` all clocks, that of the budget too, count the work of this
+process, so that what else a machine does takes no part.
 """
 
 from __future__ import annotations

@@ -356,7 +356,7 @@ def test_importances_count_rows_as_they_are_weighted() -> None:
     assert own["a"].estimate > 20 * own["b"].estimate
     with pytest.raises(wp.InputError, match="have theirs already"):
         model.importances(sample_weight=np.ones(400))
-    with pytest.raises(ValueError, match="[Nn]egative"):
+    with pytest.raises(ValueError, match=r"[Nn]egative"):
         model.importances(frame, y, -np.ones(400))
 
 

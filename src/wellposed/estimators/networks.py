@@ -368,7 +368,9 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
             if not held.x:
                 raise InputError("A model that was loaded or copied has no rows of its own. Give importances X and y.")
             if sample_weight is not None:
-                raise InputError("importances takes sample_weight= with X and y; the rows held out in fit have theirs already.")
+                raise InputError(
+                    "importances takes sample_weight= with X and y; the rows held out in fit have theirs already."
+                )
             parts = list(zip(held.x, held.counts, held.y, self.members_.unseen_by(), held.weights, strict=True))
 
         def cost(target: Tensor, models: Sequence[Saved], weights: Tensor, rows: Tensor, index: Tensor) -> Tensor:
