@@ -111,6 +111,27 @@ def test_an_ingredient_that_harms_is_worth_less_than_nothing() -> None:
     assert found.simplest["difference"] > 0.1
 
 
+def test_a_cocktail_is_compared_with_its_most_valuable_ingredient_alone() -> None:
+    best = BASELINE.replace(
+        model={"sees": True}, clip=1e6, averaging={"ema": 0.5}, terms=[{"penalty": "max_norm", "bound": 1e-6}]
+    )
+    found = ablation(bench(problem(Blind, 300)), BASELINE, best, 3, None)
+    assert found.cocktail is not None
+    first, *others = (w.ingredient.name for w in found.worths if w.ingredient.name != "model")
+    assert (found.cocktail["alone"], found.cocktail["others"]) == (first, others)
+    assert {first, *others} == {"clip", "ema", "max_norm"}
+    assert found.cocktail["high"] < -0.1, "max_norm, which the first of them alone is without, makes the model blind"
+    assert found.cocktail["pairs"] == 5
+    two = BASELINE.replace(model={"sees": True}, clip=1e6, terms=[{"penalty": "l2", "strength": 1e-9}])
+    pair = ablation(bench(problem(Blind, 300)), BASELINE, two, 3, None)
+    assert pair.cocktail is not None
+    assert pair.cocktail["estimate"] == next(
+        w.interval.estimate for w in pair.worths if w.ingredient.name == pair.cocktail["others"][0]
+    ), "of two the run without the other is the run of the first alone"
+    one = ablation(bench(problem(Blind, 300)), BASELINE, BASELINE.replace(model={"sees": True}, clip=1e6), 3, None)
+    assert one.cocktail is None
+
+
 def test_the_baseline_has_nothing_to_take_apart_and_a_small_budget_says_so() -> None:
     assert ablation(bench(problem()), BASELINE, BASELINE, 3, None).worths == []
     small = bench(problem(), tried=5)

@@ -49,14 +49,22 @@ def test_the_report_shows_what_each_ingredient_is_worth() -> None:
     ]
     simplest = {"recipe": 'x = "<b>"', "describe": "adamw lr 0.1", "without": ["clip"], "difference": 0.001,
                 "standard_error": 0.002, "pairs": 5}  # fmt: skip
-    page = shown(ablation=worths, simplest=simplest)
+    ends = {"estimate": 0.011, "low": -0.02, "high": 0.042, "level": 0.95}
+    cocktail = {"alone": "label_smoothing", "others": ["clip"], **ends}
+    page = shown(ablation=worths, simplest=simplest, cocktail=cocktail)
     assert "What each ingredient is worth" in page
     assert "label smoothing" in page
     assert "+0.021" in page
     assert "without clip: adamw lr 0.1" in page
+    assert (
+        "label smoothing with clip is worth +0.011 accuracy more than label smoothing alone (95 % interval \u22120.020 to +0.042)"
+        in page
+    )
     assert "5 pairs" in page
     assert "&lt;b&gt;" in page
     assert "No simpler recipe" in shown(ablation=worths, simplest=None)
+    for damaged in (None, 7, {}, {"alone": 3, "others": 4}, {"alone": "clip", "others": []}):
+        assert "The cocktail" not in shown(ablation=worths, simplest=None, cocktail=damaged)
 
 
 @pytest.mark.parametrize("ablation", [None, [], 7, [3], [{"ingredient": None, "estimate": "x"}], [{}]])

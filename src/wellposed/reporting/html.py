@@ -342,7 +342,12 @@ def _ablation(record: dict[str, Any]) -> dict[str, Any] | None:
     found = mapping(record.get("simplest"))
     difference, interval = _signed(*(number_or_nan(found.get(key)) for key in ("difference", "low", "high")))
     pairs = finite_numbers([number_or_nan(one.get("pairs")) for one in rows(record.get("ablation"))])
+    together = mapping(record.get("cocktail"))
+    more, more_interval = _signed(*verdict.estimate_and_ends(together))
     return {
+        "alone": text(together.get("alone"), 60).replace("_", " "), "more": more, "more_interval": more_interval,
+        "others": ", ".join(name.replace("_", " ") for name in texts(together.get("others"), 60, 20)),
+        "more_level": formats.percent(together.get("level")),
         "worths": worths, "pairs": max(pairs, default=math.nan), "simplest": text(found.get("describe"), 600),
         "without": ", ".join(name.replace("_", " ") for name in texts(found.get("without"), 60, 20)),
         "difference": difference, "interval": interval, "level": formats.percent(found.get("level")),

@@ -49,10 +49,12 @@ class Worth:
 
 @dataclass
 class Ablation:
-    """What each ingredient is worth, the most valuable first, and the simplest recipe within one standard error."""
+    """What each ingredient is worth, the most valuable first, the simplest recipe within one standard error, and what several
+    ingredients are worth over one."""
 
     worths: list[Worth] = field(default_factory=list)
     simplest: dict[str, Any] | None = None
+    cocktail: dict[str, Any] | None = None
 
 
 def ablation(bench: Bench, baseline: Recipe, best: Recipe, epochs: int, rows: int | None) -> Ablation:
@@ -89,7 +91,44 @@ def ablation(bench: Bench, baseline: Recipe, best: Recipe, epochs: int, rows: in
     found.worths = [Worth(one, recipe, judged[one.name]) for one, recipe in recipes if one.name in judged]
     found.worths.sort(key=lambda worth: worth.interval.estimate, reverse=True)
     found.simplest = simplest(bench, best, found.worths, full, arrays, epochs, rows)
+    found.cocktail = cocktail(bench, best, found.worths, full, arrays, epochs, rows)
     return found
+
+
+def cocktail(
+    bench: Bench,
+    best: Recipe,
+    worths: Sequence[Worth],
+    full: list[np.ndarray],
+    without: dict[str, list[np.ndarray]],
+    epochs: int,
+    rows: int | None,
+) -> dict[str, Any] | None:
+    """How much better all ingredients are than the most valuable one alone; None where there is one, or no time for it.
+
+    Model, optimizer, schedule and batch size are those of the recipe on both sides.
+
+    Args:
+        full, without: as in `simplest`.
+    """
+    several = [worth.ingredient for worth in worths if isinstance(worth.ingredient, Ingredient)]
+    if len(several) < 2:
+        return None
+    first, *others = several
+    if len(others) == 1:
+        alone = without[others[0].name]
+    else:
+        recipe = best
+        for one in others:
+            recipe = one.removed(recipe)
+        if affordable_pairs(bench, [recipe], epochs, rows, share=1.0, fewest=len(full)) < len(full):
+            return None
+        alone = scores(bench, [recipe], epochs, rows, len(full))[0]
+    if len(alone) < len(full):
+        return None
+    found = gain(full, alone)
+    numbers = {key: getattr(found, key) for key in ("estimate", "low", "high", "level", "pairs")}
+    return {"alone": first.name, "others": [one.name for one in others], **numbers}
 
 
 def simplest(

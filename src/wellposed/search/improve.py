@@ -177,6 +177,8 @@ class Search:
         taken = Ablation()
         if shown.looks and not self.account.budget.none:
             taken = ablation(bench, shown.baseline, shown.best, shown.epochs, shown.rows)
+        if taken.cocktail is not None:
+            parts["cocktail"] = taken.cocktail
         parts["error_budget"] = error_budgets(bench, shown)
         with bench.pace.calm():
             return self.study(shown, taken, found, parts, command)

@@ -90,7 +90,7 @@ class Study:
             "needs": interval.needed(look_level(self.facts["looks"] + 1, 2.0 * ALPHA)).to_dict() if interval else None,
         }
         searched = [t for t in self.trials if t.kind in ("baseline", "search")]
-        record = {
+        record: dict[str, Any] = {
             "schema": SCHEMA,
             "wellposed": __version__,
             "torch": str(torch.__version__),
@@ -124,7 +124,7 @@ class Study:
             **{key: self.facts[key] for key in ("advice", "error_budget", "calibration")},
             "ablation": self.ablation,
             "simplest": self.simplest,
-            **{key: self.facts[key] for key in ("small",) if key in self.facts},
+            **{key: self.facts[key] for key in ("cocktail", "small") if key in self.facts},
             **{key: self.facts[key] for key in ("engine", "space", "warnings")},
             "notes": self.notes,
             "versions": {"python": platform.python_version(), "numpy": np.__version__, "platform": platform.system()},
