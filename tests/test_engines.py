@@ -99,7 +99,7 @@ def same(a: Outcome, b: Outcome) -> bool:
     )
 
 
-def python(code: str, *arguments: object, timeout: float = 60, **settings: Any) -> subprocess.CompletedProcess[str]:
+def python(code: str, *arguments: object, timeout: float = 300, **settings: Any) -> subprocess.CompletedProcess[str]:
     """A program of its own."""
     words = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
     return subprocess.run(words, capture_output=True, text=True, timeout=timeout, check=False, **settings)

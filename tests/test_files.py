@@ -500,7 +500,7 @@ def test_pipes_and_devices_are_written_in_place(tmp_path: Path) -> None:
         reader = threading.Thread(target=lambda got=got: got.append(pipe.read_bytes()))
         reader.start()
         write_atomically(path, "through")
-        reader.join(20)
+        reader.join(300)
         assert got == [b"through"]
     assert stat.S_ISFIFO(os.lstat(pipe).st_mode)
     assert link.is_symlink()

@@ -101,7 +101,7 @@ def served(tmp_path: Path) -> Iterator[tuple[int, Path]]:
     yield server.server_address[1], tmp_path
     server.shutdown()
     server.server_close()
-    thread.join(10)
+    thread.join(300)
 
 
 def ask(port: int, path: str, host: str | None = None) -> Any:
