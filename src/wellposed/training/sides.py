@@ -35,7 +35,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from wellposed.core.batches import examples_in, examples_of, stored_numbers, tensors_in
+from wellposed.core.batches import examples_in, examples_of, mapped, stored_numbers, tensors_in
 from wellposed.core.errors import DataError, first_line, guard_call
 from wellposed.core.preserve import attributes_kept, reach_kept, reached
 from wellposed.core.random import seeded
@@ -255,7 +255,19 @@ def _by_number(given: Any, double: bool) -> list[Side]:
     source = source_of(given, double=double)
     fetch = guard_call("The Dataset", source.raw) if isinstance(source, Items) else source.batch
     listed = given if isinstance(given, list) and isinstance(source, Items) else None
+    if source.arrays is not None and any(part.requires_grad for part in tensors_in(given)):
+        fetch = _by_which_is_derived(source.batch)
     return [Numbered(len(source), fetch, BATCH, source.targets, listed=listed)]
+
+
+def _by_which_is_derived(fetch: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    """Rows of inputs that require gradients in the loop, where a model derives by them."""
+
+    def fetched(index: Tensor) -> Any:
+        inputs, target = fetch(index)
+        return mapped(lambda part: part.requires_grad_() if part.is_floating_point() else part, inputs), target
+
+    return fetched
 
 
 def _of_list(batches: Sequence[Any]) -> list[Side]:
