@@ -726,6 +726,29 @@ def test_weights_that_a_forward_moves_come_back(make: Callable[[], nn.Module], i
     assert all(one is other for one, other in zip(net.parameters(), given, strict=True))
 
 
+@pytest.mark.parametrize("way", ["frozen copy", "AveragedModel", "frozen now and then"])
+def test_an_average_that_no_gradient_moves_is_told_apart_from_one_that_is_undertrained(way: str) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(256, 4)
+    student, aim = nn.Linear(4, 1), x @ torch.ones(4, 1)
+    wrap = torch.optim.swa_utils.AveragedModel(student, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))
+    teacher = wrap if way == "AveragedModel" else copy.deepcopy(student).requires_grad_(False)
+    watch = wp.watch(teacher, "squared_error", (x, aim), (x[:128] + 1.0, aim[:128] + 4.0))
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.01)
+    for epoch in range(12):
+        F.mse_loss(student(x), aim).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        wrap.update_parameters(student)
+        if way != "AveragedModel":
+            teacher.load_state_dict(wrap.module.state_dict())
+            teacher.requires_grad_(way == "frozen now and then" and epoch % 2 == 0)
+        watch.epoch()
+    found = next(one for one in wp.diagnose(watch) if one.name == "undertrained")
+    assert ("No gradient moves this network" in found.says) == (way != "frozen now and then")
+    assert ("wp.watch(trained" in found.code) == (way != "frozen now and then")
+
+
 def test_inputs_that_require_gradients_do_so_in_the_watch() -> None:
     net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
     x = X.clone().requires_grad_()
