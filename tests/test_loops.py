@@ -281,7 +281,11 @@ def test_of_a_batch_with_weights_and_names_the_line_for_the_loss_is_found() -> N
 
 def test_a_nested_input_may_hold_a_list() -> None:
     def collate(rows: list[Any]) -> Any:
-        return (torch.cat(rows), list(torch.arange(2 * len(rows)).split(2))), torch.zeros(len(rows), 4), ["name"] * len(rows)
+        return (
+            (torch.cat(rows), list(torch.arange(2 * len(rows)).split(2))),
+            torch.zeros(len(rows), 4),
+            ["name"] * len(rows),
+        )
 
     class Pools(nn.Linear):
         def forward(self, x: Tensor, of: list[Tensor]) -> Tensor:  # type: ignore[override]
@@ -729,11 +733,11 @@ def test_weights_that_a_forward_moves_come_back(make: Callable[[], nn.Module], i
 @pytest.mark.parametrize("way", ["frozen copy", "AveragedModel", "frozen now and then"])
 def test_an_average_that_no_gradient_moves_is_told_apart_from_one_that_is_undertrained(way: str) -> None:
     torch.manual_seed(0)
-    x = torch.randn(256, 4)
+    x, other = torch.randn(256, 4), torch.randn(256, 4)
     student, aim = nn.Linear(4, 1), x @ torch.ones(4, 1)
     wrap = torch.optim.swa_utils.AveragedModel(student, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))
     teacher = wrap if way == "AveragedModel" else copy.deepcopy(student).requires_grad_(False)
-    watch = wp.watch(teacher, "squared_error", (x, aim), (x[:128] + 1.0, aim[:128] + 4.0))
+    watch = wp.watch(teacher, "squared_error", (x, aim), (other, other @ torch.ones(4, 1)))
     optimizer = torch.optim.SGD(student.parameters(), lr=0.01)
     for epoch in range(12):
         F.mse_loss(student(x), aim).backward()
@@ -744,7 +748,9 @@ def test_an_average_that_no_gradient_moves_is_told_apart_from_one_that_is_undert
             teacher.load_state_dict(wrap.module.state_dict())
             teacher.requires_grad_(way == "frozen now and then" and epoch % 2 == 0)
         watch.epoch()
-    found = next(one for one in wp.diagnose(watch) if one.name == "undertrained")
+    said = {one.name: one for one in wp.diagnose(watch)}
+    found = said["undertrained"]
+    assert ("rate_too_low" in said) == (way == "frozen now and then")
     assert ("No gradient moves this network" in found.says) == (way != "frozen now and then")
     assert ("wp.watch(trained" in found.code) == (way != "frozen now and then")
 
@@ -759,6 +765,20 @@ def test_inputs_that_require_gradients_do_so_in_the_watch() -> None:
     row = wp.watch(net, nn.MSELoss(), (x, X), (x, X), forward=forward, rows=ROWS).epoch()
     assert row["valid_loss"] == pytest.approx(F.mse_loss(forward(net, (x,)), X).item(), rel=1e-5)
     assert x.grad is None
+
+
+@pytest.mark.parametrize(("batch", "passes"), [(2, 8), (32, 2)])
+def test_the_first_look_takes_few_batches(batch: int, passes: int) -> None:
+    seen: list[int] = []
+
+    class Counts(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(len(x) if self.training else 0)
+            return super().forward(x)
+
+    data = TensorDataset(torch.randn(128, 4), torch.arange(128) % 3)
+    wp.watch(Counts(4, 3), "cross_entropy", DataLoader(data, batch), DataLoader(data, batch))
+    assert [size for size in seen if size] == [batch] * passes
 
 
 @pytest.mark.parametrize("sums", [True, False])
@@ -780,7 +800,10 @@ def test_a_network_that_is_a_function_is_answered_with_lines_that_work() -> None
     def net(x: Tensor, params: Any) -> Tensor:
         return F.linear(x, params["w"])
 
-    for call in (lambda: wp.watch(net, "cross_entropy", PAIRS, PAIRS), lambda: wp.audit(torch.optim.SGD([X], 0.1), given)):
+    for call in (
+        lambda: wp.watch(net, "cross_entropy", PAIRS, PAIRS),
+        lambda: wp.audit(torch.optim.SGD([X], 0.1), given),
+    ):
         with pytest.raises(InputError, match=r"write params = nn\.ParameterDict\(params\)"):
             call()
     params = nn.ParameterDict(given)

@@ -304,7 +304,11 @@ def _refusal(name: str, key: str, value: object, hint: Any) -> WellposedError:
     wanted = tuple(one for one in _parts(hint) if isinstance(one, type) and one.__name__ in NAMES)
     inside = next((held for held, one in getattr(value, "__dict__", {}).items() if isinstance(one, wanted)), None)
     holds = f" It holds one: its attribute {inside!r}." if inside is not None else ""
-    if not holds and any(one.__name__ == "Module" for one in wanted) and (callable(value) or isinstance(value, Mapping)):
+    if (
+        not holds
+        and any(one.__name__ == "Module" for one in wanted)
+        and (callable(value) or isinstance(value, Mapping))
+    ):
         holds = f" {FUNCTIONAL}"
     return InputError(
         f"{name} needs {key}= to be {words(hint)}; it was given {described(value)}.{holds}{nearest}{limit}"

@@ -168,9 +168,9 @@ class OwnHook:
 
 @contextmanager
 def reach_kept(*given: object, training: bool | None = None) -> Iterator[None]:
-    """All that models and code reach comes back: modes, weights, buffers, gradients, plain attributes (a state that a recurrent network
-    keeps, a meter that a loss adds to), names that functions bind outside of themselves, and generators. Inside, replicas do not
-    talk to those of other processes, and all modules are in the mode ``training``.
+    """All that models and code reach comes back: modes, weights, buffers, gradients, plain attributes (a state that a recurrent
+    network keeps, a meter that a loss adds to), names that functions bind outside of themselves, and generators. Inside, replicas
+    do not talk to those of other processes, and all modules are in the mode ``training``.
     """
     around = _all_reached(given)
     found = [one for one in around if isinstance(one, KINDS)]

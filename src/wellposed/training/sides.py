@@ -56,6 +56,8 @@ ANY_ORDER = (WeightedRandomSampler, DistributedSampler)
 """Samplers over all rows of a Dataset: how they draw does not matter to a probe."""
 LINE = "Give some batches of it: import itertools; {0}=list(itertools.islice({1}, 8))."
 
+FEWEST_SEEN, MOST_PASSES = 16, 8
+"""Rows and batches of a first look: 64 rows in batches of two cost as much as 32 steps of training."""
 GRAPH = (
     "The masks say which nodes are whose: train=[(data, data.train_mask)], valid=[(data, data.val_mask)], "
     "forward=lambda model, batch: model(batch[0].x, batch[0].edge_index)[batch[1]], target=lambda batch: batch[0].y[batch[1]]."
@@ -97,6 +99,9 @@ class Numbered(Side):
     kept: Tensor | None = None
     loader: DataLoader[Any] | None = None
     listed: Sequence[Any] | None = None
+
+    def few(self, index: Tensor, rows: int) -> Tensor:
+        return index[: min(rows, max(FEWEST_SEEN, MOST_PASSES * self.at_once))]
 
     def batches(self, index: Tensor) -> Iterator[Any]:
         return map(self.fetch, torch.split(index if self.kept is None else self.kept[index], self.at_once))
