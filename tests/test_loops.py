@@ -683,7 +683,6 @@ class Closed(collections.OrderedDict[str, int]):
         raise TypeError
 
 
-@pytest.mark.filterwarnings("ignore:The PyTorch API of nested", "ignore:Sparse CSR")
 class Averages(nn.Module):
     """A forward that moves a network inside of it, as contrastive learning with a queue does."""
 
@@ -827,6 +826,7 @@ def test_batches_are_not_written_out_for_a_note(monkeypatch: pytest.MonkeyPatch)
     assert described([1, "two", {"three": 4}]) == "[1, 'two', {'three': 4}]"
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested", "ignore:Sparse CSR")
 def test_what_did_not_change_is_not_written() -> None:
     closed, nowhere = Closed(a=1), torch.zeros(2, device="meta")
     parts = torch.nested.nested_tensor([torch.ones(1), torch.ones(2)])
