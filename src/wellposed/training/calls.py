@@ -300,7 +300,7 @@ def _lines(model: nn.Module, loss: Loss, batch: Any) -> Iterator[Way]:
                 if inputs in ("batch", "*batch", "**batch"):
                     yield forward, loss, outputs, target_shown(batch)
                 for line, *found in _target_lines(loss, outputs, batch, kind, inputs):
-                    yield f"{forward}, {line}", *found  # type: ignore[misc]
+                    yield f"{forward}, {line}", *found
                 if inputs in parts and loss.same is None:  # inputs are rebuilt, or compared with outputs
                     rebuilt.append((f"{forward}, target=lambda batch: {inputs}", loss, outputs, given[0]))
     yield from rebuilt
@@ -335,8 +335,8 @@ def _losses(loss: Loss, outputs: Any, target: Any) -> Iterator[tuple[str, Loss]]
     if len(_parameters(given)) == 1:
         ways["outputs"] = lambda o, t: given(o)
     lines = {f"{name}({way})": call for way, call in ways.items()}
-    for key in ("loss", "total_loss"):
-        lines[f"{name}(outputs, target)[{key!r}]"] = lambda o, t, key=key: given(o, t)[key]
+    lines[f"{name}(outputs, target)['loss']"] = lambda o, t: given(o, t)["loss"]
+    lines[f"{name}(outputs, target)['total_loss']"] = lambda o, t: given(o, t)["total_loss"]
     lines[f"sum({name}(outputs, target))"] = lambda o, t: _sum_of((tuple, list), given(o, t))
     lines[f"{name}(outputs, target)[0]"] = lambda o, t: _first_of(given(o, t))
     lines[f"sum({name}(outputs, target).values())"] = lambda o, t: _sum_of((dict,), given(o, t))
@@ -348,7 +348,8 @@ def _sum_of(kinds: tuple[type, ...], parts: Any) -> Any:
     """The parts of a loss added up, such as those of boxes and of classes, where they come in a container of these kinds."""
     if not isinstance(parts, kinds):
         raise ProblemError("The loss returns no parts to add up.")
-    first, *others = parts.values() if isinstance(parts, dict) else parts
+    values: list[Any] = list(parts.values() if isinstance(parts, dict) else parts)
+    first, others = values[0], values[1:]
     if others and math.isclose(float(first), float(sum(others)), rel_tol=CLOSE):
         raise ProblemError("The first part is the sum of the others.")
     return sum(others, first)
