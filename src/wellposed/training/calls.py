@@ -348,8 +348,8 @@ def _sum_of(kinds: tuple[type, ...], parts: Any) -> Any:
     """The parts of a loss added up, such as those of boxes and of classes, where they come in a container of these kinds."""
     if not isinstance(parts, kinds):
         raise ProblemError("The loss returns no parts to add up.")
-    values: list[Any] = list(parts.values() if isinstance(parts, dict) else parts)
-    first, others = values[0], values[1:]
+    values: Any = parts.values() if isinstance(parts, dict) else parts
+    first, *others = values
     if others and math.isclose(float(first), float(sum(others)), rel_tol=CLOSE):
         raise ProblemError("The first part is the sum of the others.")
     return sum(others, first)
