@@ -302,7 +302,7 @@ def test_what_torch_refuses_is_refused_in_its_words(flag: str, message: str) -> 
 
 def test_complex_parameters_are_refused() -> None:
     net = nn.Linear(3, 2, dtype=torch.complex64)
-    with pytest.raises(InputError, match="'weight' is complex"):
+    with pytest.raises(InputError, match=r"'weight' is complex.*for example \.on\(wp\.weights - 'weight'\)"):
         sgd(net, [wp.L2(0.1).on()])
 
 

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, Sampler, TensorDataset
 
 import wellposed as wp
-from wellposed.core.errors import CompositionError, DataError, FormatError, InputError
+from wellposed.core.errors import CompositionError, DataError, FormatError, InputError, described
 from wellposed.core.preserve import LONG, reach_kept, reached
 from wellposed.core.selectors import leaves
 from wellposed.losses.per_example import Loss
@@ -260,6 +260,41 @@ def test_nested_inputs_are_asked_for_with_a_line_that_works() -> None:
         InputError, match=r"works on the first batch: forward=lambda model, batch: model\(\*batch\[0\]\)"
     ):
         wp.watch(nn.Bilinear(4, 2, 3), "cross_entropy", train=data, valid=data)
+
+
+def test_of_a_batch_with_weights_and_names_the_line_for_the_loss_is_found() -> None:
+    def collate(rows: list[Any]) -> Any:
+        x, y, w, name = zip(*rows, strict=True)
+        return torch.stack(x), torch.stack(y), torch.stack(w), {"name": list(name)}
+
+    data = [(X[i], X[i], torch.rand(()), str(i)) for i in range(ROWS)]
+    given = DataLoader(data, 6, collate_fn=collate)  # type: ignore[arg-type]
+
+    def weighed(outputs: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        return ((outputs - target).square().mean(1) * weight).mean()
+
+    line = "target=lambda batch: batch[1:3], loss=lambda outputs, target: weighed(outputs, *target)"
+    for more in ({}, {"forward": lambda model, batch: model(batch[0])}):
+        with pytest.raises(InputError, match=re.escape(line)):
+            wp.watch(nn.Linear(4, 4), weighed, given, given, **more)
+
+
+def test_a_nested_input_may_hold_a_list() -> None:
+    def collate(rows: list[Any]) -> Any:
+        return (
+            (torch.cat(rows), list(torch.arange(2 * len(rows)).split(2))),
+            torch.zeros(len(rows), 4),
+            ["name"] * len(rows),
+        )
+
+    class Pools(nn.Linear):
+        def forward(self, x: Tensor, of: list[Tensor]) -> Tensor:  # type: ignore[override]
+            return torch.stack([super(Pools, self).forward(x[rows]).mean(0) for rows in of])
+
+    given = DataLoader(list(X.view(12, 2, 4)), 4, collate_fn=collate)  # type: ignore[arg-type]
+    line = "forward=lambda model, batch: model(*batch[0]), target=lambda batch: batch[1]"
+    with pytest.raises(InputError, match=re.escape(line)):
+        wp.watch(Pools(4, 4), "squared_error", given, given)
 
 
 def contrasted(features: Tensor, _: Any) -> Tensor:
@@ -648,6 +683,149 @@ class Closed(collections.OrderedDict[str, int]):
         raise TypeError
 
 
+class Averages(nn.Module):
+    """A forward that moves a network inside of it, as contrastive learning with a queue does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key = nn.Linear(4, 3), nn.Linear(4, 3).requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            for mine, its in zip(self.query.parameters(), self.key.parameters(), strict=True):
+                its.mul_(0.9).add_(mine, alpha=0.1)
+        return self.query(x) + self.key(x)  # type: ignore[no-any-return]
+
+
+class Shortens(nn.Module):
+    """A layer whose weights are put on a ball before each use: their numbers, their memory or the parameter itself are new."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.layer = way, nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shorter = torch.renorm(self.layer.weight.detach(), 2, 0, 0.1)
+        if self.way == "numbers":
+            self.layer.weight.data.copy_(shorter)
+        elif self.way == "memory":
+            self.layer.weight.data = shorter
+        else:
+            self.layer.weight = nn.Parameter(shorter)
+        return self.layer(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize(
+    "make", [Averages, *(functools.partial(Shortens, way) for way in ("numbers", "memory", "parameter"))]
+)
+def test_weights_that_a_forward_moves_come_back(make: Callable[[], nn.Module], inside: bool) -> None:
+    net = make()
+    before, given = copy.deepcopy(net.state_dict()), list(net.parameters())
+    watched, forward = (net, None) if inside else (nn.Linear(3, 3), lambda model, batch: model(net(batch[0])))
+    watch = wp.watch(watched, "cross_entropy", PAIRS, PAIRS, forward=forward)
+    watch.epoch()
+    assert all(torch.equal(weight, before[name]) for name, weight in net.state_dict().items())
+    assert all(one is other for one, other in zip(net.parameters(), given, strict=True))
+
+
+@pytest.mark.parametrize("way", ["frozen copy", "AveragedModel", "frozen now and then"])
+def test_an_average_that_no_gradient_moves_is_told_apart_from_one_that_is_undertrained(way: str) -> None:
+    torch.manual_seed(0)
+    x, other = torch.randn(256, 4), torch.randn(256, 4)
+    student, aim = nn.Linear(4, 1), x @ torch.ones(4, 1)
+    wrap = torch.optim.swa_utils.AveragedModel(student, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))
+    teacher = wrap if way == "AveragedModel" else copy.deepcopy(student).requires_grad_(False)
+    watch = wp.watch(teacher, "squared_error", (x, aim), (other, other @ torch.ones(4, 1)))
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.01)
+    for epoch in range(12):
+        F.mse_loss(student(x), aim).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        wrap.update_parameters(student)
+        if way != "AveragedModel":
+            teacher.load_state_dict(wrap.module.state_dict())
+            teacher.requires_grad_(way == "frozen now and then" and epoch % 2 == 0)
+        watch.epoch()
+    said = {one.name: one for one in wp.diagnose(watch)}
+    found = said["undertrained"]
+    assert ("rate_too_low" in said) == (way == "frozen now and then")
+    assert ("No gradient moves this network" in found.says) == (way != "frozen now and then")
+    assert ("wp.watch(trained" in found.code) == (way != "frozen now and then")
+
+
+def test_inputs_that_require_gradients_do_so_in_the_watch() -> None:
+    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    x = X.clone().requires_grad_()
+
+    def forward(model: nn.Module, batch: Any) -> Tensor:
+        return torch.autograd.grad(model(batch[0]).sum(), batch[0], create_graph=True)[0]
+
+    row = wp.watch(net, nn.MSELoss(), (x, X), (x, X), forward=forward, rows=ROWS).epoch()
+    assert row["valid_loss"] == pytest.approx(F.mse_loss(forward(net, (x,)), X).item(), rel=1e-5)
+    assert x.grad is None
+
+
+@pytest.mark.parametrize(("batch", "passes"), [(2, 8), (32, 2)])
+def test_the_first_look_takes_few_batches(batch: int, passes: int) -> None:
+    seen: list[int] = []
+
+    class Counts(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(len(x) if self.training else 0)
+            return super().forward(x)
+
+    data = TensorDataset(torch.randn(128, 4), torch.arange(128) % 3)
+    wp.watch(Counts(4, 3), "cross_entropy", DataLoader(data, batch), DataLoader(data, batch))
+    assert [size for size in seen if size] == [batch] * passes
+
+
+@pytest.mark.parametrize("sums", [True, False])
+def test_a_loss_of_one_number_in_an_axis_is_a_mean_or_a_sum(sums: bool) -> None:
+    net = nn.Linear(4, 4)
+
+    def loss(outputs: Tensor, target: Tensor) -> Tensor:
+        rows = (outputs - target).abs().mean(1)
+        return rows.sum(0, keepdim=True) if sums else rows.mean(0, keepdim=True)
+
+    row = wp.watch(net, loss, (X, X), (X, X), rows=ROWS).epoch()
+    assert row["valid_loss"] == pytest.approx((net(X) - X).abs().mean().item(), rel=1e-5)
+    assert row["valid_loss_se"] > 0
+
+
+def test_a_network_that_is_a_function_is_answered_with_lines_that_work() -> None:
+    given = {"w": torch.randn(3, 4).requires_grad_()}
+
+    def net(x: Tensor, params: Any) -> Tensor:
+        return F.linear(x, params["w"])
+
+    for call in (
+        lambda: wp.watch(net, "cross_entropy", PAIRS, PAIRS),
+        lambda: wp.audit(torch.optim.SGD([X], 0.1), given),
+    ):
+        with pytest.raises(InputError, match=r"write params = nn\.ParameterDict\(params\)"):
+            call()
+    params = nn.ParameterDict(given)
+    optimizer = wp.regularize(torch.optim.SGD(params.parameters(), lr=0.1), params, wp.L1(1e3).on(wp.named("w")))
+    watch = wp.watch(
+        params, "cross_entropy", PAIRS, PAIRS, optimizer=optimizer, forward=lambda params, batch: net(batch[0], params)
+    )
+    assert watch.epoch()["valid_loss"] == pytest.approx(F.cross_entropy(net(X, params), Y).item(), rel=1e-5)
+    F.cross_entropy(net(X, params), Y).backward()
+    optimizer.step()
+    assert not params["w"].any()
+
+
+def test_batches_are_not_written_out_for_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    def written(*_: object, **__: object) -> str:
+        raise AssertionError("a tensor was written out")
+
+    monkeypatch.setattr(Tensor, "__repr__", written)
+    assert described([torch.zeros(100), 1]) == "list"
+    assert described([[torch.zeros(4)] * 30]) == "list"
+    assert described([1, "two", {"three": 4}]) == "[1, 'two', {'three': 4}]"
+
+
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested", "ignore:Sparse CSR")
 def test_what_did_not_change_is_not_written() -> None:
     closed, nowhere = Closed(a=1), torch.zeros(2, device="meta")
@@ -681,14 +859,28 @@ def test_a_loss_that_writes_into_its_arguments_is_seen_row_by_row() -> None:
     assert watch.rows == ROWS
 
 
-@pytest.mark.parametrize(
-    ("kind", "line"), [(tuple, "sum(loss(outputs, target))"), (dict, "sum(loss(outputs, target).values())")]
-)
-def test_parts_of_a_loss_are_added_up_by_the_line_that_is_said(kind: type, line: str) -> None:
+PARTS: dict[str, tuple[str, Callable[[dict[str, Tensor]], Any]]] = {
+    "parts": ("sum(loss(outputs, target))", lambda parts: tuple(parts.values())),
+    "parts by name": ("sum(loss(outputs, target).values())", lambda parts: parts),
+    "their sum, and they": ("loss(outputs, target)[0]", lambda parts: (sum(parts.values()), *parts.values())),
+    "their sum by name": (
+        "loss(outputs, target)['loss']",
+        lambda parts: {"loss": sum(parts.values()), **parts},
+    ),
+    "numbers for a log": (
+        "loss(outputs, target)[0]",
+        lambda parts: (sum(parts.values()), {key: value.item() for key, value in parts.items()}),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_a_loss_with_parts_is_answered_with_the_line_for_their_sum(kind: str) -> None:
+    line, returned = PARTS[kind]
+
     class Criterion(nn.Module):
         def forward(self, outputs: Tensor, target: Tensor) -> Any:
-            parts = {"classes": F.cross_entropy(outputs, target), "size": outputs.square().mean()}
-            return parts if kind is dict else tuple(parts.values())
+            return returned({"classes": F.cross_entropy(outputs, target), "size": outputs.square().mean()})
 
     net, loss = nn.Linear(4, 3), Criterion()
     with pytest.raises(InputError, match=re.escape(f"loss=lambda outputs, target: {line}")):

@@ -744,6 +744,17 @@ def test_losses_beyond_all_targets_do_not_show_that_sides_are_the_same_rows() ->
     assert row_faults.Leakage().judge(dataclasses.replace(curves, facts={"constant_loss": 1e8})) is not None
 
 
+def test_gradients_over_weights_of_zeros_are_not_compared() -> None:
+    net = nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(6)))
+    for layer in (net[0][0], net[2][0], net[5][0]):  # type: ignore[index]
+        nn.init.zeros_(layer.weight)
+    x = torch.randn(64, 4)
+    watch = wp.watch(net, "squared_error", (x, x), (x, x))
+    assert watch.first is not None
+    assert any(math.isnan(layer.relative) for layer in watch.first.layers)
+    assert all(map(math.isfinite, gradient_flow.relative(watch.first).values()))
+
+
 # Deliberately wrong rules: the cases above must catch every one.
 
 

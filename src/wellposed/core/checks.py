@@ -108,6 +108,10 @@ NAMES = {
     "Generator": "a torch.Generator, such as torch.Generator().manual_seed(0)",
 }
 """What torch's types are called; torch itself is not imported here, since logs are diagnosed without it."""
+FUNCTIONAL = (
+    "Where a network is a function net(x, params) of a mapping of tensors, write params = nn.ParameterDict(params) before the "
+    "optimizer is made, and give model=params; a watch takes forward=lambda params, batch: net(batch[0], params) too."
+)
 
 
 def _is_of(value: Any, kind: type) -> bool:
@@ -300,6 +304,12 @@ def _refusal(name: str, key: str, value: object, hint: Any) -> WellposedError:
     wanted = tuple(one for one in _parts(hint) if isinstance(one, type) and one.__name__ in NAMES)
     inside = next((held for held, one in getattr(value, "__dict__", {}).items() if isinstance(one, wanted)), None)
     holds = f" It holds one: its attribute {inside!r}." if inside is not None else ""
+    if (
+        not holds
+        and any(one.__name__ == "Module" for one in wanted)
+        and (callable(value) or isinstance(value, Mapping))
+    ):
+        holds = f" {FUNCTIONAL}"
     return InputError(
         f"{name} needs {key}= to be {words(hint)}; it was given {described(value)}.{holds}{nearest}{limit}"
     )

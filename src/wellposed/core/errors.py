@@ -18,7 +18,6 @@ WellposedError
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import importlib
 import re
@@ -118,13 +117,24 @@ def described(value: object) -> str:
     """What a person gave, in a few words: what is short as it is, else its type, and its shape if it has one."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    if value is None or isinstance(value, (bool, int, float, str, list, tuple, dict, date, time)):
-        with contextlib.suppress(RecursionError):  # nested more deeply than Python follows
-            text = repr(value)
-            if len(text) <= 80 and "\n" not in text:
-                return text
+    known = value is None or isinstance(value, (bool, int, float, str, list, tuple, dict, date, time))
+    if known and not _many_parts(value):
+        text = repr(value)
+        if len(text) <= 80 and "\n" not in text:
+            return text
     shape = getattr(value, "shape", None)
     return f"{type(value).__name__}{'' if shape is None else f' of shape {tuple(shape)}'}"
+
+
+def _many_parts(value: object, most: int = 80) -> bool:
+    """Whether a text of it has surely more than ``most`` characters, as a batch's has: torch takes a while to write tensors."""
+    todo, seen = [value], 0
+    while todo and seen <= most:
+        part = todo.pop()
+        numel = getattr(part, "numel", None)
+        seen += numel() if callable(numel) else 1
+        todo.extend(part.values() if isinstance(part, dict) else part if isinstance(part, (list, tuple)) else ())
+    return seen > most
 
 
 def first_line(error: BaseException) -> str:

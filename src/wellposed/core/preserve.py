@@ -26,6 +26,8 @@ from wellposed.core.shared import exclusively
 
 MOST = 2**24
 """Numbers of a tensor among plain attributes that comes back: 64 MiB; a larger one is data."""
+MOST_WEIGHTS = 2**28
+"""Numbers of all weights that come back: 1 GiB; larger networks have no average inside of their forward."""
 DEEP, MANY, SEEN = 6, 100, 10_000
 """How far `reached` follows what holds what; containers of more than ``MANY`` things are data; where it gives up."""
 OWN = frozenset(vars(nn.Module())) | {"training"}
@@ -166,9 +168,9 @@ class OwnHook:
 
 @contextmanager
 def reach_kept(*given: object, training: bool | None = None) -> Iterator[None]:
-    """All that models and code reach comes back: modes, buffers, gradients, plain attributes (a state that a recurrent network
-    keeps, a meter that a loss adds to), names that functions bind outside of themselves, and generators. Inside, replicas do not
-    talk to those of other processes, and all modules are in the mode ``training``.
+    """All that models and code reach comes back: modes, weights, buffers, gradients, plain attributes (a state that a recurrent
+    network keeps, a meter that a loss adds to), names that functions bind outside of themselves, and generators. Inside, replicas
+    do not talk to those of other processes, and all modules are in the mode ``training``.
     """
     around = _all_reached(given)
     found = [one for one in around if isinstance(one, KINDS)]
@@ -177,6 +179,7 @@ def reach_kept(*given: object, training: bool | None = None) -> Iterator[None]:
         for kept in (
             modes_kept(*models, training=training),
             buffers_kept(*models),
+            _weights_kept(*models),
             gradients_kept(parameter for model in models for parameter in model.parameters()),
             attributes_kept(*_modules(models)),
         ):
@@ -377,6 +380,30 @@ def buffers_kept(*models: nn.Module) -> Iterator[None]:
             module._buffers[name] = buffer
             if put is not None:
                 put()
+
+
+@contextmanager
+def _weights_kept(*models: nn.Module) -> Iterator[None]:
+    """Weights come back that a forward writes to by itself: an average inside of a network, rows that are held to a norm.
+
+    Weights of more than ``MOST_WEIGHTS`` numbers together are not copied; neither are sharded and quantized ones.
+    """
+    weights = [
+        (module, name, weight)
+        for module in _modules(models)
+        for name, weight in module._parameters.items()
+        if weight is not None and type(weight) is nn.Parameter and not weight.is_meta
+    ]
+    back = []
+    if sum(weight.numel() for _, _, weight in weights) <= MOST_WEIGHTS:
+        back = [_putting_in_place(weight) for weight in {id(weight): weight for _, _, weight in weights}.values()]
+    try:
+        yield
+    finally:
+        for module, name, weight in weights:
+            module._parameters[name] = weight
+        for put in filter(None, back):
+            put()
 
 
 @contextmanager

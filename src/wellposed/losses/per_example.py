@@ -379,8 +379,8 @@ class Loss:
         if softened is not None and self.weighted:
             return self._call(functools.partial(_softened, self.module, softened), outputs, target)  # type: ignore[no-any-return]
         units = self._call(self._units, outputs, target)
-        if isinstance(units, Tensor) and units.ndim == 0:
-            units = self._mean(units, outputs, target)
+        if _is_mean(units, outputs, target):
+            units = self._mean(units.reshape(()), outputs, target)
             if weighted:
                 raise ProblemError(
                     "Example weights need a loss that returns a value for each example; this one returns their mean. "
@@ -406,8 +406,8 @@ class Loss:
             units = self._first(outputs, target)
         else:
             units = self._call(self._clean, outputs, target)
-        if isinstance(units, Tensor) and units.ndim == 0:
-            return self._sliced(outputs, target, self._mean(units, outputs, target))
+        if _is_mean(units, outputs, target):
+            return self._sliced(outputs, target, self._mean(units.reshape(()), outputs, target))
         return per_example(self._of_rows(units, outputs, target), target, self.ignored)
 
     @torch.no_grad()
@@ -541,11 +541,18 @@ class Loss:
             ) from error
 
 
+def _is_mean(units: Any, outputs: Any, target: Any) -> bool:
+    """Whether a loss returned one number for all examples; torch derives by a tensor of shape ``(1,)`` too."""
+    if not isinstance(units, Tensor) or units.numel() != 1:
+        return False
+    return units.ndim == 0 or (units.ndim == 1 and (examples_in(target) or examples_in(outputs)) > 1)
+
+
 def per_example(units: Any, target: Any, ignored: int | None = None) -> PerExample:
     """Sum the units of each example: ``units`` is ``(n, ...)``, or a pair of it and a mask of the same shape."""
     if isinstance(units, PerExample):
         return units
-    values, mask = units if isinstance(units, tuple) else (units, None)
+    values, mask = units if isinstance(units, tuple) and len(units) == 2 else (units, None)
     if not isinstance(values, Tensor) or values.ndim == 0:
         raise ProblemError("A loss must return a tensor: a value for each example, or their mean.")
     if mask is None and ignored is not None and isinstance(target, Tensor) and target.shape == values.shape:

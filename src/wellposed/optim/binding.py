@@ -251,7 +251,10 @@ def _check_kind(leaf: Leaf) -> None:
             "optimizer from its parameters before regularize."
         )
     if leaf.tensor.is_complex():
-        raise InputError(f"{leaf.name!r} is complex; penalties and constraints are defined for real weights.")
+        raise InputError(
+            f"{leaf.name!r} is complex; penalties and constraints are defined for real weights. Leave it out, "
+            f"for example .on(wp.weights - {leaf.name!r})."
+        )
 
 
 def _check_size(leaf: Leaf, charge: Chargeable) -> None:

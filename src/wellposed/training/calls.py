@@ -38,6 +38,8 @@ from wellposed.training.evaluate import Forward, call, evaluating
 from wellposed.training.sides import GRAPH
 
 Target = Callable[[Any], Any]
+Way = tuple[str, Loss, Any, Any]
+"""A line that a person may type, with the loss, the outputs and the target that it gives on a batch."""
 CLOSE, CLOSE_IN_HALF = 1e-5, 1e-2
 """Relative difference of the model's own loss and ours on one batch, in single and in half precision."""
 FIELDS = ("x", "edge_index", "edge_attr", "pos", "batch", "inputs", "images", *TARGET_KEYS)
@@ -87,7 +89,10 @@ def checked_calls(model: nn.Module, loss: Loss, batch: Any, calls: Calls) -> Cal
         try:
             return replace(calls, whole=loss.per_example(outputs, wanted).whole)
         except ProblemError as error:
-            if line := _line_that_works((*way, outputs, wanted) for way in _losses(loss, outputs, wanted)):
+            ways: Iterator[Way] = ((*way, outputs, wanted) for way in _losses(loss, outputs, wanted))
+            if calls.target is target_shown:
+                ways = itertools.chain(ways, _target_lines(loss, outputs, batch, _kind(model)))
+            if line := _line_that_works(ways):
                 raise InputError(f"{error} {line}") from error
             if calls.target is target_shown and target_shown(batch) is batch:
                 raise InputError(
@@ -269,7 +274,7 @@ def _value(loss: Loss, outputs: Any, target: Any) -> float | None:
     return None
 
 
-def _line_that_works(lines: Iterator[tuple[str, Loss, Any, Any]]) -> str:
+def _line_that_works(lines: Iterator[Way]) -> str:
     """The first of the lines that gives a loss, without broadcasting; empty where none does."""
     with warnings_apart():
         warnings.simplefilter("ignore")
@@ -279,14 +284,14 @@ def _line_that_works(lines: Iterator[tuple[str, Loss, Any, Any]]) -> str:
     return f"This works on the first batch: {line}." if line else ""
 
 
-def _lines(model: nn.Module, loss: Loss, batch: Any) -> Iterator[tuple[str, Loss, Any, Any]]:
+def _lines(model: nn.Module, loss: Loss, batch: Any) -> Iterator[Way]:
     """Lines that a person may type, with the loss, the outputs and the target that they give on the batch."""
     parts = dict(_named_parts(batch))
     with suppress(Exception):
         outputs, target = plain_call(model, batch), target_shown(batch)
         yield from ((line, tried, outputs, target) for line, tried in _losses(loss, outputs, target))
-    kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    rebuilt: list[tuple[str, Loss, Any, Any]] = []
+    kind = _kind(model)
+    rebuilt: list[Way] = []
     for inputs, given in _inputs(batch, parts, kind):
         with suppress(Exception):
             returned = model(**given[0]) if inputs == "**batch" else model(*given)
@@ -294,15 +299,24 @@ def _lines(model: nn.Module, loss: Loss, batch: Any) -> Iterator[tuple[str, Loss
                 forward = f"forward=lambda model, batch: model({inputs}){suffix}"
                 if inputs in ("batch", "*batch", "**batch"):
                     yield forward, loss, outputs, target_shown(batch)
-                for text, target in _targets(batch, parts, kind, not isinstance(outputs, Tensor)):
-                    line = f"{forward}, target=lambda batch: {text}"
-                    if text not in inputs:
-                        yield line, loss, outputs, target
-                    for more, one in _losses(loss, outputs, target) if text not in inputs else ():
-                        yield f"{line}, {more}", one, outputs, target
+                for line, *found in _target_lines(loss, outputs, batch, kind, inputs):
+                    yield f"{forward}, {line}", *found
                 if inputs in parts and loss.same is None:  # inputs are rebuilt, or compared with outputs
                     rebuilt.append((f"{forward}, target=lambda batch: {inputs}", loss, outputs, given[0]))
     yield from rebuilt
+
+
+def _kind(model: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+
+def _target_lines(loss: Loss, outputs: Any, batch: Any, kind: torch.dtype, inputs: str = "") -> Iterator[Way]:
+    """Lines for the target, which is none of ``inputs``, and for the loss where it takes it in another way."""
+    for text, target in _targets(batch, dict(_named_parts(batch)), kind, not isinstance(outputs, Tensor)):
+        if text not in inputs:
+            yield f"target=lambda batch: {text}", loss, outputs, target
+            for more, one in _losses(loss, outputs, target):
+                yield f"target=lambda batch: {text}, {more}", one, outputs, target
 
 
 def _losses(loss: Loss, outputs: Any, target: Any) -> Iterator[tuple[str, Loss]]:
@@ -321,7 +335,10 @@ def _losses(loss: Loss, outputs: Any, target: Any) -> Iterator[tuple[str, Loss]]
     if len(_parameters(given)) == 1:
         ways["outputs"] = lambda o, t: given(o)
     lines = {f"{name}({way})": call for way, call in ways.items()}
+    lines[f"{name}(outputs, target)['loss']"] = lambda o, t: given(o, t)["loss"]
+    lines[f"{name}(outputs, target)['total_loss']"] = lambda o, t: given(o, t)["total_loss"]
     lines[f"sum({name}(outputs, target))"] = lambda o, t: _sum_of((tuple, list), given(o, t))
+    lines[f"{name}(outputs, target)[0]"] = lambda o, t: _first_of(given(o, t))
     lines[f"sum({name}(outputs, target).values())"] = lambda o, t: _sum_of((dict,), given(o, t))
     if callable(given):
         yield from ((f"loss=lambda outputs, target: {line}", Loss(call)) for line, call in lines.items())
@@ -332,7 +349,17 @@ def _sum_of(kinds: tuple[type, ...], parts: Any) -> Any:
     if not isinstance(parts, kinds):
         raise ProblemError("The loss returns no parts to add up.")
     values: Any = parts.values() if isinstance(parts, dict) else parts
-    return sum(values)
+    first, *others = values
+    if others and math.isclose(float(first), float(sum(others)), rel_tol=CLOSE):
+        raise ProblemError("The first part is the sum of the others.")
+    return sum(others, first)
+
+
+def _first_of(parts: Any) -> Any:
+    """The loss that comes with what it is made of, or with numbers for a log."""
+    if not isinstance(parts, tuple):
+        raise ProblemError("The loss returns one value.")
+    return parts[0]
 
 
 def _named_parts(batch: Any) -> Iterator[tuple[str, Any]]:
@@ -342,7 +369,7 @@ def _named_parts(batch: Any) -> Iterator[tuple[str, Any]]:
         for at, value in enumerate(batch):
             if isinstance(value, (Tensor, Mapping)):
                 yield f"batch[{at}]", value
-            elif isinstance(value, (tuple, list)) and value and all(isinstance(part, Tensor) for part in value):
+            elif isinstance(value, (tuple, list)) and value and isinstance(value[0], Tensor):
                 yield f"*batch[{at}]", value
     else:
         found = ((f"batch.{name}", getattr(batch, name, None)) for name in FIELDS)
@@ -358,14 +385,15 @@ def _cast(text: str, value: Any, kind: torch.dtype) -> Iterator[tuple[str, Any]]
 
 
 def _targets(batch: Any, parts: Mapping[str, Any], kind: torch.dtype, several: bool) -> Iterator[tuple[str, Any]]:
-    """Parts that may be the target; of a tuple also all after the first together, and for ``several`` outputs any neighbours."""
+    """Parts that may be the target; of a tuple also all after the first together, and any neighbours: the first among them where
+    there are ``several`` outputs."""
     for text, value in parts.items():
         if not text.startswith("*"):
             yield text, value
             yield from _cast(text, value, kind)
     if isinstance(batch, (tuple, list)) and len(batch) > 2:
         yield "batch[1:]", batch[1:]
-        for start, end in itertools.combinations(range(len(batch) + 1 if several else 0), 2):
+        for start, end in itertools.combinations(range(0 if several else 1, len(batch) + 1), 2):
             if 1 < end - start < len(batch):
                 yield f"batch[{start}:{end}]", batch[start:end]
 

@@ -35,7 +35,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from wellposed.core.batches import examples_in, examples_of, stored_numbers, tensors_in
+from wellposed.core.batches import examples_in, examples_of, mapped, stored_numbers, tensors_in
 from wellposed.core.errors import DataError, first_line, guard_call
 from wellposed.core.preserve import attributes_kept, reach_kept, reached
 from wellposed.core.random import seeded
@@ -56,6 +56,8 @@ ANY_ORDER = (WeightedRandomSampler, DistributedSampler)
 """Samplers over all rows of a Dataset: how they draw does not matter to a probe."""
 LINE = "Give some batches of it: import itertools; {0}=list(itertools.islice({1}, 8))."
 
+FEWEST_SEEN, MOST_PASSES = 16, 8
+"""Rows and batches of a first look: 64 rows in batches of two cost as much as 32 steps of training."""
 GRAPH = (
     "The masks say which nodes are whose: train=[(data, data.train_mask)], valid=[(data, data.val_mask)], "
     "forward=lambda model, batch: model(batch[0].x, batch[0].edge_index)[batch[1]], target=lambda batch: batch[0].y[batch[1]]."
@@ -97,6 +99,9 @@ class Numbered(Side):
     kept: Tensor | None = None
     loader: DataLoader[Any] | None = None
     listed: Sequence[Any] | None = None
+
+    def few(self, index: Tensor, rows: int) -> Tensor:
+        return index[: min(rows, max(FEWEST_SEEN, MOST_PASSES * self.at_once))]
 
     def batches(self, index: Tensor) -> Iterator[Any]:
         return map(self.fetch, torch.split(index if self.kept is None else self.kept[index], self.at_once))
@@ -255,7 +260,19 @@ def _by_number(given: Any, double: bool) -> list[Side]:
     source = source_of(given, double=double)
     fetch = guard_call("The Dataset", source.raw) if isinstance(source, Items) else source.batch
     listed = given if isinstance(given, list) and isinstance(source, Items) else None
+    if source.arrays is not None and any(part.requires_grad for part in tensors_in(given)):
+        fetch = _by_which_is_derived(source.batch)
     return [Numbered(len(source), fetch, BATCH, source.targets, listed=listed)]
+
+
+def _by_which_is_derived(fetch: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    """Rows of inputs that require gradients in the loop, where a model derives by them."""
+
+    def fetched(index: Tensor) -> Any:
+        inputs, target = fetch(index)
+        return mapped(lambda part: part.requires_grad_() if part.is_floating_point() else part, inputs), target
+
+    return fetched
 
 
 def _of_list(batches: Sequence[Any]) -> list[Side]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from wellposed.core.batches import bytes_in, stored_numbers, tensors_in
 from wellposed.core.checks import Seed, Within, checked
@@ -160,6 +161,7 @@ class Watch:
         self._aimed, self._aims = target is not None, dict[tuple[str, int], np.ndarray]()
         self.notes = Notes.of(model)
         self.close = note_forwards(model, self.notes, self)
+        self._average = True
         self._best_loss = math.inf
         self._best_rows: Tensor | None = None
         self._calls_seen = 0
@@ -256,6 +258,9 @@ class Watch:
             self._shrink(max(0.0, affordable))
         self.notes.end_epoch(self.model)
         self.history.facts["regularized"] = regularizing(self.model, self.optimizer)  # a checkpoint may have changed it
+        if not follows_another(self.model):  # a player in a game may be frozen for some steps
+            self._average = False
+        self.history.facts |= {"averaged": True} if self._average else {}
         with evaluation_weights(self.optimizer):
             train, valid = map(self._measure, self.probes)
             seen = {**like_for_like(train, valid, self._best_rows), **weight_facts(self.model)}
@@ -456,6 +461,12 @@ def regularizing(model: nn.Module, optimizer: Optimizer | None) -> dict[str, flo
     found |= {"weight_decay": max(decays, default=0.0), "dropout": max(rates, default=0.0)}
     found["noise"] = float(any(isinstance(hook, Hook) for hook in hooks))
     return {name: strength for name, strength in found.items() if strength > 0}
+
+
+def follows_another(model: nn.Module) -> bool:
+    """Whether no gradient moves any weight of a network: one that moves all the same is an average of another."""
+    own = any(p.requires_grad for p in model.parameters())
+    return isinstance(model, AveragedModel) or (not own and next(model.parameters(), None) is not None)
 
 
 def _dropout_of(module: nn.Module) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -258,7 +259,8 @@ class Undertrained(Rule):
     to 0 brings half of the pace there, so that a finished schedule is told by its shape, with and without a column of rates.
     Where a column says that the rate ended at a twentieth of its highest or less, the end was planned, and only a fall of a tenth
     of all progress says that the plan was too short. One
-    that a stopping rule ended had its chance. In the tail of a log the fall must be a twentieth of the loss.
+    that a stopping rule ended had its chance. In the tail of a log the fall must be a twentieth of the loss. Of an average that
+    no gradient moves (a teacher) the lever is the network that it follows.
     """
 
     name, severity = "undertrained", 4
@@ -293,7 +295,7 @@ class Undertrained(Rule):
         if planned and trend.gain < self.PLANNED * measure.progress(losses[0], constant):
             return None
         certainty = measure.normal(measure.Z * trend.gain / max(trend.gain - trend.low, 1e-12 * abs(trend.gain)))
-        return self.finding(
+        found = self.finding(
             0.9 * certainty,
             {**measured("fall over the last epochs", trend.gain, trend.low, trend.high),
              "epochs": trend.epochs, **end_of(curves)},
@@ -301,3 +303,12 @@ class Undertrained(Rule):
             f"Over the last {trend.epochs} epochs the loss still fell by {trend.gain:.3g}: training ended too early, and more of "
             "it would bring more.",
         )  # fmt: skip
+        if not curves.facts.get("averaged"):
+            return found
+        return replace(
+            found,
+            lever="judge the network that is trained; where this one lags behind it, average over fewer steps",
+            says=f"Over the last {trend.epochs} epochs the loss still fell by {trend.gain:.3g}. No gradient moves this network: as "
+            "an average of another it comes later.",
+            code="watch = wp.watch(trained, loss, train=train, valid=valid, optimizer=optimizer)",
+        )

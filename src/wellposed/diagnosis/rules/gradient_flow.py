@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
 
 def relative(inspection: Inspection | None) -> dict[str, float]:
-    """Gradient over size of each weight that the loss depends on, in the order in which data reach them."""
+    """Gradient over size of each weight that the loss depends on and that is not zero, in the order in which data reach them."""
     layers = inspection.layers if inspection is not None else ()
-    return {layer.name: layer.relative for layer in layers if layer.role == "weight" and layer.gradient > 0}
+    known = (layer for layer in layers if layer.role == "weight" and layer.gradient > 0)
+    return {layer.name: layer.relative for layer in known if math.isfinite(layer.relative)}
 
 
 def ends(gradients: dict[str, float]) -> tuple[float, float]:

@@ -339,7 +339,7 @@ class RateTooLow(Rule):
     def judge(self, curves: Curves) -> Finding | None:
         y = curves.train_loss if len(curves.train) else curves.valid_loss
         values = measure.finite_values(y)
-        if len(values) < FEWEST or measure.began_late(curves):
+        if len(values) < FEWEST or measure.began_late(curves) or curves.facts.get("averaged"):
             return None
         if (found := self._nothing_moved(curves)) is not None or self._elsewhere(curves):
             return found
