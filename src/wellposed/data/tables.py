@@ -620,10 +620,12 @@ def _tells_class(target: pd.Series[Any]) -> Callable[[pd.Series[Any]], bool]:
         count = int(places.max()) + 1
         if not ordered and count > 2 * len(classes) + 1:  # many small categories are pure by chance
             return False
-        table = np.bincount(places * len(classes) + y, minlength=count * len(classes)).reshape(count, -1)
-        there = table.sum(axis=1) > 0
-        errors = len(y) - table.max(axis=1).sum()
-        winners = table.argmax(axis=1)[there]
+        # The class that each place has most of, without a table of all places and classes: both may be thousands.
+        pairs, often = np.unique(places * len(classes) + y, return_counts=True)
+        place, label = np.divmod(pairs, len(classes))
+        order = np.lexsort((label, -often, place))
+        most = order[np.append(True, np.diff(place[order]) > 0)]
+        errors, winners = len(y) - often[most].sum(), label[most]
         # Every class must be told from the others, or missing a rare class would cost nothing.
         if errors > allowed or len(np.unique(winners)) < len(classes):
             return False
