@@ -241,7 +241,7 @@ def _below_remarks(text: str) -> tuple[str, list[str]]:
     if not marked or not below.strip():
         return text, []
     first = below.lstrip("\n").partition("\n")[0]
-    signs = [sign for sign in csv.SEPARATORS if sign in first] or [None]
+    signs: list[str | None] = [sign for sign in csv.SEPARATORS if sign in first] or [None]
     header = any(len(marked[-1].lstrip("# ").split(sign)) == len(first.split(sign)) > 1 for sign in signs)
     if header:
         below = marked.pop().removeprefix("# ") + below
