@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import calendar
+import gzip
 import json
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from hypothesis import strategies as st  # noqa: E402
 
 from wellposed.data.columns import column_reading, read_columns  # noqa: E402
 from wellposed.data.readings import infer_reading  # noqa: E402
-from wellposed.data.table_files import open_table, read_cells, read_table  # noqa: E402
+from wellposed.data.table_files import _titles_above, open_table, read_cells, read_table  # noqa: E402
 from wellposed.data.tables import TableEncoder, prepare_table  # noqa: E402
 
 NAMES = ("price", "count", "day", "paid", "code", "town")
@@ -403,3 +405,136 @@ def test_a_text_beside_a_few_whole_numbers_is_a_level_as_they_are(cells: list[st
 def test_a_word_for_missing_among_texts_is_no_number_beside_them() -> None:
     frame = pd.DataFrame({"debtors": ["none"] * 18 + ["guarantor"] * 6, "x": range(24), "y": ["a", "b"] * 12})
     assert not any("mixes" in said for said in prepare_table(frame, "y").warnings)
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "rows"),
+    [
+        ("# Weights, heights (of 2020), ages\n# From: a page; read in May\na,b\n1,x\n2,y\n3,x\n", ["a", "b"], 3),
+        ("# town 2019\n#\nname,score\nAnn,1\nBob,2\n", ["name", "score"], 2),
+        ("# made by a program\n# a,b\n1,2\n3,4\n", ["a", "b"], 2),
+        ("# a b\n1 2\n3 4\n", ["a", "b"], 2),
+        ("#,name\n1,Ann\n2,Bob\n", ["#", "name"], 2),
+        ("a,b\n#1,x\n#2,y\n", ["a", "b"], 2),
+    ],
+)
+def test_lines_that_begin_with_a_hash_stand_above_the_header(
+    tmp_path: Path, text: str, names: list[str], rows: int
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    table = open_table(path)
+    assert list(table.frame.columns) == names
+    assert len(table.frame) == rows
+    remarks = sum(line.startswith("#") for line in text.splitlines()) - (
+        text.startswith(("# a b", "#,")) or "\n# a," in text
+    )
+    assert any(f"above the header; left out: {remarks}." in note for note in table.notes) == text.startswith(
+        ("# W", "# t", "# m")
+    )
+
+
+@pytest.mark.parametrize("ending", [".data", ".dat", ".data.gz"])
+def test_tables_with_other_endings_are_read(tmp_path: Path, ending: str) -> None:
+    content = b" 0.00632  18.00   2.310\n 0.02731   0.00   7.070\n 0.02729   0.00   7.070\n"
+    path = tmp_path / f"t{ending}"
+    path.write_bytes(gzip.compress(content) if ending.endswith("gz") else content)
+    assert read_table(path)["column_2"].tolist() == [18.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("cells", "days"),
+    [
+        (["1749-01", "1850-12"], ["1749-01-01", "1850-12-01"]),
+        (["January-2005", "März 2006", "dic-2007"], ["2005-01-01", "2006-03-01", "2007-12-01"]),
+        (["Jan-87", "Feb-03"], ["1987-01-01", "2003-02-01"]),
+        (["2005Q1", "2006-Q4", "Q2 2007"], ["2005-01-01", "2006-10-01", "2007-04-01"]),
+        (["2020-W05", "2021W52"], ["2020-01-27", "2021-12-27"]),
+        (["2020M01", "2021M11"], ["2020-01-01", "2021-11-01"]),
+    ],
+)
+def test_a_date_without_a_day_is_the_first_one(cells: list[str], days: list[str]) -> None:
+    reading = column_reading(pd.Series(cells * 3))
+    assert reading.kind == "date"
+    assert reading.values(cells).tolist() == [
+        float(pd.Timestamp(one).to_datetime64().astype("M8[D]").astype(int)) for one in days
+    ]
+
+
+@pytest.mark.parametrize(
+    "cells", [["1-01", "2-12"], ["9999-01", "1234-05"], ["2020-W00", "2020-W99"], ["Town-2005", "Lot 1999"]]
+)
+def test_codes_that_look_like_months_are_no_dates(cells: list[str]) -> None:
+    assert column_reading(pd.Series(cells * 3)).kind == "category"
+
+
+@pytest.mark.parametrize(
+    ("above", "titles"),
+    [
+        ([["Sales of 2020", None, None]], 1),
+        ([["notes", None, None], ["more", "of", None], [None, None, None]], 3),
+        ([], 0),
+    ],
+)
+@pytest.mark.parametrize("header", [["", "a", "b"], ["town", "a", "b"]])
+def test_titles_above_the_header_of_a_sheet_are_no_rows(
+    above: list[list[str | None]], titles: int, header: list[str]
+) -> None:
+    rows = [[cell or None for cell in header], *([f"town {place}", place, 2.5] for place in range(4))]
+    assert _titles_above(pd.DataFrame([*above, *rows], dtype=object)) == titles
+
+
+def write_sheet(path: Path, rows: list[list[str | float | None]]) -> None:
+    """The least of an Excel file that can be opened, with texts within the cells."""
+    space, links = "http://schemas.openxmlformats.org/", "application/vnd.openxmlformats-officedocument.spreadsheetml."
+    lines = ""
+    for row in rows:
+        cells = (
+            "<c/>" if cell is None else f"<c><v>{cell}</v></c>" if not isinstance(cell, str)
+            else f'<c t="inlineStr"><is><t>{cell}</t></is></c>'
+            for cell in row
+        )  # fmt: skip
+        lines += f"<row>{''.join(cells)}</row>"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr(
+            "[Content_Types].xml",
+            f'<Types xmlns="{space}package/2006/content-types"><Default Extension="rels" ContentType='
+            f'"application/vnd.openxmlformats-package.relationships+xml"/><Override PartName="/xl/workbook.xml" ContentType='
+            f'"{links}sheet.main+xml"/><Override PartName="/xl/s.xml" ContentType="{links}worksheet+xml"/></Types>',
+        )
+        relation = f"{space}officeDocument/2006/relationships"
+        for name, kind, target in (
+            ("_rels/.rels", "officeDocument", "xl/workbook.xml"),
+            ("xl/_rels/workbook.xml.rels", "worksheet", "s.xml"),
+        ):
+            file.writestr(
+                name,
+                f'<Relationships xmlns="{space}package/2006/relationships"><Relationship Id="r1" '
+                f'Type="{relation}/{kind}" Target="{target}"/></Relationships>',
+            )
+        main = f'xmlns="{space}spreadsheetml/2006/main"'
+        file.writestr(
+            "xl/workbook.xml",
+            f'<workbook {main} xmlns:r="{relation}"><sheets><sheet name="one" sheetId="1" r:id="r1"/></sheets></workbook>',
+        )
+        file.writestr("xl/s.xml", f"<worksheet {main}><sheetData>{lines}</sheetData></worksheet>")
+
+
+def test_a_sheet_with_titles_and_a_blank_column_is_read_from_its_header(tmp_path: Path) -> None:
+    pytest.importorskip("python_calamine", reason="python-calamine is not installed: pip install 'wellposed[excel]'")
+    path = tmp_path / "t.xlsx"
+    rows: list[list[str | float | None]] = [
+        ["Refreshed in 2020", None, None, None],
+        ["town", None, "people", "all"],
+        ["Rome", 1.5, 12, 3],
+        ["Oslo", 2.5, None, 4],
+        ["Bern", 3.5, 14, 5],
+    ]
+    for titles in (1, 0):
+        write_sheet(path, rows[1 - titles :])
+        table = open_table(path)
+        assert list(table.frame.columns) == ["town", "unnamed_2", "people", "all"]
+        assert len(table.frame) == 3
+        assert any("rows left out: 1." in note for note in table.notes) == bool(titles)
+    write_sheet(path, [["a", None, None], [1, None, 2], [3, None, 4]])  # a column that is blank throughout
+    assert list(open_table(path).frame.columns) == ["a", "unnamed_3"]

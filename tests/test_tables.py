@@ -754,3 +754,15 @@ def test_blanks_are_separators_between_numbers_only(tmp_path: Path) -> None:
     assert list(read_table(written(tmp_path / "t.csv", "city name\nNew York\nSan Jose\n")).columns) == ["city name"]
     assert list(read_table(written(tmp_path / "a.csv", "the address\n12 Main\n3 Side\n")).columns) == ["the address"]
     assert list(csv_columns(written(tmp_path / "q.csv", '"a,b";c\n1;2\n'))) == ["a,b", "c"]
+
+
+def test_a_programs_word_for_missing_is_no_class_of_a_target(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("x,sex\n" + "".join(f"{place % 7}.5,{('F', 'M', 'NA')[place % 3]}\n" for place in range(60)))
+    prepared = prepare_table(read_table(path), "sex")
+    assert sorted(set(prepared.target)) == ["F", "M"]
+    assert any("missing in 20 of 60" in said and "--kind sex=category" in said for said in prepared.warnings)
+    kept = prepare_table(read_table(path, {"sex": "category"}), "sex")
+    assert sorted(set(kept.target)) == ["F", "M", "NA"]
+    path.write_text(path.read_text().replace("NA", "none"))  # a word of people may be a class
+    assert len(set(prepare_table(read_table(path), "sex").target)) == 3

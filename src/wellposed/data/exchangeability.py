@@ -38,6 +38,7 @@ LEVEL = 0.01
 MOST_ROWS = 4000  # rows that are tested: enough power for any dependence that matters
 ENOUGH = 10  # permutations that beat the table, after which no more are drawn
 REACHES = (1, 2, 4, 8)  # rows ahead: a walk is seen by any, a slow drift in much noise by the longest
+MOST_CLASSES = 20  # of thousands, each permutation would take seconds, and the rare ones tell little
 MOST_COLUMNS = 100  # that are looked at: a table of hundreds of measurements has its entities and times among the first
 MOST_LEVELS_FITTED = 10  # categories with more values are not fitted to
 ROWS_PER_FEATURE = 10  # with fewer, nothing is fitted: a fit to noise leaves nothing
@@ -157,10 +158,12 @@ def residuals(scores: Floats, frame: pd.DataFrame) -> Floats:
 
 
 def target_scores(target: Any, classes: bool) -> Floats:
-    """``(rows, k)``: ranks of each number, or indicators of each class, with mean 0 and the same weight for each column."""
+    """``(rows, k)``: ranks of each number, or indicators of the `MOST_CLASSES` largest classes, with mean 0 and one weight each."""
     y = np.asarray(target)
     if classes:
-        u = (y[:, None] == np.unique(y)[None, :]).astype(np.float64)
+        classes_there, often = np.unique(y, return_counts=True)
+        largest = classes_there[np.argsort(-often, kind="stable")[:MOST_CLASSES]]
+        u = (y[:, None] == largest[None, :]).astype(np.float64)
     else:
         u = np.stack([ranks(one) for one in y.reshape(len(y), -1).T.astype(np.float64)], axis=1)
     u -= u.mean(axis=0)

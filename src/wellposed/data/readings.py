@@ -7,6 +7,7 @@ training rows were. What it cannot read is missing, and whoever asks is told how
 
 from __future__ import annotations
 
+import datetime
 import re
 import unicodedata
 from collections import Counter
@@ -37,6 +38,7 @@ MOST_NAMED_LEVELS = 12  # so many distinct whole numbers beside a text are level
 MISSING_WORDS = frozenset({
     "na", "n/a", "n.a.", "nan", "null", "(null)", "none", "nil", "?", "-", "--", "–", "—", ".", "..", "...", "*",
     "#n/a", "#na", "#nv", "#value!", "#wert!", "#div/0!", "#ref!", "<na>", "\\n", "missing", "unknown", "not available", "no data",
+    "undefined",
     "n.d.", "n.d", "nd", "n/d", "s/d", "k.a.", "k. a.", "k.a", "keine angabe", "unbekannt", "inconnu", "sin datos", "sin dato",
 })  # fmt: skip
 TRUE_WORDS = frozenset(
@@ -347,7 +349,12 @@ _MONTHS = {name: month for month, names in enumerate((
 ), start=1) for name in names.split()}  # fmt: skip
 _TIME = r"(?:(?:\s*[T,]\s*|\s+)(?P<time>\d{1,2}[:.]\d{2}.*))?"
 _YEAR_FIRST = re.compile(r"(?P<year>\d{4})([-/.])(?P<month>\d{1,2})\2(?P<day>\d{1,2})" + _TIME)
-_MONTH_ONLY = re.compile(r"(?P<year>(?:19|20)\d\d)[-/](?P<month>0[1-9]|1[0-2])")
+_MONTH_ONLY = re.compile(r"(?P<year>(?:1[5-9]|20)\d\d)[-/M](?P<month>0[1-9]|1[0-2])")
+_MONTH_NAMED = re.compile(r"(?P<name>[^\W\d]{3,10})\.?(?:[-/ ]+(?P<year>(?:1[5-9]|20)\d\d)|-(?P<short>\d\d))")
+_WEEK = re.compile(r"(?P<year>(?:1[5-9]|20)\d\d)-?W(?P<week>\d\d)")
+_QUARTER = re.compile(
+    r"(?P<year>(?:1[5-9]|20)\d\d)[- ]?Q(?P<quarter>[1-4])|Q(?P<first>[1-4])[-/ ](?P<last>(?:1[5-9]|20)\d\d)"
+)
 _YEAR_LAST = re.compile(r"(?P<first>\d{1,2})([-/.])(?P<second>\d{1,2})\2(?P<year>\d{4}|\d{2})" + _TIME)
 _NAMED = re.compile(
     r"(?:[^\W\d]+\.?,? )?(?:(?P<day>\d{1,2})(?:st|nd|rd|th)?[-/ .]+(?:de )?(?P<name>[^\W\d]{3,10})|"
@@ -387,15 +394,24 @@ def _iso(text: str, order: DateOrder) -> str | None:
         return _joined(parts["year"], parts["month"], parts["day"], time)
     if found := _MONTH_ONLY.fullmatch(text):
         return _joined(found["year"], found["month"], "1", None)
+    if found := _QUARTER.fullmatch(text):
+        month = str(3 * int(found["quarter"] or found["first"]) - 2)
+        return _joined(found["year"] or found["last"], month, "1", None)
+    if found := _WEEK.fullmatch(text):
+        week = int(found["week"])
+        return datetime.date.fromisocalendar(int(found["year"]), week, 1).isoformat() if 0 < week < 53 else None
+    if (found := _MONTH_NAMED.fullmatch(text)) and (number := _month(found["name"])):
+        return _joined(found["year"] or found["short"], str(number), "1", None)
     if found := _YEAR_LAST.fullmatch(text):
         month, day = (found["first"], found["second"]) if order == "month" else (found["second"], found["first"])
         return _joined(found["year"], month, day, found["time"])
-    if found := _NAMED.fullmatch(text):
-        name = (found["name"] or found["name_first"]).lower()
-        number = _MONTHS.get(name[:4]) or _MONTHS.get(name[:3])
-        if number:
-            return _joined(found["year"], str(number), found["day"] or found["day_last"], found["time"])
+    if (found := _NAMED.fullmatch(text)) and (number := _month(found["name"] or found["name_first"])):
+        return _joined(found["year"], str(number), found["day"] or found["day_last"], found["time"])
     return None
+
+
+def _month(name: str) -> int | None:
+    return _MONTHS.get(name.lower()[:4]) or _MONTHS.get(name.lower()[:3])
 
 
 def _joined(year: str, month: str, day: str, time: str | None) -> str:

@@ -28,7 +28,7 @@ from wellposed.data.readings import MISSING_WORDS, Notation, quantity
 if TYPE_CHECKING:
     import pandas as pd
 
-TEXTS, SHEETS = (".csv", ".tsv", ".txt"), (".xlsx", ".xlsm", ".xls", ".ods")
+TEXTS, SHEETS = (".csv", ".tsv", ".txt", ".data", ".dat"), (".xlsx", ".xlsm", ".xls", ".ods")
 REPLACED = chr(0xFFFD)
 """What stands in a text for bytes that are no UTF-8."""
 EXTENSIONS = (*(f"{end}{packed}" for end in (*TEXTS, ".parquet") for packed in ("", ".gz")), *SHEETS)
@@ -62,7 +62,7 @@ def read_table(path: str | Path, kinds: Mapping[str, str | Notation] | None = No
 
 
 def open_table(path: str | Path, kinds: Mapping[str, str | Notation] | None = None) -> TableFile:
-    """Read ``.csv``, ``.tsv``, ``.txt`` or ``.parquet``, each also with ``.gz``, or a sheet (``.xlsx``, ``.xls``, ``.ods``).
+    """Read ``.csv``, ``.tsv``, ``.txt``, ``.data``, ``.dat`` or ``.parquet``, each also with ``.gz``, or a sheet.
 
     How a column is written is decided from all of its cells: ``1.234,5``, ``1,234.5``, ``$ 5``, ``12 kg`` and ``95 %`` are numbers,
     ``31.12.2024`` is a date, ``007`` a code, ``n.d.`` among numbers is missing. Other texts stay texts, an empty cell is missing.
@@ -194,7 +194,9 @@ def _from_text(text: str, path: Path, expected: Sequence[str]) -> tuple[pd.DataF
     if 32 * len(text) > memory_limit():  # a record is a list of texts while it is looked at
         longest = max(map(len, csv.lines(text)))
         check_memory(f"'{path}' has a line of {longest:,} signs", 32 * longest, DataError)
-    text, notes = _below_titles(_single_spaced(text))
+    text, remarks = _below_remarks(_single_spaced(text))
+    text, notes = _below_titles(text)
+    notes = remarks + notes
     text, separator = csv.separated(text, path)
     head = [record for _, record in csv.first_records(text, path, separator)]
     names, headed = _names(head, expected, path, notes)
@@ -227,6 +229,23 @@ def _single_spaced(text: str) -> str:
         return text
     rows = text.strip("\n").split("\n")
     return text if any(rows[1::2]) else "\n".join(rows[::2]) + "\n"
+
+
+def _below_remarks(text: str) -> tuple[str, list[str]]:
+    """The text without lines that begin with ``#`` above the header, and a note of them.
+
+    The last of them is the header itself where it has as many cells as the line below it, as numpy writes one.
+    """
+    marked = list(itertools.takewhile(lambda line: line.startswith("#"), csv.lines(text)))
+    below = text[sum(map(len, marked)) :]
+    if not marked or not below.strip():
+        return text, []
+    first = below.lstrip("\n").partition("\n")[0]
+    signs: list[str | None] = [sign for sign in csv.SEPARATORS if sign in first] or [None]
+    header = any(len(marked[-1].lstrip("# ").split(sign)) == len(first.split(sign)) > 1 for sign in signs)
+    if header:
+        below = marked.pop().removeprefix("# ") + below
+    return below, [f"Lines that begin with '#' stand above the header; left out: {len(marked)}."] if marked else []
 
 
 def _below_titles(text: str) -> tuple[str, list[str]]:
@@ -351,7 +370,11 @@ def _from_sheets(content: bytes, path: Path, expected: Sequence[str]) -> tuple[p
     notes = [] if len(full) == 1 else [f"Of {len(full)} sheets ({listed(full)}), the first is read: {title!r}."]
     filled = np.flatnonzero(sheet.notna().to_numpy().any(axis=1))
     sheet = sheet.iloc[filled[0] : filled[-1] + 1].map(_in_a_sheet)
-    head = sheet.head(csv.SNIFFED_RECORDS).map(lambda cell: "" if cell is None else str(cell)).to_numpy().tolist()
+    if titles := _titles_above(sheet):
+        notes.append(f"Above the header stands {str(sheet.iloc[0].dropna().iloc[0])!r}: rows left out: {titles}.")
+        sheet = sheet.iloc[titles:]
+    head = sheet.head(csv.SNIFFED_RECORDS).map(lambda cell: "" if cell is None or cell != cell else str(cell))
+    head = head.to_numpy().tolist()
     names, headed = _names(head, expected, path, notes)
     rows = sheet.iloc[1:] if headed else sheet
     if len(rows) == 0:
@@ -365,6 +388,17 @@ def _from_sheets(content: bytes, path: Path, expected: Sequence[str]) -> tuple[p
         decimal = column_reading(texts).decimal if len(texts) else "."
         frame[name] = column.map(lambda cell, sign=decimal: _as_text(cell, sign), na_action="ignore")
     return _without_empty_ends(frame), ",", f"sheet {title!r}", notes
+
+
+def _titles_above(sheet: pd.DataFrame) -> int:
+    """How many rows above the header hold titles and remarks: 0 unless the first fills at most half of the usual cells.
+
+    The header is the first row that fills as many cells as most rows do; the first cell above an index may be blank.
+    """
+    there = sheet.head(csv.SNIFFED_RECORDS).notna().to_numpy()
+    cells = there.sum(axis=1) + ~there[:, 0]
+    usual = int(np.median(cells[cells > 1])) if (cells > 1).any() else 1
+    return int((cells >= usual).argmax()) if usual > 2 and 2 * there[0].sum() <= usual else 0
 
 
 def _in_a_sheet(cell: Any) -> Any:

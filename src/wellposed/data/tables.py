@@ -39,6 +39,7 @@ RARE = 5  # a class needs about this many rows to be in training, validation and
 
 # Whole numbers are classes if there are few, and each comes back often enough to be learned ...
 FEW_CLASSES = 20
+NO_CLASSES = frozenset({"na", "n/a", "nan", "null", "<na>", "#n/a"})
 # ... or up to a hundred if none is rare: classes that somebody numbered are filled, a measured quantity has thin tails.
 MANY_CLASSES, LEAST_OF_MANY = 100, 10
 
@@ -281,8 +282,18 @@ def _missing(column: pd.Series[Any]) -> Truths:
     return np.asarray(column.isna().to_numpy(dtype=bool))
 
 
+def _missing_targets(column: pd.Series[Any]) -> tuple[Truths, list[str]]:
+    """Which rows have no target, and the words of programs for "missing" among classes: nobody wants to predict these."""
+    absent = _missing(column)
+    if not is_text(column) or isinstance(column.dtype, require("pandas", "tables").CategoricalDtype):
+        return absent, []  # a categorical: a person said that all are classes
+    codes, names = category_codes(column)
+    words = [place for place, name in enumerate(names) if name.strip().lower() in NO_CLASSES]
+    return absent | np.isin(codes, words), [names[place] for place in words]
+
+
 def _rows_with_target(table: pd.DataFrame, target: str, warnings: list[str]) -> pd.DataFrame:
-    absent = _missing(table[target])
+    absent, words = _missing_targets(table[target])
     if absent.all():
         raise DataError(
             f"The target {target!r} is missing in all {len(table)} rows. Give a column with values as target."
@@ -294,7 +305,10 @@ def _rows_with_target(table: pd.DataFrame, target: str, warnings: list[str]) -> 
         )
     if not absent.any():
         return table
-    warnings.append(f"The target {target!r} is missing in {absent.sum()} of {len(table)} rows; these are left out.")
+    warnings.append(
+        f"The target {target!r} is missing in {absent.sum()} of {len(table)} rows; these are left out."
+        + (f" If {listed(map(repr, words))} is a class, give --kind {target}=category." if words else "")
+    )
     return table.loc[~absent].reset_index(drop=True)
 
 
@@ -606,10 +620,12 @@ def _tells_class(target: pd.Series[Any]) -> Callable[[pd.Series[Any]], bool]:
         count = int(places.max()) + 1
         if not ordered and count > 2 * len(classes) + 1:  # many small categories are pure by chance
             return False
-        table = np.bincount(places * len(classes) + y, minlength=count * len(classes)).reshape(count, -1)
-        there = table.sum(axis=1) > 0
-        errors = len(y) - table.max(axis=1).sum()
-        winners = table.argmax(axis=1)[there]
+        # The class that each place has most of, without a table of all places and classes: both may be thousands.
+        pairs, often = np.unique(places * len(classes) + y, return_counts=True)
+        place, label = np.divmod(pairs, len(classes))
+        order = np.lexsort((label, -often, place))
+        most = order[np.append(True, np.diff(place[order]) > 0)]
+        errors, winners = len(y) - often[most].sum(), label[most]
         # Every class must be told from the others, or missing a rare class would cost nothing.
         if errors > allowed or len(np.unique(winners)) < len(classes):
             return False
