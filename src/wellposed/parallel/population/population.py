@@ -398,10 +398,10 @@ class Population:
 
 def through(model: nn.Module, noised: dict[str, Tensor]) -> None:
     """Turn gradients by disturbed weights into those by the weights themselves."""
-    weights = {name: model.get_parameter(name) for name in noised}
-    found = torch.autograd.grad(
-        list(noised.values()), list(weights.values()), [w.grad for w in weights.values()], allow_unused=True
-    )
+    weights = {name: w for name in noised if (w := model.get_parameter(name)).grad is not None}
+    # A sum of products has the very gradients that torch could be handed; handed them, it imports an algebra for their shapes.
+    cost = sum((noised[name] * w.grad).sum() for name, w in weights.items())
+    found = torch.autograd.grad(cost, list(weights.values()), allow_unused=True) if weights else ()
     for weight, gradient in zip(weights.values(), found, strict=True):
         if weight.grad is not None and gradient is not None:
             weight.grad.copy_(gradient)
