@@ -468,10 +468,20 @@ def test_nothing_heavy_is_imported_for_help_or_by_the_package() -> None:
         assert python(code).stdout == "set()\n"
 
 
-def test_a_search_imports_no_compiler_of_torch_and_no_algebra(place: Path, tmp_path: Path) -> None:
+NOISY = {"epochs": 2, "noise": {"places": [{"kind": "weight_noise", "std": 0.1, "on": "*.weight"}]}}
+"""A recipe whose gradients are taken through its noise."""
+
+
+@pytest.mark.parametrize("of_file", [False, True])
+def test_a_search_imports_no_compiler_of_torch_and_no_algebra(of_file: bool, place: Path, tmp_path: Path) -> None:
     """Seconds of work on a slow machine, for nothing."""
-    words = ["wellposed", "improve", str(place / "t.csv"), "--target", "kind", "--budget", "4 epochs", "--out",
-             str(tmp_path / "run"), "--json"]  # fmt: skip
+    file = tmp_path / "example.py"
+    file.write_text(EXAMPLE.read_text())
+    recipe = tmp_path / "noisy.toml"
+    recipe.write_text(Recipe(**NOISY).to_toml())
+    given = [f"{file}:problem"] if of_file else [str(place / "t.csv"), "--target", "kind"]
+    words = ["wellposed", "improve", *given, "--budget", "4 epochs", "--recipe", str(recipe), "--out", str(tmp_path / "run"),
+             "--json"]  # fmt: skip
     code = (
         "import sys, io\nfrom contextlib import suppress, redirect_stdout\nfrom wellposed.cli import main\n"
         f"sys.argv = {words!r}\nwith suppress(SystemExit), redirect_stdout(io.StringIO()):\n    main.run()\n"

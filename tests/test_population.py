@@ -35,6 +35,7 @@ from populations import (
     together,
 )  # fmt: skip
 from wellposed.core.errors import TrainingError, WellposedError
+from wellposed.core.selectors import leaves
 from wellposed.models.mlp import MLP
 from wellposed.optim.averaging import averages_of
 from wellposed.optim.schedules import COURSES, SHAPES
@@ -46,12 +47,13 @@ from wellposed.parallel.population.batch_rows import Feed
 from wellposed.parallel.population.compiled import Kernel, kernel
 from wellposed.parallel.population.eager import Eager, StackedModel
 from wellposed.parallel.population.native import Program
-from wellposed.parallel.population.population import Population
+from wellposed.parallel.population.population import Population, through
 from wellposed.parallel.population.stacks import Stacks
 from wellposed.parallel.population.tracing import trace
 from wellposed.penalties.base import FunctionalPenalty
 from wellposed.recipe.noise_section import NoiseSpec
 from wellposed.recipe.recipe import AveragingSpec, chargeables, optimizers
+from wellposed.training import loop
 from wellposed.training.checkpoint import load, save_run
 from wellposed.training.run import Run
 
@@ -695,6 +697,31 @@ def test_metrics_of_a_diverged_slot(compiled: bool) -> None:
             assert difference(alone(given, job), outcome) < TOLERANCE
         assert isinstance(found[0], Run)
         assert found[0].stopped == ("diverged" if loss == "squared_error" else "epochs")
+
+
+def test_gradients_through_noise_are_those_that_torch_is_handed() -> None:
+    """Bit for bit, and a weight without a gradient is passed over."""
+    model, draw = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3)), torch.Generator().manual_seed(0)
+    noised = {n: w * torch.randn(w.shape, generator=draw) + 0.1 * w.square() for n, w in model.named_parameters()}
+    handed = {n: torch.randn(w.shape, generator=draw) for n, w in model.named_parameters() if n != "1.bias"}
+    for name, gradient in handed.items():
+        model.get_parameter(name).grad = gradient.clone()
+    wanted = {
+        n: torch.autograd.grad(noised[n], model.get_parameter(n), g, retain_graph=True)[0] for n, g in handed.items()
+    }
+    through(model, noised)
+    assert model.get_parameter("1.bias").grad is None
+    assert all(torch.equal(model.get_parameter(name).grad, gradient) for name, gradient in wanted.items())
+
+
+def test_a_run_looks_for_its_parameters_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And once more for those of its average, whose numbers its later epochs are told by."""
+    looked: list[nn.Module] = []
+    monkeypatch.setattr(loop, "leaves", lambda model: looked.append(model) or leaves(model))
+    run = wp.fit(problem(), wp.Recipe(epochs=4, averaging={"swa": 0.5}, optimizer={"lr": 0.1}))
+    assert len(looked) == 2
+    assert looked[0] is not looked[1]
+    assert len(set(run.history["weight_norm"])) == 4
 
 
 @BOTH

@@ -150,10 +150,10 @@ def improve(
             decode_argument(time), test, decode_argument(weight), class_weight, decode_argument(levels), target_transform,
             kinds_by_column(kind),
         )  # fmt: skip
-        if data is None or not PROBLEM_FILE.search(data):
-            spared.enter_context(compiler_spared())
         enter_stage("reading")
         problem, table, found = problem_of(data, metric, asked, not small)
+        if "torch._dynamo" not in sys.modules:  # else a problem file has it, and may compile steps of its own
+            spared.enter_context(compiler_spared())
         if folds is not None and (table is None or asked.test or resume or small):
             raise InputError(
                 "--folds holds out each part of one table in turn. Leave out --resume, --small and --test, and give a table, not a "

@@ -148,7 +148,7 @@ class State:
         The text of a trial is made once: a study of a thousand is written after each of them.
         """
         rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("trials", "pending", "failed")}
-        rest["pending"] = [asdict(pending) for pending in self.pending]
+        rest["pending"] = [vars(pending) for pending in self.pending]
         rest["failed"] = [asdict(failed) for failed in self.failed]
         body = json.dumps(jsonable({"schema": SCHEMA, **rest}), indent=1, allow_nan=False)
         for trial in self.trials:

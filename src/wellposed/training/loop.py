@@ -19,6 +19,7 @@ from wellposed.core.clock import TRAINING, spent_on
 from wellposed.core.errors import ProblemError, RecipeError, TrainingError, WellposedError, first_line, guard_call
 from wellposed.core.progress import emit
 from wellposed.core.random import generator, reseed, seeded
+from wellposed.core.selectors import Leaf, leaves
 from wellposed.data.arrays import Source, to_device
 from wellposed.data.data import Prepared
 from wellposed.losses.criterion import at_least_single
@@ -147,6 +148,8 @@ class Training:
     best_rows: Tensor | None = None
     stopped: Stopped | None = None
     sampler: Callable[[int], Tensor] | None = None
+    held: tuple[nn.Module, list[Leaf]] | None = None
+    """The model that was judged last, with its parameters."""
 
     @classmethod
     def begin(
@@ -413,15 +416,15 @@ class Training:
 
     def set_rate(self) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(group["initial_lr"], self.optimizer.steps)
+            (group["lr"],) = self.rates(group["initial_lr"], [self.optimizer.steps])
 
-    def rate(self, base: float, step: int) -> float:
-        """The learning rate of a step of this epoch; ``base`` is the optimizer's own."""
+    def rates(self, base: float, steps: Sequence[int]) -> list[float]:
+        """The learning rates of steps of this epoch; ``base`` is the optimizer's own."""
         if self.plateau is not None:
             base = self.plateau.rate(base)
-        each = self.steps_per_epoch
+        each, rate = self.steps_per_epoch, self.recipe.schedule.rate
         total = each * self.recipe.epochs
-        return self.recipe.schedule.rate(base, min(step, total - 1), total, each)
+        return [rate(base, min(step, total - 1), total, each) for step in steps]
 
     def average_epoch(self, epoch: int) -> None:
         """Equal averaging takes one look an epoch, over the last share of them."""
@@ -449,7 +452,13 @@ class Training:
     def judge(self, row: dict[str, float], train: Evaluation, valid: Evaluation) -> None:
         """Put into the row what was measured of the chosen weights, and keep them if they are the best, or the last count."""
         chosen = self.chosen
-        row |= like_for_like(train, valid, self.best_rows) | weight_facts(chosen) | term_facts(self.optimizer.values())
+        if self.held is None or self.held[0] is not chosen:
+            self.held = chosen, leaves(chosen)
+        row |= (
+            like_for_like(train, valid, self.best_rows)
+            | weight_facts(self.held[1])
+            | term_facts(self.optimizer.values())
+        )
         row["lr"] = float(self.optimizer.param_groups[0]["lr"])
         if valid.loss.mean < self.best_loss:
             self.best_loss, self.best_rows = valid.loss.mean, valid.loss.rows

@@ -398,10 +398,12 @@ class Population:
 
 def through(model: nn.Module, noised: dict[str, Tensor]) -> None:
     """Turn gradients by disturbed weights into those by the weights themselves."""
-    weights = {name: model.get_parameter(name) for name in noised}
-    found = torch.autograd.grad(
-        list(noised.values()), list(weights.values()), [w.grad for w in weights.values()], allow_unused=True
+    grads = {name: grad for name in noised if (grad := model.get_parameter(name).grad) is not None}
+    # Sums of products have the very gradients that torch could be handed; handed them, it imports an algebra for their shapes.
+    products = [(noised[name] * grad).sum() for name, grad in grads.items()]
+    found = (
+        torch.autograd.grad(products, [model.get_parameter(name) for name in grads], allow_unused=True) if grads else ()
     )
-    for weight, gradient in zip(weights.values(), found, strict=True):
-        if weight.grad is not None and gradient is not None:
-            weight.grad.copy_(gradient)
+    for grad, gradient in zip(grads.values(), found, strict=True):
+        if gradient is not None:
+            grad.copy_(gradient)

@@ -176,4 +176,4 @@ class Rules:
 def rates(training: Training, first: int, count: int) -> np.ndarray:
     """The learning rates of ``count`` steps from ``first`` on, as `Training.set_rate` sets them."""
     base = training.optimizer.param_groups[0]["initial_lr"]
-    return np.array([training.rate(base, step) for step in range(first, first + count)])
+    return np.array(training.rates(base, range(first, first + count)))
