@@ -13,9 +13,11 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -668,6 +670,21 @@ def test_a_wrapped_model_is_its_inner_one(wrapping: str, given: str) -> None:
     for a, b in zip(weights_of(net), wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
     assert next(row.parameter for row in optimizer.audit().rows) == "0.weight"
+    torch.compiler.reset()
+
+
+def test_a_compiled_network_is_fitted_like_its_inner_one() -> None:
+    x = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+
+    def make(compile: bool) -> nn.Module:
+        net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+        return compiled("eager")(net) if compile else net
+
+    wanted, found = (
+        wp.fit(wp.Problem(partial(make, compile), "cross_entropy", (x, (x[:, 0] > 0).long())), wp.Recipe(epochs=3))
+        for compile in (False, True)
+    )
+    np.testing.assert_allclose(found.history["valid_loss"], wanted.history["valid_loss"], rtol=1e-5)
     torch.compiler.reset()
 
 

@@ -35,7 +35,6 @@ from populations import (
     together,
 )  # fmt: skip
 from wellposed.core.errors import TrainingError, WellposedError
-from wellposed.core.selectors import leaves
 from wellposed.models.mlp import MLP
 from wellposed.optim.averaging import averages_of
 from wellposed.optim.schedules import COURSES, SHAPES
@@ -53,7 +52,6 @@ from wellposed.parallel.population.tracing import trace
 from wellposed.penalties.base import FunctionalPenalty
 from wellposed.recipe.noise_section import NoiseSpec
 from wellposed.recipe.recipe import AveragingSpec, chargeables, optimizers
-from wellposed.training import loop
 from wellposed.training.checkpoint import load, save_run
 from wellposed.training.run import Run
 
@@ -712,16 +710,6 @@ def test_gradients_through_noise_are_those_that_torch_is_handed() -> None:
     through(model, noised)
     assert model.get_parameter("1.bias").grad is None
     assert all(torch.equal(model.get_parameter(name).grad, gradient) for name, gradient in wanted.items())
-
-
-def test_a_run_looks_for_its_parameters_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And once more for those of its average, whose numbers its later epochs are told by."""
-    looked: list[nn.Module] = []
-    monkeypatch.setattr(loop, "leaves", lambda model: looked.append(model) or leaves(model))
-    run = wp.fit(problem(), wp.Recipe(epochs=4, averaging={"swa": 0.5}, optimizer={"lr": 0.1}))
-    assert len(looked) == 2
-    assert looked[0] is not looked[1]
-    assert len(set(run.history["weight_norm"])) == 4
 
 
 @BOTH

@@ -209,7 +209,8 @@ def _surroundings_kept(own: Sequence[Any]) -> Iterator[None]:
     functions = [one for one in own if isinstance(one, FunctionType)]
     cells = [(cell, held) for one in functions for cell in one.__closure__ or () for held in _contents(cell)]
     world = [(one.__globals__, name, one.__globals__[name]) for one in functions for name in _globals_of(one)]
-    names = [(vars(one), dict(vars(one))) for one in own if hasattr(one, "__dict__")]
+    owned = [getattr(one, "__dict__", None) for one in own]  # of a class, and of ``tuple[int, ...]``, it is a view
+    names = [(attributes, dict(attributes)) for attributes in owned if isinstance(attributes, dict)]
     slots = [(one, name, held) for one in own for name, held in _slots(one).items()]
     parts = [held for one in own if not isinstance(one, (list, tuple, set, dict, deque)) for held in _held(one)]
     plain: list[Any] = list(

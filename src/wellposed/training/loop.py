@@ -19,7 +19,6 @@ from wellposed.core.clock import TRAINING, spent_on
 from wellposed.core.errors import ProblemError, RecipeError, TrainingError, WellposedError, first_line, guard_call
 from wellposed.core.progress import emit
 from wellposed.core.random import generator, reseed, seeded
-from wellposed.core.selectors import Leaf, leaves
 from wellposed.data.arrays import Source, to_device
 from wellposed.data.data import Prepared
 from wellposed.losses.criterion import at_least_single
@@ -148,8 +147,6 @@ class Training:
     best_rows: Tensor | None = None
     stopped: Stopped | None = None
     sampler: Callable[[int], Tensor] | None = None
-    held: tuple[nn.Module, list[Leaf]] | None = None
-    """The model that was judged last, with its parameters."""
 
     @classmethod
     def begin(
@@ -452,13 +449,7 @@ class Training:
     def judge(self, row: dict[str, float], train: Evaluation, valid: Evaluation) -> None:
         """Put into the row what was measured of the chosen weights, and keep them if they are the best, or the last count."""
         chosen = self.chosen
-        if self.held is None or self.held[0] is not chosen:
-            self.held = chosen, leaves(chosen)
-        row |= (
-            like_for_like(train, valid, self.best_rows)
-            | weight_facts(self.held[1])
-            | term_facts(self.optimizer.values())
-        )
+        row |= like_for_like(train, valid, self.best_rows) | weight_facts(chosen) | term_facts(self.optimizer.values())
         row["lr"] = float(self.optimizer.param_groups[0]["lr"])
         if valid.loss.mean < self.best_loss:
             self.best_loss, self.best_rows = valid.loss.mean, valid.loss.rows

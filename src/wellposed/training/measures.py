@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from wellposed.core.selectors import Leaf
+from wellposed.core.selectors import leaves
 from wellposed.losses.per_example import Loss, MeanLoss, PerExample, mean_loss
 from wellposed.losses.score import Score
 from wellposed.ops.shards import unshard
@@ -119,9 +118,9 @@ def rise_since(best: Tensor | None, now: MeanLoss) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def weight_facts(parameters: Iterable[Leaf]) -> dict[str, float]:
+def weight_facts(model: nn.Module) -> dict[str, float]:
     """Norm of all parameters (not of what says how widely they spread), and the share of exact zeros among weight matrices."""
-    found = [leaf for leaf in parameters if leaf.role != "spread"]
+    found = [leaf for leaf in leaves(model) if leaf.role != "spread"]
     norm = math.sqrt(math.fsum(float(real(leaf.tensor).square().sum()) for leaf in found))
     weights = [leaf.tensor for leaf in found if leaf.role == "weight"]
     count = sum(w.numel() for w in weights)

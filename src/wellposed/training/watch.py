@@ -22,7 +22,7 @@ from wellposed.core.errors import DataError, InputError, TargetError, WellposedE
 from wellposed.core.files import check_schema
 from wellposed.core.preserve import keeping_reach
 from wellposed.core.random import generator, seeded
-from wellposed.core.selectors import leaves, refuse_scripted, unwrap_model
+from wellposed.core.selectors import refuse_scripted, unwrap_model
 from wellposed.data.arrays import to_device
 from wellposed.losses.metrics import default_metric
 from wellposed.losses.metrics import metric as named_metric
@@ -263,7 +263,7 @@ class Watch:
         self.history.facts |= {"averaged": True} if self._average else {}
         with evaluation_weights(self.optimizer):
             train, valid = map(self._measure, self.probes)
-            seen = {**like_for_like(train, valid, self._best_rows), **weight_facts(leaves(self.model))}
+            seen = {**like_for_like(train, valid, self._best_rows), **weight_facts(self.model)}
         left = any(p.grad is not None for p in self.model.parameters())  # by the loop
         norm = gradient_norm(self.model) if left else math.nan
         row = {"epoch": self._calls_seen - 1, **seen, "grad_norm": norm}
