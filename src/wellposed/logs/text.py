@@ -67,7 +67,7 @@ RESTORED = re.compile(
     re.IGNORECASE,
 )  # what such a line says was said before
 LISTED = re.compile(
-    r"^\W*([A-Za-z][\w .()/-]{0,60}?)\s*[:=]?\s*\[([-+.\deE,\s]+|[^\[\]]*\bnan\b[^\[\]]*)\]\W*$"
+    r"^\W*([A-Za-z][\w .()/-]{0,60}?(?:\s*[:=]|(?<=[a-z]) (?=\[[^\[\]]*,)))\s*\[([-+.\deE,\s]+|[^\[\]]*\bnan\b[^\[\]]*)\]\W*$"
 )  # losses = [1.0, 0.5]
 PAIRED = re.compile(
     r"([A-Za-z]\w{0,60})\W{1,4}\[((?:\(\d+, [-+.\deE]+\)(?:, )?)+)\]"
@@ -241,8 +241,8 @@ class _Found:
             return
         if "{" in line and self.failed < MOST_FAILED and self._dict(line):
             return
-        if "[" in line and (named := LISTED.match(line)) and parse_name(named[1]).what:
-            self._list(named[1], named[2])
+        if "[" in line and (named := LISTED.match(line)) and parse_name(name := named[1].rstrip(" :=")).what:
+            self._list(name, named[2])
             return
         line = line[-LONGEST_LINE:]
         if (two := TWO_CELLS.match(line)) and not NUMBER.search(two[1]):
