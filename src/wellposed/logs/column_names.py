@@ -276,7 +276,7 @@ def guess(found: Iterable[str] | Mapping[str, Sequence[Any]], metrics_of: str = 
     counts = {name: sum(cell is not None for cell in cells) for name, cells in columns_of.items()}
     names = _first_set(_letters([parse_name(name) for name in first.values()]))
     kept = _behaving(names, columns_of, counts) if counts else names
-    alone = [
+    once = [
         name.text
         for name in names
         if name not in kept and name.side in (VALID, TEST) and name.what and counts[name.text]
@@ -284,8 +284,8 @@ def guess(found: Iterable[str] | Mapping[str, Sequence[Any]], metrics_of: str = 
     names = kept
     losses = _losses(_beside([name for name in names if normalize_name(name.text) not in OURS], found))
     taken, notes = losses.taken, list(losses.notes)
-    if alone and not any(name.side in (VALID, TEST) for name in names):
-        notes.append(f"{listed(map(repr, alone), 4)} was looked at once or twice, which is no curve, and was left out.")
+    if once and not any(name.side in (VALID, TEST) for name in names):
+        notes.append(f"{listed(map(repr, once), 4)} was looked at once or twice, which is no curve, and was left out.")
     if not taken and first.keys() & {*EPOCHS, *STEPS}:  # one quantity along an axis, whosever it is
         sided = any(name.side and name.what in METRICS.values() for name in names)
         bare = [name for name in names if name.level and (name.what in LOSSLIKE or name in _bare(names))]
@@ -417,7 +417,7 @@ def _losses(names: Sequence[Name]) -> Guess:
         others = [name for name in [*like, *bare] if name.side and name.what not in METRICS_TOO]
         spare = next((name for name in others if (name.side == TRAIN) == of_train), None)
         pair = (spare, pair[1]) if of_train else (pair[0], spare or _of_an_evaluation(names, pair[0]))
-        if not of_train and pair[1] is not None and pair[1].side == NOBODY:
+        if not of_train and pair[0] and pair[1] and pair[1].side == NOBODY:
             notes.append(f"'{pair[1].text}' stands with metrics beside '{pair[0].text}', and was taken for validation.")
     train, valid = pair
     if valid is not None and valid.side == TEST:
