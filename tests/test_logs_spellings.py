@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import wellposed as wp
 from wellposed.core.errors import DataError
 from wellposed.logs import Table, read_all
 from wellposed.logs.column_names import guess
@@ -430,3 +431,42 @@ def test_a_loss_of_nobody_beside_one_of_training_is_asked_about(tmp_path: Path) 
     table = curves(tmp_path, json.dumps(rows), "json")
     assert "valid_loss" not in table.columns
     assert table.facts["reading"].unassigned == ("loss",)
+
+
+BETWEEN_EPOCHS = {
+    "a quantity of the writer's own": "Epoch {e:03d}/5  tr_ssl={a}  tr_recon=0.{e}  va_ssl={b}  (62s)",
+    "a report of classes below": "Epoch {e} | train loss {a} | val loss {b}\n        precision    recall  f1-score   support\n\n"
+    "    0     0.54      0.28      0.37       465\n    accuracy                          0.60      1395\n",
+    "two places before the value": "Loss at epoch {e} and iteration 0 is {a}\nValidation loss at epoch {e} and iteration 0 is {b}",
+    "an evaluation with names of its own": '{{"epoch": {e}, "train_loss": {a}, "loss": {b}, "f1": 0.{e}}}',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BETWEEN_EPOCHS)
+def test_both_sides_are_found_by_what_stands_beside_them(kind: str, tmp_path: Path) -> None:
+    rows = [BETWEEN_EPOCHS[kind].format(e=e, a=a, b=b) for e, (a, b) in enumerate(zip(TRAIN, VALID, strict=True), 1)]
+    table = curves(tmp_path, "\n".join(rows) + "\n")
+    assert seen(table, "train_loss") == pytest.approx(TRAIN)
+    assert seen(table, "valid_loss") == pytest.approx(VALID)
+
+
+def test_lists_of_batches_and_lists_without_a_sign_are_of_one_run(tmp_path: Path) -> None:
+    table = curves(tmp_path, f"Train Batch Losses: {TRAIN}\nTrain Losses {TRAIN}\nValid Losses {VALID}\n")
+    assert seen(table, "train_loss") == pytest.approx(TRAIN)
+    assert seen(table, "valid_loss") == pytest.approx(VALID)
+
+
+def test_one_value_of_validation_beside_a_curve_is_left_out_and_said(tmp_path: Path) -> None:
+    rows = "\n".join(f"epoch {e}: train_loss {a}" for e, a in enumerate(TRAIN, 1))
+    table = curves(tmp_path, f"{rows}\nepoch 5: val_loss 1.6\n")
+    assert "valid_loss" not in table.columns
+    assert any("val_loss" in note and "no curve" in note for note in table.facts["reading"].notes)
+
+
+def test_players_of_a_game_are_named_by_letters_and_rewards(tmp_path: Path) -> None:
+    gan = "(epoch: {e}, iters: 4, time: 0.1) G_GAN: 0.{e} G_L1: {a} D_real: 0.1 D_fake: 0.4"
+    game = "Episode {e} reward: -1{e}.0, Episode loss: {a} Mem size: 100"
+    for number, line in enumerate((gan, game)):
+        (folder := tmp_path / str(number)).mkdir()
+        table = curves(folder, "\n".join(line.format(e=e, a=a) for e, a in enumerate(TRAIN, 1)) + "\n")
+        assert wp.diagnose(table).names == ["moving_target"]

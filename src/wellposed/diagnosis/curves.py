@@ -372,7 +372,7 @@ def scales_apart(curves: Curves) -> float | None:
     train, valid = curves.train_loss[both], curves.valid_loss[both]
     if len(train) < 2 or min(train.min(), valid.min()) <= 0:
         return None
-    first, last = float(valid[0] / train[0]), end(valid) / end(train)
+    first, last = float(valid[0]) / float(train[0]), float(end(valid)) / float(end(train))
     apart = min(first, last) >= APART or max(first, last) <= BELOW
     return last if apart and 1 / STAYS <= last / first <= STAYS else None
 

@@ -115,9 +115,13 @@ PLAYERS = frozenset((
     "q", "qf", "qf1", "qf2",
 ))  # fmt: skip
 """Words of players whose losses depend on one another: neither is a validation of the other, and their sum means nothing."""
+PAID = frozenset(("reward", "rewards", "return", "returns"))
 KNOWN = {*SIDES, *LOSS, *LOSSLIKE, *METRICS, *AS_USUAL, *OF_A_STEP, *SMOOTHED, *NO_LEVEL, "lr", "rate"}
 HEADS = ("loss", "verlust", "acc", "accuracy", "error", "err", "logloss", "auc", "f1", "mse", "mae", "rmse", "ppl", "perplexity",
          "iou", "dice")  # fmt: skip
+TIMES = re.compile(
+    r"(?:^|_)(?:time|sec|secs|seconds|ms|eta|speed|samples?|tokens?|took|elapsed|lr|size|count|num|memory|mem|norm)(?:_|$)"
+)
 SAID = re.compile(r"[:=\s][-+]?\d{0,20}\.\d")  # a number after a name: a line of text, and no name
 SCORED = re.compile("score|metric|result|reward|return", re.IGNORECASE)
 WHOLE = re.compile(r"-?\d+(?:\.0*)?|nan", re.IGNORECASE)
@@ -159,6 +163,20 @@ class Name:
     def quantity(self) -> tuple[str, tuple[str, ...]]:
         """What two sides must share to be compared."""
         return self.what, self.parts
+
+    @property
+    def meant(self) -> tuple[str, tuple[str, tuple[str, ...]], bool]:
+        """What two columns of one run must not share: whose quantity it is, and how it was taken."""
+        return self.side, self.quantity, self.of_a_step
+
+    @property
+    def players(self) -> bool:
+        """Whether it is of a player, or what one is paid: ``D_real``, ``mean reward``."""
+        return (
+            not PAID.isdisjoint(self.parts)
+            or self.parts[:1] == ("d",)
+            or (len(self.parts) > 1 and self.parts[0] in PLAYERS)
+        )
 
     @property
     def spoken(self) -> str:
@@ -257,9 +275,17 @@ def guess(found: Iterable[str] | Mapping[str, Sequence[Any]], metrics_of: str = 
     columns_of = found if isinstance(found, Mapping) else {}
     counts = {name: sum(cell is not None for cell in cells) for name, cells in columns_of.items()}
     names = _first_set(_letters([parse_name(name) for name in first.values()]))
-    names = _behaving(names, columns_of, counts) if counts else names
+    kept = _behaving(names, columns_of, counts) if counts else names
+    once = [
+        name.text
+        for name in names
+        if name not in kept and name.side in (VALID, TEST) and name.what and counts[name.text]
+    ]
+    names = kept
     losses = _losses(_beside([name for name in names if normalize_name(name.text) not in OURS], found))
     taken, notes = losses.taken, list(losses.notes)
+    if once and not any(name.side in (VALID, TEST) for name in names):
+        notes.append(f"{listed(map(repr, once), 4)} was looked at once or twice, which is no curve, and was left out.")
     if not taken and first.keys() & {*EPOCHS, *STEPS}:  # one quantity along an axis, whosever it is
         sided = any(name.side and name.what in METRICS.values() for name in names)
         bare = [name for name in names if name.level and (name.what in LOSSLIKE or name in _bare(names))]
@@ -376,7 +402,10 @@ def _losses(names: Sequence[Name]) -> Guess:
             if chosen := pair[0] or pair[1]:
                 notes.append(f"No column is called a loss of both sides; {chosen.spoken} was taken for it.")
     bare = _bare(names)
-    if pair == (None, None):
+    if pair == (None, None) and not bare and not any(name.side and name.what for name in names):
+        pair = _unknown(names)
+        notes += [f"No known quantity is there; '{one.text}' was taken for a loss." for one in pair if one]
+    elif pair == (None, None):
         sides = [
             next((name for name in bare if (name.side == TRAIN) == (side == TRAIN)), None) for side in (TRAIN, VALID)
         ]
@@ -387,7 +416,9 @@ def _losses(names: Sequence[Name]) -> Guess:
         of_train = pair[0] is None
         others = [name for name in [*like, *bare] if name.side and name.what not in METRICS_TOO]
         spare = next((name for name in others if (name.side == TRAIN) == of_train), None)
-        pair = (spare, pair[1]) if of_train else (pair[0], spare)
+        pair = (spare, pair[1]) if of_train else (pair[0], spare or _of_an_evaluation(names, pair[0]))
+        if not of_train and pair[0] and pair[1] and pair[1].side == NOBODY:
+            notes.append(f"'{pair[1].text}' stands with metrics beside '{pair[0].text}', and was taken for validation.")
     train, valid = pair
     if valid is not None and valid.side == TEST:
         notes.append("There is no validation loss; the test loss stands in for it, and is no test any more.")
@@ -471,6 +502,27 @@ def _bare(names: Sequence[Name]) -> list[Name]:
         name for name in names if name.side and name.level and not (name.what or name.parts or SCORED.search(name.text))
     ]
     return sorted(bare, key=lambda name: name.side == TEST)
+
+
+def _of_an_evaluation(names: Sequence[Name], train: Name | None) -> Name | None:
+    """``loss`` beside ``train_loss`` and metrics that name no side: what an evaluation gave back, with its own names."""
+    metrics = {
+        name.side for name in names if name.level and name.what in METRICS.values() and name.what not in LOSSLIKE
+    }
+    same = [name for name in names if train and name.is_loss and not name.side and name.cost == (0, 0, 0) == train.cost]
+    return same[0] if metrics == {NOBODY} and train is not None and train.side == TRAIN and same else None
+
+
+def _unknown(names: Sequence[Name]) -> tuple[Name | None, Name | None]:
+    """The first quantity by a word of the writer's own that both sides have, as ``tr_ssl`` and ``va_ssl``."""
+    own = [
+        name
+        for name in names
+        if name.parts and name.level and not (name.what or TIMES.search(normalize_name(name.text)))
+    ]
+    ours = [name for name in own if name.side == TRAIN]
+    theirs = [name for side in (VALID, TEST) for name in own if name.side == side]
+    return next(((a, b) for a in ours for b in theirs if a.parts == b.parts), (None, None))
 
 
 def _parts(pair: tuple[Name | None, Name | None], rivals: Sequence[Name]) -> tuple[tuple[str | None, str | None], ...]:

@@ -28,6 +28,7 @@ from wellposed.logs.column_names import (
     SIDES,
     STEPS,
     TEST,
+    TIMES,
     TRAIN,
     WHOLE,
     guess,
@@ -66,7 +67,7 @@ RESTORED = re.compile(
     re.IGNORECASE,
 )  # what such a line says was said before
 LISTED = re.compile(
-    r"^\W*([A-Za-z][\w .()/-]{0,60}?)\s*[:=]\s*\[([-+.\deE,\s]+|[^\[\]]*\bnan\b[^\[\]]*)\]\W*$"
+    r"^\W*([A-Za-z][\w .()/-]{0,60}?(?:\s*[:=]|(?<=[a-z]) (?=\[[^\[\]]*,)))\s*\[([-+.\deE,\s]+|[^\[\]]*\bnan\b[^\[\]]*)\]\W*$"
 )  # losses = [1.0, 0.5]
 PAIRED = re.compile(
     r"([A-Za-z]\w{0,60})\W{1,4}\[((?:\(\d+, [-+.\deE]+\)(?:, )?)+)\]"
@@ -90,7 +91,6 @@ OF_LINES = (
     ("Saving", r"\bSaving dict for\b", "evaluation at"),  # what tf.estimator says of an evaluation
     ("ensor(", TENSOR.pattern, r"\1"), ("dtype=", TENSOR.pattern, r"\1"),
     ("%|", r"(?<![\d.])\d{1,3}%(?=\|)", ""),  # how far a bar is
-    ("20", r"\b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),? \w{3} +\d\d? [\d:]{5,8} (?:\w+ )?\d{4}\b", " "),
     ("", r"\b\d\d(?:\d\d)?[-/]\d\d?[-/](?:\d{4}|\d\d)(?:[T ]|\b)|\b(?:\d+:)?\d?\d:\d\d(?:[.,]\d+)?(?:s\b|Z\b)?"
      r"|@\[?[\d.]+(?::[\d.]+)?\]?", " "),  # dates, times, and the thresholds of mAP@0.50:0.95
     ("(epoch)", r"\s*\(epoch\)(?=\s*[:=])", ""),  # loss (epoch) = 0.5, which counts no epochs
@@ -100,9 +100,6 @@ OF_LINES = (
     ("", r"\b(epochs?|ep|steps?|iter(?:ation)?s?|batch|fold|round)[_#]?(?:(\d+)(?=[a-z]{2,20}\b)|(?=\d))", r"\1 \2 "),
 )  # fmt: skip
 """How some write a line -> how others do: signs that stand in such a line, the pattern, and what it becomes."""
-TIMES = re.compile(
-    r"(?:^|_)(?:time|sec|secs|seconds|ms|eta|speed|samples?|tokens?|took|elapsed|lr|size|count|num|memory|mem|norm)(?:_|$)"
-)
 ROW_BAR = re.compile(r":? {1,9}\d{1,3}%\|.*$")  # behind a row of numbers
 MARKED = re.compile(r"^[~≈]\s*|\s*[^\w\s.%)\]:=]+$")  # 0.61 *
 REMARK = re.compile(r"\s*\([A-Za-z ]+\)$")  # 0.61 (best), but not Loss (train)
@@ -244,8 +241,8 @@ class _Found:
             return
         if "{" in line and self.failed < MOST_FAILED and self._dict(line):
             return
-        if "[" in line and (named := LISTED.match(line)) and parse_name(named[1]).what:
-            self._list(named[1], named[2])
+        if "[" in line and (named := LISTED.match(line)) and parse_name(name := named[1].rstrip(" :=")).what:
+            self._list(name, named[2])
             return
         line = line[-LONGEST_LINE:]
         if (two := TWO_CELLS.match(line)) and not NUMBER.search(two[1]):
@@ -300,8 +297,7 @@ class _Found:
 
     def _list(self, name: str, cells: str) -> None:
         """Take the values of a name, printed as a list. One that comes again is of another run."""
-        said = [(one.side, one.quantity) for one in map(parse_name, self.lists[-1])]
-        if (parse_name(name).side, parse_name(name).quantity) in said:
+        if parse_name(name).meant in [parse_name(one).meant for one in self.lists[-1]]:
             self.lists.append({})
         values = re.split(r"[,\s]+", cells.strip(", "))
         self.lists[-1][name] = [float(cell) if NUMBER.fullmatch(cell) else None for cell in values]
@@ -530,9 +526,14 @@ def _settle(slots: list[Hole], bare: Sequence[int]) -> None:
 
     A side that was only heard is taken back where the line has a name that says it: ``val_loss: 1 - loss: 2``. Sides alone
     beside a loss of nobody are scores: ``Loss: 1.2, Train: 0.7, Val: 0.6``. One name may have values of two sides:
-    ``loss (train/val): 1.2/1.3``.
+    ``loss (train/val): 1.2/1.3``. A quantity that nobody knows is one where both sides have it: ``tr_ssl=0.3 va_ssl=0.4``.
     """
     names = [parse_name(slot.name) for slot in slots]
+    whole = {(name.side, name.parts) for name, slot in zip(names, slots, strict=True) if slot.kind == "own"}
+    for place, name in enumerate(names):
+        if slots[place].kind == "own":
+            shared = any((side, name.parts) in whole for side in {*SIDES.values()} - {name.side})
+            slots[place] = replace(slots[place], kind="value" if shared else "none")
     said = {(name.side, name.quantity) for name in names if "(" not in name.text}
     whose = {names[i].side for i in bare}
     scores = TRAIN in whose and len(whose) > 1 and any(
@@ -610,7 +611,7 @@ class _Line:
         kind = _place(words)
         if plain in ("e", "s") or kind:
             before = [word for word in words[:-1] if word.lower() not in ("at", "after", "in", "for")]
-            self.waiting = before if _what(before) else []
+            self.waiting = before if _what(before) else self.waiting  # Loss at epoch 0 and iteration 500 is 0.2
             return Hole("", {"e": "epoch", "s": "step"}.get(plain, kind))
         self.waiting = []
         parsed = parse_name(name)
@@ -619,6 +620,10 @@ class _Line:
         if self.before == "[" and kinds <= {"none"} and not _what(words):
             return Hole("", "index")  # INFO [15] train-logloss
         if not parsed.what:
+            if parsed.side and parsed.parts and parsed.level:
+                return Hole(name, "own")
+            if parsed.players:
+                return Hole(name, "value")
             vague = {"is", "all"} & {*plain.split("_")} and not self.what
             if parsed.parts or not parsed.side or not parsed.level or vague:
                 return Hole("", "none")
@@ -720,9 +725,10 @@ class _Tables:
             longer = len(cells) > len(self.header) and not _is_cell(cells[-1])
             cells = cells[: len(self.header)] if longer else self._below(line) or line.split()
         cells[0] = PLACED.sub(r"\1", cells[0]) if self.header[0] == "epoch" else cells[0]
-        numbers = [cell for cell in cells if _is_cell(cell)]
+        written = [cell for cell in cells if cell]
+        numbers = [cell for cell in written if _is_cell(cell)]
         placed = self.header[0] == "epoch" and not _is_cell(cells[0])  # a row of another table
-        if len(cells) != len(self.header) or 2 * len(numbers) < len(cells) or placed:
+        if len(cells) != len(self.header) or 2 * len(numbers) < len(written) or placed:
             return None
         row: dict[str, Any] = {name: _cell(name, cell) for name, cell in zip(self.header, cells, strict=True)}
         if row.get("step") == "0" and SPACY in self.header:  # of one batch, where later ones are sums

@@ -14,11 +14,16 @@ from wellposed.diagnosis.rules.rule import FIT, Rule, end_of, measured
 REINFORCED = re.compile(
     r"\b(policy|actor|critic|value (function )?loss|vf loss|pi loss|q loss|qf\d?"
     r"|ep rew|rew(ard)?s?|returns?|approx kl|clip frac(tion)?"
-    r"|entropy (loss|bonus)|success rate|mean q)\b"
+    r"|entropy (loss|bonus)|success rate|mean q|episodes?)\b"
 )
 ADVERSARIAL = (
-    re.compile(r"\b(g|gen|generator|adv|adversarial)( [ab])? ?(loss|err|cost)|(loss|err|cost) ?(g|gen|generator)\b"),
-    re.compile(r"\b(d|dis|disc|discriminator)( [ab])? ?(loss|err|cost)|(loss|err|cost) ?(d|dis|disc|discriminator)\b"),
+    re.compile(
+        r"\b(g|gen|generator|adv|adversarial)( [ab])? ?(loss|err|cost|gan\b|l1\b)|(loss|err|cost) ?(g|gen|generator)\b"
+    ),
+    re.compile(
+        r"\b(d|dis|disc|discriminator|critic)( [ab])? ?(loss|err|cost|real\b|fake\b)"
+        r"|(loss|err|cost) ?(d|dis|disc|discriminator|critic)\b|^(d|disc|discriminator)$"
+    ),
 )
 PLAYERS = re.compile(r"(net_?)?G|gen(erator)?"), re.compile(r"(net_?)?D|disc(riminator)?|critic")
 """How code names the two networks of a GAN."""
