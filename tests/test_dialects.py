@@ -270,6 +270,39 @@ def test_a_header_is_seen_to_be_there_or_not(tmp_path: Path, text: str, names: l
         assert len(read_cells(path, names)[0]) == 1
 
 
+TITLES = ('the "big, old" house', "a; b", "C:\\data\\new", "plain", 'ends in "', "back\\", "two\nlines, both")
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("quotes", [True, False])
+def test_backslashes_that_keep_signs_in_cells_are_no_part_of_them(tmp_path: Path, separator: str, quotes: bool) -> None:
+    """As Spark and MySQL write texts; of a table that is whole without that, a backslash is a sign like another."""
+
+    def cell(text: str) -> str:
+        kept = text.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{kept}"' if quotes else kept.replace(separator, f"\\{separator}")
+
+    titles = [title for title in TITLES if quotes or "\n" not in title] + [f"a{separator} b"]
+    rows = [separator.join((str(place), cell(title), f"{place}.5")) for place, title in enumerate(titles)]
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join([separator.join(("n", "title", "score")), *rows]) + "\n")
+    found = open_table(path)
+    assert list(found.frame["title"]) == titles
+    assert list(found.frame["score"]) == [place + 0.5 for place in range(len(titles))]
+    assert any("Backslashes" in note for note in found.notes)
+    path.write_text('n,path\n1,"C:\\data\\"\n2,"D:\\x, y"\n3,E:\\\n')
+    whole = open_table(path)
+    assert list(whole.frame["path"]) == ["C:\\data\\", "D:\\x, y", "E:\\"]
+    assert not whole.notes
+
+
+def test_backslashes_that_make_no_table_of_it_are_left(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a,b\n1,2\n3,4\\,5\n6,7,8,9\n")
+    with pytest.raises(DataError, match="3 cells on line 3"):
+        open_table(path)
+
+
 def test_an_index_without_a_name_is_no_feature_in_any_order(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     frame = pd.DataFrame({"size": draw.normal(size=60), "kind": draw.choice(["a", "b"], 60)})

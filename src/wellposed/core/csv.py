@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
+import io
 import itertools
 import re
 from collections import Counter
@@ -95,6 +97,25 @@ def records(text: str, path: Path, separator: str) -> Iterator[tuple[int, list[s
         raise DataError(
             f"'{path}' cannot be read as a table near line {reader.line_num}: {error}. Check its quotes."
         ) from None
+
+
+def unescaped(text: str, path: Path, separator: str) -> str | None:
+    r"""The text with doubled quotes in place of backslashes, where these keep quotes and separators within cells (``\"`` and
+    ``\,``, as Spark and MySQL write them): where quotes end, and records have the header's cells, only so. Otherwise None."""
+    kept = re.escape(separator)
+    if not re.search(rf'\\["{kept}]', text):
+        return None
+    _, header = next(records(text, path, separator))
+    with contextlib.suppress(csv.Error):  # a quote that ends within a cell
+        if all(len(record) <= len(header) for record in csv.reader(lines(text), delimiter=separator, strict=True)):
+            return None
+    other = re.sub(rf'\\(?!["\\{kept}])', r"\\\\", text)  # as in ``C:\data``, which is none
+    rows = list(csv.reader(lines(other), delimiter=separator, escapechar="\\"))
+    if {len(row) for row in rows if row} != {len(header)}:
+        return None
+    written = io.StringIO()
+    csv.writer(written, delimiter=separator, lineterminator="\n").writerows(rows)
+    return written.getvalue()
 
 
 def lines(text: str) -> Iterator[str]:

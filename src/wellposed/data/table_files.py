@@ -198,6 +198,9 @@ def _from_text(text: str, path: Path, expected: Sequence[str]) -> tuple[pd.DataF
     text, notes = _below_titles(text)
     notes = remarks + notes
     text, separator = csv.separated(text, path)
+    if (plain := csv.unescaped(text, path, separator)) is not None:
+        text = plain
+        notes.append("Backslashes keep quotes and separators within cells, and are left out there.")
     head = [record for _, record in csv.first_records(text, path, separator)]
     names, headed = _names(head, expected, path, notes)
     width = _checked_width(text, path, separator, names, headed)
