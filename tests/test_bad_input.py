@@ -169,6 +169,10 @@ WARNED: dict[str, tuple[Callable[[], Any], str]] = {
     "infinite values": (lambda: table().assign(b=[np.inf, *range(59)]), r"Infinite values .* missing: 'b' \(1 rows\)"),
     "mixed types": (lambda: table().assign(b=["oops", *range(59)]), "'b' mixes numbers and texts"),
     "leak": (lambda: table().assign(l=lambda t: (t.kind == "yes") * 1), "predicts the target 'kind' almost.*'l'"),
+    "row names with a gap": (
+        lambda: table().assign(**{"row.names": [*range(1, 30), *range(31, 62)]}),
+        "ids that name rows: 'row.names'",
+    ),
     "id": (lambda: table().assign(who=[f"u{i}" for i in range(60)]), "ids that name rows: 'who'"),
     "copies": (lambda: pd.concat([table(), table().head(20)]), "20 of 80 rows are exact copies"),
     "target missing in some": (lambda: with_kind([None, *["yes", "no"] * 29, "no"]), "missing in 1 of 60 rows"),

@@ -46,7 +46,7 @@ MANY_CLASSES, LEAST_OF_MANY = 100, 10
 UNIQUE_SHARE = 0.95  # texts of which this share are distinct name rows
 LEAST_FOR_ID = 20  # in fewer rows, distinct values are no sign of an id
 ID_NAME = re.compile(
-    r"(^|[_\W])(id|uuid|guid|index|idx|key|row|nr|no|number)$|^unnamed|^(row|record)(id|nr|no|number)?$"
+    r"(^|[_\W])(id|uuid|guid|index|idx|key|row|nr|no|number)$|^unnamed|^(row|record|obs|case)[._ ]?(id|nr|no|number|names?)?$"
 )
 
 LEAK = 0.9999  # |correlation| with the target beyond which a column is taken for a form of the target
