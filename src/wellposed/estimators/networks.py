@@ -80,7 +80,7 @@ class FitRows:
 def _sample_weights(weight: Any, rows: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     """``(rows,)``, checked, and by a power of two so small that their sum is no overflow."""
     found = validation._check_sample_weight(weight, np.zeros((rows, 1)), dtype=np.float64, ensure_non_negative=True)
-    return np.ldexp(found, -int(np.frexp(found.max())[1]))
+    return np.asarray(np.ldexp(found, -int(np.frexp(found.max())[1])), np.float64)
 
 
 class Networks(base.BaseEstimator):  # type: ignore[misc]
