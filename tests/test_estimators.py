@@ -360,6 +360,25 @@ def test_importances_count_rows_as_they_are_weighted() -> None:
         model.importances(frame, y, -np.ones(400))
 
 
+@pytest.mark.filterwarnings("error")
+def test_weights_whose_sum_is_beyond_a_float_are_shares_all_the_same() -> None:
+    frame = people(120)[0]
+    model = regressor().fit(frame, frame.income)
+    usual = model.importances(frame, frame.income)
+    for weights in (
+        np.full(120, 1e308),
+        np.full(120, 3e38, np.float32),
+        np.full(120, 2.0**-1074),
+        pd.Series(1.0, range(120)),
+    ):
+        assert model.importances(frame, frame.income, weights) == usual
+    assert usual["income"].estimate > 0
+    shown = regressor().fit(frame, frame.income, sample_weight=np.full(120, 2.0**1023)).predict(frame)
+    np.testing.assert_array_equal(shown, model.predict(frame))
+    with pytest.raises(wp.InputError, match="at least two"):
+        model.importances(frame[:1], frame.income[:1])
+
+
 def test_a_search_leaves_its_study_and_is_exact(tmp_path: Path) -> None:
     frame, y = people(90)
     model = classifier(budget="3 recipes").fit(frame, y)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from wellposed.core.errors import DataError
 from wellposed.diagnosis.curves import Curves, error_rate
 from wellposed.diagnosis.diagnose import diagnose, diagnose_many
-from wellposed.logs import Reading, read, read_all
+from wellposed.logs import Reading, Table, read, read_all, read_each
 from wellposed.logs.column_names import LOWER_IS_BETTER, guess, parse_name
 
 TRAIN, VALID = (0.9, 0.7, 0.5, 0.4), (0.8, 0.6, 0.55, 0.65)
@@ -690,3 +692,67 @@ def test_metrics_alone_are_read_as_errors_and_it_is_said() -> None:
     assert rates.columns["valid_loss"].tolist() == [0.5, 0.45, 0.4]
     with pytest.raises(DataError, match="no column of losses"):
         read({"colour": ["a", "b", "c"], "val_acc": [0.5, 0.6, 0.7]})
+
+
+# Hostile tables
+
+
+MANY = 6000
+NAMES = {
+    "means": ("mean_loss_{}", "loss_{}"),
+    "different words": ("train_loss_a{}", "val_loss_b{}"),
+    "different quantities": ("mse_a{}", "val_nll_b{}"),
+    "still": ("loss_{}",),
+    "sides alone": ("train/{}", "val/{}"),
+    "of two sets": ("validation_0-m{}", "validation_1-m{}"),
+    "scores": ("acc_{}", "val_acc_{}"),
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_names_are_not_compared_with_one_another(kind: str) -> None:
+    names = [form.format(i) for form in NAMES[kind] for i in range(MANY // len(NAMES[kind]))]
+    cells = [1.0] * 4 if kind == "still" else [4.0, 3.0, 2.0, 1.0]
+    began = time.process_time()
+    guess({"epoch": [1, 2, 3, 4], **dict.fromkeys(names, cells)})
+    assert time.process_time() - began < 4  # a quarter of it on a slow machine, and four times as much by pairs
+
+
+def test_a_table_of_too_many_columns_is_refused() -> None:
+    rows = {"epoch": [1, 2, 3], **{f"loss_{i}": [3.0, 2.0, 1.0] for i in range(20_000)}}
+    with pytest.raises(DataError, match=r"20,001 columns, and at most 20,000 are looked at"):
+        read(rows)
+
+
+def test_results_beside_a_log_keep_nobody_from_reading_it(tmp_path: Path) -> None:
+    written(tmp_path, "epoch,loss,val_loss\n" + lines("{e},{t},{v}"), "a/log.csv")
+    written(tmp_path, "model,epoch,loss,val_loss\nfoo,1,3,3\nbar,1,2,2\nbaz,1,1,1\n", "b/log.csv")
+    found = read_each(tmp_path)
+    assert [type(one) for one in found] == [Table, DataError]
+    assert "one row for each run" in str(found[1])
+    with pytest.raises(DataError, match="one row for each run"):
+        read_all(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "curves",
+    [
+        {"epoch": [0, 1, 2, 3, 4], "val_loss": [2.5e-323, 2e-323, 1.5e-323, 1e-323, 5e-324]},
+        {"train_loss": [2.5e-323, 2e-323, 1.5e-323, 1e-323, 5e-324], "val_loss": [2.0, 1.9, 1.8, 1.7, 1.6]},
+        {"train_loss": [1e308, 1e307, 1e306, 1e305, 1e304], "val_loss": [5e-324] * 5},
+        {"train_loss": [5e-324] * 5, "val_loss": [1e308, 1e307, 1e306, 1e305, 1e304]},
+        {f"{side}/{part}_loss": cells for side in ("train", "val") for part, cells in
+         {"box": [np.inf] * 5, "cls": [-np.inf, 1, 2, 3, 4]}.items()},
+        {f"{side}/{part}_loss": [1e308] * 5 for side in ("train", "val") for part in ("box", "cls")},
+    ],
+)  # fmt: skip
+def test_losses_at_the_ends_of_what_a_float_holds_are_judged_without_a_word(curves: dict[str, Any]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert all(0 <= finding.confidence <= 1 for finding in diagnose(curves))
+
+
+def test_an_infinite_metric_is_no_rate() -> None:
+    losses = {"train_loss": [3.0, 2.0, 1.0], "val_loss": [3.0, 2.0, 1.0]}
+    assert error_rate(Curves.of({**losses, "val_acc": [0.5, 0.6, 0.7]}), "valid") is not None
+    assert error_rate(Curves.of({**losses, "val_err": [0.5, np.inf, 0.3]}), "valid") is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import collections
 import copy
 import dataclasses
@@ -556,6 +557,7 @@ def changes(kind: str, net: nn.Module) -> tuple[Callable[[], Any], Callable[[], 
     meter, sums = SimpleNamespace(total=0.0, seen=[]), collections.defaultdict(float)
     parts, recent, centre, calls = {"loss": [1.0]}, collections.deque([0.0], maxlen=3), torch.zeros(2), 0
     confusion, classes, slotted, leaf = np.zeros(2), {0}, Slotted(), torch.zeros(2, requires_grad=True)
+    marks, rates = bytearray(2), array.array("d", [0.0])
     order, sizes, by_number = collections.OrderedDict(a=1, b=2), torch.zeros(2), {i: i for i in range(LONG + 1)}
 
     def count() -> None:
@@ -595,6 +597,8 @@ def changes(kind: str, net: nn.Module) -> tuple[Callable[[], Any], Callable[[], 
         "a name of the function around": (count, lambda: calls),
         "a name of the module": (count_in_module, lambda: CALLS),
         "an array": (lambda: confusion.__iadd__(1), confusion.tolist),
+        "bytes": (lambda: marks.append(1), lambda: bytes(marks)),
+        "an array of plain Python": (lambda: rates.append(1.0), rates.tolist),
         "a set": (lambda: classes.add(len(classes)), lambda: set(classes)),
         "a slot": (lambda: setattr(slotted, "total", slotted.total + 1), lambda: slotted.total),
         "an order": (lambda: order.move_to_end(next(iter(order))), lambda: list(order)),
@@ -614,7 +618,8 @@ def changes(kind: str, net: nn.Module) -> tuple[Callable[[], Any], Callable[[], 
     "kind",
     [
         "a sum in a dict", "an object's number", "an object's list", "a list in a dict", "the last few", "a tensor",
-        "a name of the function around", "a name of the module", "an array", "a set", "a slot", "an order", "a size",
+        "a name of the function around", "a name of the module", "an array", "bytes",
+        "an array of plain Python", "a set", "a slot", "an order", "a size",
         "a long dict", "a name of the function itself", "a default", "a partial's argument", "gradients of a tensor",
         "gradients that are cleared",
         "gradients that are added to",

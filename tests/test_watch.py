@@ -808,3 +808,47 @@ def test_a_watch_goes_on_from_its_state(data: Any, net: nn.Module) -> None:
     assert rows[1]["valid_rise"] != 0
     with pytest.raises(FormatError, match="schema"):
         second.load_state_dict({**first.state_dict(), "schema": 99})
+
+
+GONE = object()
+ODD = (GONE, None, "x", -1, 1.5, math.nan, math.inf, 10**400, b"x", [], {}, {"a": 1}, torch.ones(3))
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where every part of a nested value lies."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    for key, item in inside:
+        yield (*at, key)
+        yield from places(item, (*at, key))
+
+
+def changed(value: Any, at: tuple[Any, ...], new: Any) -> Any:
+    """A nested value with another part at one place."""
+    if not at:
+        return new
+    inside = dict(value) if isinstance(value, dict) else dict(enumerate(value))
+    inside[at[0]] = changed(inside[at[0]], at[1:], new)
+    if inside[at[0]] is GONE:
+        del inside[at[0]]
+    return inside if isinstance(value, dict) else type(value)(inside.values())
+
+
+def test_a_damaged_state_is_taken_right_or_refused_in_a_sentence(net: nn.Module, data: tuple[Tensor, Tensor]) -> None:
+    x, y = data
+    first = wp.watch(net, "cross_entropy", train=(x, y), valid=(x, y))
+    for _ in range(2):
+        F.cross_entropy(net(x), y).backward()
+        first.epoch()
+    state, refused = first.state_dict(), list[str]()
+    for number, at in enumerate(places(state)):
+        second = wp.watch(net, "cross_entropy", train=(x, y), valid=(x, y))
+        try:
+            second.load_state_dict(changed(state, at, ODD[number % len(ODD)]))
+        except wp.WellposedError as error:
+            refused.append(str(error))
+            continue
+        second.epoch()
+        str(second)
+        wp.diagnose(second)
+    assert len(refused) > 20
+    assert not [said for said in refused if "\n" in said]

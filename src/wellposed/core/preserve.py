@@ -10,6 +10,7 @@ import functools
 import random
 import re
 import sys
+from array import array
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -38,6 +39,8 @@ BUSY = frozenset({"threading", "_thread", "queue", "_queue", "multiprocessing", 
 """Libraries whose objects change while nobody looks, and what holds one (a lock, a thread) does too."""
 HOLDERS = frozenset({"builtins", "types", "argparse", "collections", "functools"})
 """Libraries whose objects are a person's own."""
+BYTES = (bytearray, array)
+"""Arrays of plain Python."""
 SMALL, LONG = 2**20, 10_000
 """Numbers of a tensor beside a network that comes back, and parts of a container; of a longer list or dict its length does."""
 
@@ -214,7 +217,7 @@ def _surroundings_kept(own: Sequence[Any]) -> Iterator[None]:
     slots = [(one, name, held) for one in own for name, held in _slots(one).items()]
     parts = [held for one in own if not isinstance(one, (list, tuple, set, dict, deque)) for held in _held(one)]
     plain: list[Any] = list(
-        _walked(parts, lambda one: isinstance(one, (list, tuple, set, dict, deque, np.ndarray, Tensor)))
+        _walked(parts, lambda one: isinstance(one, (list, tuple, set, dict, deque, *BYTES, np.ndarray, Tensor)))
     )
     leaves = [one for one in plain if isinstance(one, Tensor) and one.is_leaf and one.requires_grad]
     back, left = [], MOST
@@ -300,6 +303,8 @@ def _shared(value: Any) -> bool:
 
 
 def _numbers(value: Any) -> int:
+    if isinstance(value, BYTES):
+        return len(value)
     return value.numel() if isinstance(value, Tensor) else value.size if isinstance(value, np.ndarray) else 0
 
 
@@ -310,6 +315,8 @@ def _putting_in_place(value: Any) -> Callable[[], object] | None:
     if isinstance(value, np.ndarray):
         fixed = value.dtype.hasobject or not value.flags.writeable
         return None if fixed else functools.partial(_put, value, value.copy())
+    if isinstance(value, BYTES):
+        return functools.partial(_put, value, value[:])
     kinds: tuple[Any, ...] = (list, OrderedDict, dict, deque, set)
     kind = next((kind for kind in kinds if isinstance(value, kind)), None)
     if kind is None:
@@ -329,7 +336,10 @@ def _putting_in_place(value: Any) -> Callable[[], object] | None:
 def _put(value: Any, then: Any) -> None:
     """Write only what was changed: an expanded tensor cannot be written to, and a graph of the user's may wait for one that did
     not change."""
-    if isinstance(value, np.ndarray):
+    if isinstance(value, BYTES):
+        if value != then:
+            value[:] = then
+    elif isinstance(value, np.ndarray):
         if not np.array_equal(value, then):
             np.copyto(value, then)
     elif value.layout != torch.strided:  # the numbers of a sparse tensor's `data` are its own

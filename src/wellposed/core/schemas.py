@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
@@ -41,8 +41,17 @@ def validate(kind: type[T], value: Any, what: str, needs: Iterable[str] = ()) ->
     for key in needs:
         if isinstance(value, dict) and key not in value:
             raise FormatError(f"{what} is damaged: {key} is missing.")
+    return _read(kind, lambda: _adapter(cast(Any, kind)).validate_json(json.dumps(value), strict=True), what)
+
+
+def validate_state(kind: type[T], value: Any, what: str) -> T:
+    """The same of a value that may hold tensors and never was JSON, such as a part of a checkpoint; ``kind`` is a TypedDict."""
+    return _read(kind, lambda: _adapter(cast(Any, kind)).validate_python(value), what)
+
+
+def _read(kind: type[T], parse: Callable[[], Any], what: str) -> T:
     try:
-        return cast(T, _adapter(cast(Any, kind)).validate_json(json.dumps(value), strict=True))
+        return cast(T, parse())
     except ValidationError as error:
         wrong = error.errors()[0]
         place = ".".join(str(part) for part in wrong["loc"]) or "it"
@@ -50,5 +59,10 @@ def validate(kind: type[T], value: Any, what: str, needs: Iterable[str] = ()) ->
         said = f"{wrong['msg'][:1].lower()}{wrong['msg'][1:]}".rstrip(".")  # in the middle of a sentence
         given = "is missing" if missing else f"is {described(wrong['input'])}; {said}"
         raise FormatError(f"{what} is damaged: {place} {given}.") from None
-    except (ValueError, RecursionError) as error:  # what json cannot write: nested without end
+    except (
+        TypeError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+    ) as error:  # what json cannot write: a tensor, or nested without end
         raise FormatError(f"{what} is damaged: {first_line(error)}.") from None

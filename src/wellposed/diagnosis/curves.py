@@ -8,6 +8,7 @@ where the source gives them; a plain log does not).
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -374,7 +375,7 @@ def scales_apart(curves: Curves) -> float | None:
         return None
     first, last = float(valid[0]) / float(train[0]), float(end(valid)) / float(end(train))
     apart = min(first, last) >= APART or max(first, last) <= BELOW
-    return last if apart and 1 / STAYS <= last / first <= STAYS else None
+    return last if apart and first <= STAYS * last and last <= STAYS * first < math.inf else None
 
 
 def began_late(curves: Curves) -> bool:
@@ -401,6 +402,11 @@ class Trend:
     late_gain: float
     epochs: int
     se: float = math.inf
+
+    @property
+    def surely(self) -> float:
+        """How surely it falls, where ``gain`` is above 0; a loss below what a float tells apart from 0 falls half as surely."""
+        return normal(Z * self.gain / max(self.gain - self.low, 1e-12 * abs(self.gain), sys.float_info.min))
 
     def keeps(self, share: float) -> bool:
         """Whether the second half fell at no less than ``share`` of the pace, give or take a standard error of its own (half
@@ -571,7 +577,7 @@ def error_rate(curves: Curves, side: str) -> Array | None:
     """The metric of ``side`` (``train`` or ``valid``) as an error in [0, 1], lower is better; None if it is not one."""
     y = curves.train_metric if side == "train" else curves.valid_metric
     values, higher = finite_values(y), bool(curves.facts.get("higher_is_better", True))
-    if len(values) == 0 or not is_classification(curves) or values.min() < 0:
+    if len(values) == 0 or not is_classification(curves) or values.min() < 0 or np.isinf(y).any():
         return None
     scale = 1.0 if values.max() <= 1 or (not higher and np.median(values) <= 1) else 100.0
     if values.max() > (scale if higher else 5 * scale):

@@ -77,6 +77,12 @@ class FitRows:
         )  # fmt: skip
 
 
+def _sample_weights(weight: Any, rows: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """``(rows,)``, checked, and by a power of two so small that their sum is no overflow."""
+    found = validation._check_sample_weight(weight, np.zeros((rows, 1)), dtype=np.float64, ensure_non_negative=True)
+    return np.asarray(np.ldexp(found, -int(np.frexp(found.max())[1])), np.float64)
+
+
 class Networks(base.BaseEstimator):  # type: ignore[misc]
     """Networks for tables; see `Classifier` and `Regressor`."""
 
@@ -198,7 +204,7 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
         validation.check_array(np.zeros((rows, 1)), ensure_min_samples=2, estimator=self)
         groups, time = row_values(groups, rows, "groups"), row_values(time, rows, "time")
         if weight is not None:
-            weight = validation._check_sample_weight(weight, np.zeros((rows, 1)), ensure_non_negative=True)
+            weight = _sample_weights(weight, rows)
         if (by_class := self._weights(y)) is not None:
             weight = by_class if weight is None else weight * by_class
         times = None if time is None else ordered_values(time)
@@ -360,8 +366,9 @@ class Networks(base.BaseEstimator):  # type: ignore[misc]
         if X is not None:
             x, target = self._x(X), self._scaled(self._target(y, new=False))
             validation.check_consistent_length(x, target)
-            rows = np.zeros((len(x), 1))
-            counts = torch.from_numpy(validation._check_sample_weight(sample_weight, rows, ensure_non_negative=True))
+            if len(x) < 2:
+                raise InputError(f"importances shuffles rows, and needs at least two; it was given {len(x)}.")
+            counts = torch.from_numpy(_sample_weights(sample_weight, len(x)))
             parts: list[Any] = [(x, counts, target, list(self.members_.models), self.members_.weights)]
         else:
             held = self.held_out_

@@ -184,7 +184,7 @@ class Name:
         return " ".join((*self.parts, self.what))
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=2**15)  # more than a log may have columns
 def parse_name(text: str) -> Name:
     """The parts of a name."""
     words = [] if SAID.search(text) else name_words(text)
@@ -288,7 +288,8 @@ def guess(found: Iterable[str] | Mapping[str, Sequence[Any]], metrics_of: str = 
         notes.append(f"{listed(map(repr, once), 4)} was looked at once or twice, which is no curve, and was left out.")
     if not taken and first.keys() & {*EPOCHS, *STEPS}:  # one quantity along an axis, whosever it is
         sided = any(name.side and name.what in METRICS.values() for name in names)
-        bare = [name for name in names if name.level and (name.what in LOSSLIKE or name in _bare(names))]
+        sides = {*_bare(names)}
+        bare = [name for name in names if name.level and (name.what in LOSSLIKE or name in sides)]
         bare = [name for name in bare if not (name.what in METRICS or name.of_a_step)] if sided else bare
         # Beside another side's numbers an error is a share of wrong answers.
         alone = all(name.side in (TRAIN, NOBODY) for name in names)
@@ -344,7 +345,7 @@ def _behaving(names: Sequence[Name], found: Mapping[str, Sequence[Any]], counts:
 
     kept = [name for name in names if behaves(name)]
     unsided = [name for name in kept if name.what in LOSSLIKE and name.side == NOBODY and counts[name.text] > 1]
-    still = [name for name in unsided if len({*said(name)}) == 1]
+    still = {name for name in unsided if len({*said(name)}) == 1}
     moving = [name for name in kept if name not in still]
     return moving if any(name.what for name in moving) else kept
 
@@ -388,7 +389,8 @@ def named_side(text: str) -> str:
 def _losses(names: Sequence[Name]) -> Guess:
     losses = [name for name in names if name.is_loss]
     like = sorted((name for name in names if name.what in LOSSLIKE and name.level), key=lambda n: n.what in METRICS_TOO)
-    like = [name for name in like if name.side or any(n.side and n.what == name.what for n in like)]
+    sided = {name.what for name in like if name.side}
+    like = [name for name in like if name.what in sided]
     pair, rivals = _pair(losses)
     notes: list[str] = []
     of_steps = any(name is not None and name.of_a_step for name in pair)
@@ -457,9 +459,13 @@ def _beside(names: Sequence[Name], found: Iterable[str] | Mapping[str, Sequence[
     rows = {i for i, cell in enumerate(looks[0]) if cell is not None} if looks else set()
     beside = {name.text for name in names if rows and name.side == TRAIN and name.is_loss
               and sum(cell is not None and i in rows for i, cell in enumerate(found[name.text])) == len(rows)}  # fmt: skip
+    most: dict[Any, int] = {}
+    for name in names:
+        kind = name.side, name.quantity
+        most[kind] = max(most.get(kind, 0), many.get(name.text, 0))
     means = {
         name.text for name in names if many.get(name.text, 0) >= FEWEST and MEANS.intersection(name_words(name.text))
-        and any(2 * many[name.text] < many.get(o.text, 0) and o.quantity == name.quantity for o in names if o.side == name.side)
+        and 2 * many[name.text] < most[name.side, name.quantity]
     }  # fmt: skip
     return sorted(names, key=lambda name: (name.text not in means, name.text not in beside))
 
@@ -470,16 +476,17 @@ def _pair(names: Sequence[Name]) -> tuple[tuple[Name | None, Name | None], list[
     valid = [name for name in names if name.side == VALID] or [name for name in names if name.side == TEST]
     train = train or [name for name in names if name.side == NOBODY]
     if train and train[0].side == TRAIN and not {n.quantity for n in train} & {n.quantity for n in valid}:
-        others = [name for name in names if name.side == NOBODY and any(name.quantity == n.quantity for n in valid)]
+        wanted = {name.quantity for name in valid}
+        others = [name for name in names if name.side == NOBODY and name.quantity in wanted]
         train = others or train
     ours, theirs = _plainest(train), _plainest(valid)
     shared = [(a, theirs[quantity]) for quantity, a in ours.items() if quantity in theirs]
-    shared = shared or [
-        (a, b)
-        for (what, words), a in ours.items()
-        for (same, more), b in theirs.items()
-        if what == same and words and more[-len(words) :] == words
-    ]  # train/loss_strong and val/synth/loss_strong
+    if not shared:  # train/loss_strong and val/synth/loss_strong
+        ends: dict[Any, list[Any]] = {}
+        for (what, words), b in theirs.items():
+            for first in range(len(words)):
+                ends.setdefault((what, words[first:]), []).append(b)
+        shared = [(a, b) for quantity, a in ours.items() for b in ends.get(quantity, ())]
     if shared:
         (*_, a), (*_, b) = min(shared, key=lambda pair: (pair[0][0], pair[1][0], pair[0][1]))
         return (a, b), [*train, *valid]

@@ -177,7 +177,7 @@ def _one_a_column(log: Log) -> list[Log] | None:
     numbered = len(names) > 1 and len(stems) == 1 and "0" in (stem := stems.pop()) and stem.strip("0_ ")
     if not numbered or any(parse_name(name).what or parse_name(name).side for name in names):
         return None
-    axis = {name: cells for name, cells in log.columns.items() if name not in names}
+    axis = {name: log.columns[name] for name in log.columns.keys() - {*names}}
     note = "There is a column for each run, and nothing says what was measured; it was taken for the training loss."
     return [
         replace(log, columns={**axis, "loss": log.columns[name]}, name=f"{log.name}: {name}", notes=(*log.notes, note))

@@ -22,6 +22,7 @@ from wellposed.logs.shapes import one_side_a_column, runs, wide
 
 LAST = 2**53  # an epoch or a step is counted, and floats count no further; NaN and infinity are places of no row
 LONGEST_NAME = 60  # signs of a column's name in a message
+MOST_COLUMNS = 20_000  # each name is taken apart word by word
 NEEDED = ("epoch", "train_loss", "valid_loss")  # a text in one of these is an error; other columns can be left out
 
 
@@ -73,7 +74,7 @@ def read_each(source: Any, readers: Sequence[Reader] = ()) -> list[Table | DataE
     found = read_by(source, readers)
     if found is None:
         found = read_path(source) if isinstance(source, Path) else read_object(source)
-    return [one for log in found for run in runs(wide(log)) for one in _tried(run)]
+    return [one for log in found for one in _tried(log)]
 
 
 def read_by(source: Any, readers: Sequence[Reader]) -> list[Log] | None:
@@ -92,10 +93,31 @@ def read_by(source: Any, readers: Sequence[Reader]) -> list[Log] | None:
 
 
 def _tried(log: Log) -> list[Table | DataError]:
+    """The tables of a log; for what of it cannot be read, the reason, which keeps nobody from reading the others."""
+    found: list[Table | DataError] = []
     try:
-        return [*log_tables(one_side_a_column(log))]
+        each = runs(_few_columns(wide(log)))
     except DataError as error:
-        return [DataError(str(error) if log.name in str(error) else f"'{log.name}': {error}")]
+        return [_named(error, log)]
+    for run in each:
+        try:
+            found += log_tables(one_side_a_column(run))
+        except DataError as error:
+            found.append(_named(error, run))
+    return found
+
+
+def _named(error: DataError, log: Log) -> DataError:
+    return DataError(str(error) if log.name in str(error) else f"'{log.name}': {error}")
+
+
+def _few_columns(log: Log) -> Log:
+    if len(log.columns) > MOST_COLUMNS:
+        raise DataError(
+            f"'{log.name}' has {len(log.columns):,} columns, and at most {MOST_COLUMNS:,} are looked at. "
+            "Keep those of epochs, losses and metrics."
+        )
+    return log
 
 
 def log_tables(log: Log) -> list[Table]:
@@ -217,7 +239,8 @@ def _add_parts(columns: dict[str, Array], found: Guess, taken: dict[str, str]) -
             part = columns.pop(f"{side}_loss/{number}", None) if number else total
             if part is not None and total is not None and both[at]:
                 said.setdefault(" ".join(parse_name(str(both[at])).parts), {})[side] = part
-                columns[f"{side}_loss"] = total if number == 0 else columns[f"{side}_loss"] + part
+                with np.errstate(all="ignore"):  # parts may be infinite
+                    columns[f"{side}_loss"] = total if number == 0 else columns[f"{side}_loss"] + part
         if names := [name for both in found.parts if (name := both[at])]:
             taken[f"{side}_loss"] = " + ".join(names)
     return said

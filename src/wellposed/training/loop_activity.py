@@ -9,14 +9,17 @@ import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from typing_extensions import TypedDict
 
 from wellposed.core.preserve import OwnHook
 from wellposed.core.random import generator
+from wellposed.core.schemas import Whole
 from wellposed.core.selectors import Leaf, leaves
 from wellposed.ops.shards import unshard
 
@@ -33,11 +36,21 @@ MOST_KNOWN = 2**14
 class Forwards:
     """Forward passes of the loop in one epoch, by gradients and mode; ``rows`` is the sum over ``trained``."""
 
-    trained: int = 0
-    trained_evaluating: int = 0
-    evaluated: int = 0
-    evaluated_training: int = 0
-    rows: int = 0
+    trained: Whole = 0
+    trained_evaluating: Whole = 0
+    evaluated: Whole = 0
+    evaluated_training: Whole = 0
+    rows: Whole = 0
+
+
+class NotesState(TypedDict):
+    """What `Notes.state_dict` gives, and a checkpoint holds."""
+
+    __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True)  # type: ignore[misc]
+    forwards: Annotated[list[Forwards], Field(min_length=1)]
+    gradients: list[dict[str, float]]
+    first: dict[str, Tensor]
+    unlearned: list[int]
 
 
 @dataclass
@@ -106,9 +119,9 @@ class Notes:
             "unlearned": sorted(self.unlearned),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        *self.forwards, self._now = [Forwards(**one) for one in state["forwards"]]
-        self.gradients, self._first = list(state["gradients"]), dict(state["first"])
+    def load_state_dict(self, state: NotesState) -> None:
+        *self.forwards, self._now = state["forwards"]
+        self.gradients, self._first = state["gradients"], state["first"]
         self.unlearned = set(state["unlearned"])
 
     def moved(self, model: nn.Module) -> dict[str, float]:

@@ -110,7 +110,7 @@ def term_facts(values: dict[str, float]) -> dict[str, float]:
 
 def rise_since(best: Tensor | None, now: MeanLoss) -> tuple[float, float]:
     """Mean paired difference of the rows' losses to the best epoch's, with its standard error; 0 at the first epoch."""
-    if best is None or len(best) != len(now.rows):
+    if best is None or best.shape != now.rows.shape:
         return 0.0, 0.0
     difference = now.rows - best
     n = len(difference)

@@ -11,10 +11,12 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
+from typing_extensions import TypedDict
 
 from wellposed.core.batches import bytes_in, stored_numbers, tensors_in
 from wellposed.core.checks import Seed, Within, checked
@@ -22,6 +24,7 @@ from wellposed.core.errors import DataError, InputError, TargetError, WellposedE
 from wellposed.core.files import check_schema
 from wellposed.core.preserve import keeping_reach
 from wellposed.core.random import generator, seeded
+from wellposed.core.schemas import Finite, Whole, validate_state
 from wellposed.core.selectors import refuse_scripted, unwrap_model
 from wellposed.data.arrays import to_device
 from wellposed.losses.metrics import default_metric
@@ -39,7 +42,7 @@ from wellposed.training.evaluate import Evaluation, Forward, evaluate, evaluatin
 from wellposed.training.history import History
 from wellposed.training.inspection import Inspection, Unseen, inspect_network
 from wellposed.training.loop import gradient_norm
-from wellposed.training.loop_activity import Notes, note_forwards
+from wellposed.training.loop_activity import Notes, NotesState, note_forwards
 from wellposed.training.measures import ConstantPrediction, gain_over, like_for_like, term_facts, weight_facts
 from wellposed.training.sides import Side, in_batches, rows_stand_alone, sides_of, sliced
 
@@ -64,6 +67,19 @@ FEWEST_SHOWN = 8
 SCHEMA = 2
 KEPT_BYTES = 2**28
 """Probe rows are kept in memory up to 256 MiB; larger ones are fetched at each epoch."""
+
+
+class _State(TypedDict):
+    """What `Watch.state_dict` gives."""
+
+    __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True)  # type: ignore[misc]
+    history: dict[str, Any]
+    calls: Whole
+    spent: Finite
+    made: Finite
+    best: tuple[float, Tensor | None]
+    rows: Annotated[Whole, Field(ge=1)]
+    notes: NotesState
 
 
 @checked
@@ -302,24 +318,25 @@ class Watch:
         """Go on with the history of a run that is resumed; the weights are loaded by you.
 
         Raises:
-            FormatError: what is given is of another schema.
+            FormatError: what is given is of another schema, or damaged.
             InputError: it was saved of a watch that looked at other rows.
         """
         check_schema(state.get("schema"), SCHEMA, "the state", "watch")
-        if state["history"]["facts"]["train_rows"] != self.history.facts["train_rows"]:
+        saved = validate_state(_State, dict(state), "The state of the watch")
+        history, rows = History.from_dict(saved["history"], "the state"), self.history.facts["train_rows"]
+        if (had := history.facts.get("train_rows")) != rows:
             raise InputError(
-                f"This watch has {self.history.facts['train_rows']} training rows, and the one that was saved had "
-                f"{state['history']['facts']['train_rows']}. Make it with the same train= and valid=, or begin a new history."
+                f"This watch has {rows} training rows, and the one that was saved had {had}. "
+                "Make it with the same train= and valid=, or begin a new history."
             )
-        if state["rows"] != self.rows:
-            self._probe(state["rows"])
+        if saved["rows"] != self.rows:
+            self._probe(saved["rows"])
             self._learn_constant([self._targets(side) for side in self.probes])
-        self.history = History.from_dict(dict(state["history"]))
-        self._calls_seen, self._spent = state["calls"], state["spent"]
-        self._best_loss, self._best_rows = state["best"]
+        self.history, self._calls_seen, self._spent = history, saved["calls"], saved["spent"]
+        self._best_loss, self._best_rows = saved["best"]
         self._began = time.perf_counter()
-        self._made = self._began - state["made"]
-        self.notes.load_state_dict(state["notes"])
+        self._made = self._began - saved["made"]
+        self.notes.load_state_dict(saved["notes"])
         self.first, self.unseen = None, "This run was resumed, so that its first weights cannot be looked at."
 
     def __getstate__(self) -> dict[str, Any]:

@@ -294,9 +294,8 @@ class Undertrained(Rule):
         planned = len(rates) > 1 and rates.max() > 0 and rates[-1] / rates.max() <= FINISHED
         if planned and trend.gain < self.PLANNED * measure.progress(losses[0], constant):
             return None
-        certainty = measure.normal(measure.Z * trend.gain / max(trend.gain - trend.low, 1e-12 * abs(trend.gain)))
         found = self.finding(
-            0.9 * certainty,
+            0.9 * trend.surely,
             {**measured("fall over the last epochs", trend.gain, trend.low, trend.high),
              "epochs": trend.epochs, **end_of(curves)},
             "train longer; or learn faster: a higher learning rate, a better schedule or another optimizer",

@@ -127,7 +127,7 @@ class Slow(Rule):
         if trend.gain >= self.SMALL * progress:
             return None
         return self.finding(
-            0.7 * measure.normal(measure.Z * trend.gain / max(trend.gain - trend.low, 1e-12 * trend.gain)),
+            0.7 * trend.surely,
             {**measured("fall over the last epochs", trend.gain, trend.low, trend.high),
              "epochs": trend.epochs, "progress": progress, **end_of(curves)},
             "another optimizer (momentum, Adam, Muon), scaled inputs, normalization layers or a higher learning rate; "
