@@ -78,7 +78,14 @@ def model_of(peer: str, classifies: bool, seed: int, settings: dict[str, object]
 
         kind = "Classifier" if classifies else "Regressor"
         made = getattr(pytabkit, f"{'RealMLP_TD' if peer == 'realmlp' else 'TabM_D'}_{kind}")
-        return made(device="cpu", random_state=seed, n_threads=threads)
+        numbers = (
+            SimpleImputer(strategy="median"),
+            make_column_selector(dtype_include="number"),
+        )  # it takes none missing
+        filled = make_column_transformer(numbers, remainder="passthrough", verbose_feature_names_out=False)
+        return make_pipeline(
+            filled.set_output(transform="pandas"), made(device="cpu", random_state=seed, n_threads=threads)
+        )
     raise SystemExit(f"There is no peer {peer!r}.")
 
 

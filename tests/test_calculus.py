@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -78,6 +79,28 @@ def test_laws_in_single_precision(name: str, given: dict[str, Any]) -> None:
     charge = chargeables()[name](**given)
     one_step = {"steps": (1.0,)} if isinstance(charge, Penalty) else {}
     judge(charge, dtype=torch.float32, seed=1, **one_step)
+
+
+def test_what_takes_one_step_is_given_no_step_for_each_weight() -> None:
+    for name, given in KNOWN:
+        charge = chargeables()[name](**given)
+        if isinstance(charge, Penalty) and not charge.traits.diagonal:
+            for operator, before in (("prox", ()), ("violation", (torch.ones(4, 3),))):
+                with pytest.raises(ShapeError, match="one step for all weights"):
+                    getattr(charge, operator)(torch.ones(4, 3), *before, torch.full((4, 3), 0.5))
+
+
+@pytest.mark.parametrize(("name", "given"), KNOWN, ids=NAMED)
+def test_a_number_without_axes_is_taken_or_refused_in_a_sentence(name: str, given: dict[str, Any]) -> None:
+    charge = chargeables()[name](**given)
+    one = torch.tensor(1.5)
+    calls = {"value": (one,), "project": (one,), "prox": (one, 0.5), "violation": (one, one, 0.5)}
+    for operator in filter(partial(hasattr, charge), calls):
+        try:
+            found = getattr(charge, operator)(*calls[operator])
+        except WellposedError:
+            continue
+        assert found.shape == (), operator
 
 
 @pytest.mark.parametrize(("name", "given"), KNOWN, ids=NAMED)

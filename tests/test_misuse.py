@@ -476,8 +476,7 @@ RANGES = {  # what an annotation of plain types lets through and is no right val
     ("fit", "problem"): ("another model", "lengths differ"),
     ("watch", "rows"): ("zero", "minus one"),
     ("watch", "optimizer"): ("another's optimizer",),
-    ("watch", "loss"): (
-        "loss of one",
+    ("watch", "loss"): (  # one number in a tensor of one is a mean
         "loss of too few",
         "loss of too many",
         "loss of nothing",
@@ -502,7 +501,7 @@ RANGES = {  # what an annotation of plain types lets through and is no right val
         "loss of text",
         "loss of None",
     ),
-    ("certify", "loss"): ("loss of one", "loss of too few", "loss of too many", "loss of nothing"),
+    ("certify", "loss"): ("loss of too few", "loss of too many", "loss of nothing"),
     ("certify", "optimizer"): ("another's optimizer",),
     ("lr_range_test", "optimizer"): ("another's optimizer",),
     ("mixed_targets", "weight"): ("minus one", "fraction", "inf"),

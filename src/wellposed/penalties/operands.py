@@ -41,6 +41,13 @@ def _guarded(operator: Callable[..., Any], roles: tuple[str, ...], several: bool
         who = f"{type(self).__name__}.{operator.__name__}"
         if not several:
             _look(who, roles, given)
+            if given and given[0].ndim == 0:  # rows, columns and neighbours need axes
+                self.check("weights", given[0])
+            step = given[roles.index("step")] if "step" in roles and len(given) == len(roles) else None
+            if isinstance(step, Tensor) and step.numel() > 1 and not self.traits.diagonal:
+                raise ShapeError(
+                    f"{who} takes one step for all weights; it was given steps of shape {tuple(step.shape)}."
+                )
         elif given:
             lists, rest = given[:2], given[2:]  # the step of a violation is one for all
             if not all(isinstance(each, (list, tuple)) and len(each) == len(given[0]) for each in lists):
