@@ -851,7 +851,7 @@ def test_a_network_that_is_a_function_is_answered_with_lines_that_work() -> None
         with pytest.raises(InputError, match=r"write params = nn\.ParameterDict\(params\)"):
             call()
     for other in (nn.Linear, {"net": nn.Linear(4, 3)}):
-        with pytest.raises(InputError, match="to be an nn.Module") as refused:
+        with pytest.raises(InputError, match=r"to be an nn\.Module") as refused:
             wp.watch(other, "cross_entropy", PAIRS, PAIRS)  # type: ignore[arg-type]
         assert "ParameterDict" not in str(refused.value)
     params = nn.ParameterDict(given)

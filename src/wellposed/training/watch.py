@@ -137,6 +137,7 @@ class Watch:
         aim = guard_call("target=", calls.target)
         self.target_of: Target = aim if target is None else keeping_reach(aim)
         self.plain = forward is None and target is None and not calls.says
+        self._next = 0.0
         self.first, self.unseen = self._look()
         plainly = target is None and not calls.says
         self._whole = [side.targets(self.loss.ignored_index) if plainly else None for side in self._sides.values()]
@@ -366,7 +367,7 @@ class Watch:
 
     def _look(self) -> tuple[Inspection | None, str]:
         """A pass at the first weights, which are gone when a diagnosis is asked for; or why there is none."""
-        self._next, seen, passes, began = 0.0, 0, 0.0, time.perf_counter()
+        seen, passes, began = 0, 0.0, time.perf_counter()
         if any(is_lazy(p) for p in self.model.parameters()):
             return None, "The first weights could not be looked at: the network makes them at its first batch."
 
