@@ -735,6 +735,17 @@ def test_weights_that_a_forward_moves_come_back(make: Callable[[], nn.Module], i
     assert all(one is other and one.dtype == torch.float32 for one, other in zip(net.parameters(), given, strict=True))
 
 
+class Shard(nn.Parameter):
+    """What a process holds of a weight."""
+
+
+def test_a_weight_that_was_gathered_and_is_sharded_meanwhile_is_left_to_its_library() -> None:
+    net, part = nn.Linear(2, 1, bias=False), Shard(torch.zeros(1, 1))
+    with reach_kept(net):
+        net._parameters["weight"] = part  # and the memory of the gathered one is freed
+    assert net.weight is part
+
+
 @pytest.mark.parametrize("most", [16, 15])
 def test_weights_come_back_up_to_a_number_of_bytes_tied_ones_once(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     net = nn.ModuleList([nn.Linear(2, 1, bias=False, dtype=torch.float64), nn.Linear(2, 1, bias=False)])

@@ -397,14 +397,18 @@ def _weights_kept(*models: nn.Module) -> Iterator[None]:
     ]
     each = {id(weight): weight for _, _, weight in weights}.values()  # tied ones once
     fit = sum(weight.nbytes for weight in each) <= MOST_WEIGHTS
-    back = [_putting_in_place(weight) for weight in each if fit]
+    back = {id(weight): _putting_in_place(weight) for weight in each if fit}
     try:
         yield
     finally:
         for module, name, weight in weights:
-            module._parameters[name] = weight
-        for put in filter(None, back):
-            put()
+            if type(module._parameters.get(name)) in (
+                nn.Parameter,
+                type(None),
+            ):  # else it was sharded, and its memory is gone
+                module._parameters[name] = weight
+                if (put := back.pop(id(weight), None)) is not None:
+                    put()
 
 
 @contextmanager
