@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import collections
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -14,6 +15,7 @@ import queue
 import random
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
@@ -655,12 +657,14 @@ class Waiting:
 
 def test_what_other_threads_and_processes_work_on_is_left_alone() -> None:
     waiting: queue.Queue[int] = queue.Queue()
-    shared, mine = torch.zeros(1).share_memory_(), Waiting()
-    with reach_kept(lambda: (waiting, shared, mine)):
+    shared, mine, net = torch.zeros(1).share_memory_(), Waiting(), nn.Linear(1, 1).share_memory()
+    nn.init.zeros_(net.weight)
+    with reach_kept(lambda: (waiting, shared, mine, net)):
         waiting.put(1)
         shared.add_(1)
+        nn.init.ones_(net.weight)
         mine.ready.append(1)
-    assert (waiting.qsize(), shared.item(), len(mine.ready)) == (1, 1, 1)
+    assert (waiting.qsize(), shared.item(), net.weight.item(), len(mine.ready)) == (1, 1, 1, 1)
 
 
 class Working(threading.Thread):
@@ -703,7 +707,7 @@ class Averages(nn.Module):
 
 
 class Shortens(nn.Module):
-    """A layer whose weights are put on a ball before each use: their numbers, their memory or the parameter itself are new."""
+    """A layer whose weights are put on a ball before each use: their numbers, memory, precision or the parameter itself are new."""
 
     def __init__(self, way: str) -> None:
         super().__init__()
@@ -715,6 +719,8 @@ class Shortens(nn.Module):
             self.layer.weight.data.copy_(shorter)
         elif self.way == "memory":
             self.layer.weight.data = shorter
+        elif self.way == "precision":
+            return self.layer.half()(x.half()).float()  # type: ignore[no-any-return]
         else:
             self.layer.weight = nn.Parameter(shorter)
         return self.layer(x)  # type: ignore[no-any-return]
@@ -722,7 +728,7 @@ class Shortens(nn.Module):
 
 @pytest.mark.parametrize("inside", [True, False])
 @pytest.mark.parametrize(
-    "make", [Averages, *(functools.partial(Shortens, way) for way in ("numbers", "memory", "parameter"))]
+    "make", [Averages, *(functools.partial(Shortens, way) for way in ("numbers", "memory", "precision", "parameter"))]
 )
 def test_weights_that_a_forward_moves_come_back(make: Callable[[], nn.Module], inside: bool) -> None:
     net = make()
@@ -731,17 +737,42 @@ def test_weights_that_a_forward_moves_come_back(make: Callable[[], nn.Module], i
     watch = wp.watch(watched, "cross_entropy", PAIRS, PAIRS, forward=forward)
     watch.epoch()
     assert all(torch.equal(weight, before[name]) for name, weight in net.state_dict().items())
-    assert all(one is other for one, other in zip(net.parameters(), given, strict=True))
+    assert all(one is other and one.dtype == torch.float32 for one, other in zip(net.parameters(), given, strict=True))
 
 
-@pytest.mark.parametrize("way", ["frozen copy", "AveragedModel", "frozen now and then"])
+class Shard(nn.Parameter):
+    """What a process holds of a weight."""
+
+
+def test_a_weight_that_was_gathered_and_is_sharded_meanwhile_is_left_to_its_library() -> None:
+    net, part = nn.Linear(2, 1, bias=False), Shard(torch.zeros(1, 1))
+    with reach_kept(net):
+        net._parameters["weight"] = part  # and the memory of the gathered one is freed
+    assert net.weight is part
+
+
+@pytest.mark.parametrize("most", [16, 15])
+def test_weights_come_back_up_to_a_number_of_bytes_tied_ones_once(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    net = nn.ModuleList([nn.Linear(2, 1, bias=False, dtype=torch.float64), nn.Linear(2, 1, bias=False)])
+    net[1].weight = net[0].weight
+    monkeypatch.setattr("wellposed.core.preserve.MOST_WEIGHTS", most)
+    nn.init.zeros_(net[0].weight)
+    with reach_kept(net):
+        nn.init.ones_(net[0].weight)
+    assert net[1].weight.sum() == (0 if most == 16 else 2)
+
+
+@pytest.mark.parametrize(
+    "way", ["frozen copy", "AveragedModel", "frozen now and then", "frozen at first", "its gradients", "its optimizer"]
+)
 def test_an_average_that_no_gradient_moves_is_told_apart_from_one_that_is_undertrained(way: str) -> None:
     torch.manual_seed(0)
     x, other = torch.randn(256, 4), torch.randn(256, 4)
     student, aim = nn.Linear(4, 1), x @ torch.ones(4, 1)
     wrap = torch.optim.swa_utils.AveragedModel(student, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))
     teacher = wrap if way == "AveragedModel" else copy.deepcopy(student).requires_grad_(False)
-    watch = wp.watch(teacher, "squared_error", (x, aim), (other, other @ torch.ones(4, 1)))
+    own = torch.optim.SGD(teacher.parameters(), lr=0.01) if way == "its optimizer" else None
+    watch = wp.watch(teacher, "squared_error", (x, aim), (other, other @ torch.ones(4, 1)), optimizer=own)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.01)
     for epoch in range(12):
         F.mse_loss(student(x), aim).backward()
@@ -750,13 +781,16 @@ def test_an_average_that_no_gradient_moves_is_told_apart_from_one_that_is_undert
         wrap.update_parameters(student)
         if way != "AveragedModel":
             teacher.load_state_dict(wrap.module.state_dict())
-            teacher.requires_grad_(way == "frozen now and then" and epoch % 2 == 0)
+            teacher.requires_grad_(way == ("frozen at first" if epoch % 2 else "frozen now and then"))
+        if way == "its gradients":  # of a step before the one in which a player is frozen
+            for weight in teacher.parameters():
+                weight.grad = torch.ones_like(weight)
         watch.epoch()
     said = {one.name: one for one in wp.diagnose(watch)}
-    found = said["undertrained"]
-    assert ("rate_too_low" in said) == (way == "frozen now and then")
-    assert ("No gradient moves this network" in found.says) == (way != "frozen now and then")
-    assert ("wp.watch(trained" in found.code) == (way != "frozen now and then")
+    found, average = said["undertrained"], way in ("frozen copy", "AveragedModel")
+    assert ("rate_too_low" in said) != average
+    assert ("No gradient moves this network" in found.says) == average
+    assert ("wp.watch(trained" in found.code) == average
 
 
 def test_inputs_that_require_gradients_do_so_in_the_watch() -> None:
@@ -785,6 +819,28 @@ def test_the_first_look_takes_few_batches(batch: int, passes: int) -> None:
     assert [size for size in seen if size] == [batch] * passes
 
 
+def test_what_a_look_will_take_is_told_by_the_rows_that_were_seen() -> None:
+    class Slow(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            time.sleep(0.02)
+            return super().forward(x)
+
+    data = TensorDataset(torch.randn(128, 4), torch.arange(128) % 3)
+    watch = wp.watch(Slow(4, 3), "cross_entropy", DataLoader(data, 2), DataLoader(data, 2))
+    assert watch._next > 2 * 64 * 0.02 / 3
+
+
+def test_copies_of_weights_are_no_part_of_what_a_row_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.contextmanager
+    def slow(*_: nn.Module) -> Iterator[None]:
+        time.sleep(0.3)
+        yield
+
+    monkeypatch.setattr("wellposed.core.preserve._weights_kept", slow)
+    data = torch.randn(2048, 4), torch.arange(2048) % 3
+    assert 0.6 < wp.watch(nn.Linear(4, 3), "cross_entropy", data, data, rows=2048)._next < 4
+
+
 @pytest.mark.parametrize("sums", [True, False])
 def test_a_loss_of_one_number_in_an_axis_is_a_mean_or_a_sum(sums: bool) -> None:
     net = nn.Linear(4, 4)
@@ -810,6 +866,10 @@ def test_a_network_that_is_a_function_is_answered_with_lines_that_work() -> None
     ):
         with pytest.raises(InputError, match=r"write params = nn\.ParameterDict\(params\)"):
             call()
+    for other in (nn.Linear, {"net": nn.Linear(4, 3)}):
+        with pytest.raises(InputError, match=r"to be an nn\.Module") as refused:
+            wp.watch(other, "cross_entropy", PAIRS, PAIRS)  # type: ignore[arg-type]
+        assert "ParameterDict" not in str(refused.value)
     params = nn.ParameterDict(given)
     optimizer = wp.regularize(torch.optim.SGD(params.parameters(), lr=0.1), params, wp.L1(1e3).on(wp.named("w")))
     watch = wp.watch(
@@ -897,6 +957,20 @@ PARTS: dict[str, tuple[str, Callable[[dict[str, Tensor]], Any]]] = {
         "loss(outputs, target)[0]",
         lambda parts: (sum(parts.values()), {key: value.item() for key, value in parts.items()}),
     ),
+    "a list with numbers for a log": ("loss(outputs, target)[0]", lambda parts: [sum(parts.values()), {"lr": 0.1}]),
+    "a total of what is weighed": (
+        "loss(outputs, target)[0]",
+        lambda parts: (parts["classes"] + 2 * (half := parts["size"] / 2), parts["classes"], half),
+    ),
+    "a total at the end": ("loss(outputs, target)['all']", lambda parts: {**parts, "all": sum(parts.values())}),
+    "a share of right ones": (
+        "loss(outputs, target)[0]",
+        lambda parts: (sum(parts.values()), (parts["size"] > 0).float()),
+    ),
+    "parts, and a number for a log": (
+        "sum(map(loss(outputs, target).__getitem__, ['classes', 'size']))",
+        lambda parts: {"classes": parts["classes"], "right": torch.tensor(0.5), "size": parts["size"]},
+    ),
 }
 
 
@@ -914,6 +988,17 @@ def test_a_loss_with_parts_is_answered_with_the_line_for_their_sum(kind: str) ->
     said = eval(f"lambda outputs, target: {line}", {"loss": loss})
     expected = F.cross_entropy(net(X), Y) + net(X).square().mean()
     assert wp.watch(net, said, PAIRS, PAIRS).epoch()["valid_loss"] == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize("total", [True, False])
+def test_parts_of_each_row_are_answered_with_the_line_for_their_sum(total: bool) -> None:
+    def loss(outputs: Tensor, target: Tensor) -> dict[str, Tensor]:
+        parts = {"classes": F.cross_entropy(outputs, target, reduction="none"), "size": outputs.square().mean(1)}
+        return {"all": parts["classes"] + parts["size"], **parts} if total else parts
+
+    line = "loss(outputs, target)['all']" if total else "sum(loss(outputs, target).values())"
+    with pytest.raises(InputError, match=re.escape(f"loss=lambda outputs, target: {line}")):
+        wp.watch(nn.Linear(4, 3), loss, PAIRS, PAIRS)
 
 
 def test_a_batch_with_more_targets_than_examples_is_looked_into_whole() -> None:

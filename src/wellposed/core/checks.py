@@ -304,10 +304,9 @@ def _refusal(name: str, key: str, value: object, hint: Any) -> WellposedError:
     wanted = tuple(one for one in _parts(hint) if isinstance(one, type) and one.__name__ in NAMES)
     inside = next((held for held, one in getattr(value, "__dict__", {}).items() if isinstance(one, wanted)), None)
     holds = f" It holds one: its attribute {inside!r}." if inside is not None else ""
-    if (
-        not holds
-        and any(one.__name__ == "Module" for one in wanted)
-        and (callable(value) or isinstance(value, Mapping))
+    tensors = isinstance(value, Mapping) and all(hasattr(one, "requires_grad") for one in value.values())
+    if any(one.__name__ == "Module" for one in wanted) and (
+        tensors or isinstance(value, (types.FunctionType, functools.partial))
     ):
         holds = f" {FUNCTIONAL}"
     return InputError(

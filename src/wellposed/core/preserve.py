@@ -27,8 +27,8 @@ from wellposed.core.shared import exclusively
 
 MOST = 2**24
 """Numbers of a tensor among plain attributes that comes back: 64 MiB; a larger one is data."""
-MOST_WEIGHTS = 2**28
-"""Numbers of all weights that come back: 1 GiB; larger networks have no average inside of their forward."""
+MOST_WEIGHTS = 2**30
+"""Bytes of all weights that come back; larger networks have no average inside of their forward."""
 DEEP, MANY, SEEN = 6, 100, 10_000
 """How far `reached` follows what holds what; containers of more than ``MANY`` things are data; where it gives up."""
 OWN = frozenset(vars(nn.Module())) | {"training"}
@@ -346,7 +346,7 @@ def _put(value: Any, then: Any) -> None:
         if not torch.equal(stored_numbers(value), stored_numbers(then)):
             with torch.no_grad():
                 value.copy_(then)
-    elif value.shape != then.shape:
+    elif (value.shape, value.dtype, value.device) != (then.shape, then.dtype, then.device):
         value.data = then
     elif not torch.equal(value, then):
         value.data.copy_(then)
@@ -397,24 +397,29 @@ def buffers_kept(*models: nn.Module) -> Iterator[None]:
 def _weights_kept(*models: nn.Module) -> Iterator[None]:
     """Weights come back that a forward writes to by itself: an average inside of a network, rows that are held to a norm.
 
-    Weights of more than ``MOST_WEIGHTS`` numbers together are not copied; neither are sharded and quantized ones.
+    Weights of more than ``MOST_WEIGHTS`` bytes together are not copied; neither are sharded, gathered and quantized ones, nor
+    those in shared memory, which other processes may be training.
     """
     weights = [
         (module, name, weight)
         for module in _modules(models)
         for name, weight in module._parameters.items()
-        if weight is not None and type(weight) is nn.Parameter and not weight.is_meta
+        if type(weight) is nn.Parameter and weight.numel() and not weight.is_meta and not _shared(weight)
     ]
-    back = []
-    if sum(weight.numel() for _, _, weight in weights) <= MOST_WEIGHTS:
-        back = [_putting_in_place(weight) for weight in {id(weight): weight for _, _, weight in weights}.values()]
+    each = {id(weight): weight for _, _, weight in weights}.values()  # tied ones once
+    fit = sum(weight.nbytes for weight in each) <= MOST_WEIGHTS
+    back = {id(weight): _putting_in_place(weight) for weight in each if fit}
     try:
         yield
     finally:
         for module, name, weight in weights:
-            module._parameters[name] = weight
-        for put in filter(None, back):
-            put()
+            if type(module._parameters.get(name)) in (
+                nn.Parameter,
+                type(None),
+            ):  # else it was sharded, and its memory is gone
+                module._parameters[name] = weight
+                if (put := back.pop(id(weight), None)) is not None:
+                    put()
 
 
 @contextmanager

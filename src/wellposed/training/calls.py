@@ -11,7 +11,7 @@ import inspect
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wellposed.core.batches import mapped
 from wellposed.core.errors import (
     DataError,
     InputError,
@@ -335,31 +336,46 @@ def _losses(loss: Loss, outputs: Any, target: Any) -> Iterator[tuple[str, Loss]]
     if len(_parameters(given)) == 1:
         ways["outputs"] = lambda o, t: given(o)
     lines = {f"{name}({way})": call for way, call in ways.items()}
-    lines[f"{name}(outputs, target)['loss']"] = lambda o, t: given(o, t)["loss"]
-    lines[f"{name}(outputs, target)['total_loss']"] = lambda o, t: given(o, t)["total_loss"]
-    lines[f"sum({name}(outputs, target))"] = lambda o, t: _sum_of((tuple, list), given(o, t))
-    lines[f"{name}(outputs, target)[0]"] = lambda o, t: _first_of(given(o, t))
-    lines[f"sum({name}(outputs, target).values())"] = lambda o, t: _sum_of((dict,), given(o, t))
     if callable(given):
+        with suppress(Exception):
+            lines |= _line_of_parts(given, f"{name}(outputs, target)", outputs, target)
         yield from ((f"loss=lambda outputs, target: {line}", Loss(call)) for line, call in lines.items())
 
 
-def _sum_of(kinds: tuple[type, ...], parts: Any) -> Any:
-    """The parts of a loss added up, such as those of boxes and of classes, where they come in a container of these kinds."""
-    if not isinstance(parts, kinds):
-        raise ProblemError("The loss returns no parts to add up.")
-    values: Any = parts.values() if isinstance(parts, dict) else parts
-    first, *others = values
-    if others and math.isclose(float(first), float(sum(others)), rel_tol=CLOSE):
-        raise ProblemError("The first part is the sum of the others.")
-    return sum(others, first)
+def _line_of_parts(given: Any, call: str, outputs: Any, target: Any) -> dict[str, Callable[[Any, Any], Any]]:
+    """How a loss that comes in parts, such as those of boxes and of classes, is one: their sum, without numbers for a log, through
+    which no gradient flows, and without what another part is made of: a total comes with what it adds up."""
+    with torch.enable_grad():
+        returned = given(mapped(_differentiable, outputs), target)
+    keys = returned.keys() if isinstance(returned, Mapping) else range(len(returned))
+    if isinstance(returned, Tensor) or not keys:
+        return {}
+    found = {key: getattr(returned[key], "grad_fn", None) for key in keys}
+    inside = _below(node for node in found.values() if node is not None)
+    tops = {node: key for key, node in reversed(found.items()) if node is not None and node not in inside}
+    parts = sorted(tops.values(), key=list(keys).index)
+    if len(parts) == 1:
+        return {f"{call}[{parts[0]!r}]": lambda o, t: given(o, t)[parts[0]]}
+    values = f"{call}.values()" if isinstance(returned, Mapping) else call
+    values = values if len(parts) == len(keys) else f"map({call}.__getitem__, {parts})"
+    return {f"sum({values})": lambda o, t: sum(map(given(o, t).__getitem__, parts))}
 
 
-def _first_of(parts: Any) -> Any:
-    """The loss that comes with what it is made of, or with numbers for a log."""
-    if not isinstance(parts, tuple):
-        raise ProblemError("The loss returns one value.")
-    return parts[0]
+def _differentiable(part: Any) -> Any:
+    """A copy of numbers through which gradients flow."""
+    numbers = isinstance(part, Tensor) and part.is_floating_point()
+    return part.detach().requires_grad_().clone() if numbers else part
+
+
+def _below(nodes: Iterable[Any]) -> set[Any]:
+    """All nodes of a graph that lie below these."""
+    found: set[Any] = set()
+    todo = list(nodes)
+    while todo:
+        new = {node for node, _ in todo.pop().next_functions if node is not None} - found
+        found |= new
+        todo += new
+    return found
 
 
 def _named_parts(batch: Any) -> Iterator[tuple[str, Any]]:

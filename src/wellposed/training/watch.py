@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 from typing_extensions import TypedDict
 
-from wellposed.core.batches import bytes_in, stored_numbers, tensors_in
+from wellposed.core.batches import bytes_in, examples_in, stored_numbers, tensors_in
 from wellposed.core.checks import Seed, Within, checked
 from wellposed.core.errors import DataError, InputError, TargetError, WellposedError, guard_call
 from wellposed.core.files import check_schema
@@ -153,9 +153,8 @@ class Watch:
         aim = guard_call("target=", calls.target)
         self.target_of: Target = aim if target is None else keeping_reach(aim)
         self.plain = forward is None and target is None and not calls.says
-        began = time.perf_counter()
+        self._next = 0.0
         self.first, self.unseen = self._look()
-        looked = time.perf_counter() - began
         plainly = target is None and not calls.says
         self._whole = [side.targets(self.loss.ignored_index) if plainly else None for side in self._sides.values()]
         targets = [self._targets(side) for side in self.probes]
@@ -177,12 +176,9 @@ class Watch:
         self._aimed, self._aims = target is not None, dict[tuple[str, int], np.ndarray]()
         self.notes = Notes.of(model)
         self.close = note_forwards(model, self.notes, self)
-        self._average = True
         self._best_loss = math.inf
         self._best_rows: Tensor | None = None
         self._calls_seen = 0
-        # A step of training costs about three forward passes, and a call evaluates the rows of both sides.
-        self._next = looked / 3 * 2 * self.rows / min(FEW_ROWS, self.rows)
         self._made, self._began = made, time.perf_counter()
         self._spent = self._began - made  # reading the data and the first look are watching too
 
@@ -274,9 +270,9 @@ class Watch:
             self._shrink(max(0.0, affordable))
         self.notes.end_epoch(self.model)
         self.history.facts["regularized"] = regularizing(self.model, self.optimizer)  # a checkpoint may have changed it
-        if not follows_another(self.model):  # a player in a game may be frozen for some steps
-            self._average = False
-        self.history.facts |= {"averaged": True} if self._average else {}
+        # A player in a game may be frozen for some steps.
+        follows = self.history.facts.get("averaged", True) and follows_another(self.model, self.optimizer)
+        self.history.facts["averaged"] = follows
         with evaluation_weights(self.optimizer):
             train, valid = map(self._measure, self.probes)
             seen = {**like_for_like(train, valid, self._best_rows), **weight_facts(self.model)}
@@ -388,13 +384,29 @@ class Watch:
 
     def _look(self) -> tuple[Inspection | None, str]:
         """A pass at the first weights, which are gone when a diagnosis is asked for; or why there is none."""
+        seen, passes, began = 0, 0.0, time.perf_counter()
         if any(is_lazy(p) for p in self.model.parameters()):
             return None, "The first weights could not be looked at: the network makes them at its first batch."
+
+        def few() -> Iterator[tuple[Any, Any]]:
+            nonlocal seen, passes
+            started = time.perf_counter()
+            for batch in self._fetching("train", FEW_ROWS)():
+                mine = to_device(batch, self.device, copied=True)
+                seen += max(1, examples_in(batch))
+                try:
+                    yield mine, self.target_of(mine)
+                finally:  # a look may have seen enough
+                    passes = time.perf_counter() - started
+
         try:
-            few = (to_device(batch, self.device, copied=True) for batch in self._fetching("train", FEW_ROWS)())
-            return inspect_network(self.model, self.forward, self.loss, ((b, self.target_of(b)) for b in few)), ""
+            return inspect_network(self.model, self.forward, self.loss, few()), ""
         except Unseen as unseen:
             return None, str(unseen)
+        finally:
+            # A call evaluates the rows of both sides, each a third of a step of training, and twice copies what is to come back.
+            around = time.perf_counter() - began - passes
+            self._next = 2 * (around + passes / 3 * self.rows / max(seen, 1))
 
     @property
     def device(self) -> torch.device:
@@ -480,10 +492,12 @@ def regularizing(model: nn.Module, optimizer: Optimizer | None) -> dict[str, flo
     return {name: strength for name, strength in found.items() if strength > 0}
 
 
-def follows_another(model: nn.Module) -> bool:
+def follows_another(model: nn.Module, optimizer: Optimizer | None) -> bool:
     """Whether no gradient moves any weight of a network: one that moves all the same is an average of another."""
-    own = any(p.requires_grad for p in model.parameters())
-    return isinstance(model, AveragedModel) or (not own and next(model.parameters(), None) is not None)
+    weights, groups = list(model.parameters()), optimizer.param_groups if optimizer else ()
+    held = {id(p) for group in groups for p in group["params"]}
+    own = any(p.requires_grad or p.grad is not None or id(p) in held for p in weights)
+    return isinstance(model, AveragedModel) or (not own and bool(weights))
 
 
 def _dropout_of(module: nn.Module) -> object:
