@@ -194,7 +194,7 @@ def _from_text(text: str, path: Path, expected: Sequence[str]) -> tuple[pd.DataF
     if 32 * len(text) > memory_limit():  # a record is a list of texts while it is looked at
         longest = max(map(len, csv.lines(text)))
         check_memory(f"'{path}' has a line of {longest:,} signs", 32 * longest, DataError)
-    text, remarks = _below_remarks(_single_spaced(text))
+    text, remarks = _below_remarks(_single_spaced(text), path)
     text, notes = _below_titles(text)
     notes = remarks + notes
     text, separator = csv.separated(text, path)
@@ -231,21 +231,39 @@ def _single_spaced(text: str) -> str:
     return text if any(rows[1::2]) else "\n".join(rows[::2]) + "\n"
 
 
-def _below_remarks(text: str) -> tuple[str, list[str]]:
+def _below_remarks(text: str, path: Path) -> tuple[str, list[str]]:
     """The text without lines that begin with ``#`` above the header, and a note of them.
 
-    The last of them is the header itself where it has as many cells as the line below it, as numpy writes one.
+    The last of them is the header itself, as numpy writes one, where it has as many cells as the line below it, and that line
+    holds no names: no text above numbers. Among texts alone, a blank before a cell makes it a sentence.
     """
-    marked = list(itertools.takewhile(lambda line: line.startswith("#"), csv.lines(text)))
+    marked = list(itertools.takewhile(lambda line: line.startswith("#") or not line.strip(), csv.lines(text)))
+    while marked and not marked[-1].startswith("#"):
+        marked.pop()
     below = text[sum(map(len, marked)) :]
-    if not marked or not below.strip():
+    if not marked or not below or below.isspace():
         return text, []
-    first = below.lstrip("\n").partition("\n")[0]
-    signs: list[str | None] = [sign for sign in csv.SEPARATORS if sign in first] or [None]
-    header = any(len(marked[-1].lstrip("# ").split(sign)) == len(first.split(sign)) > 1 for sign in signs)
-    if header:
-        below = marked.pop().removeprefix("# ") + below
-    return below, [f"Lines that begin with '#' stand above the header; left out: {len(marked)}."] if marked else []
+    bare = marked[-1].lstrip("# ")
+    sample, sign = csv.separated(bare + "".join(itertools.islice(csv.lines(below), csv.SNIFFED_RECORDS)), path)
+    names, *rows = [record for _, record in csv.first_records(sample, path, sign)] or [[]]
+    if bare.strip() and rows and len(names) == len(rows[0]) > 1 and not _above_numbers(rows):
+        numbers = any(quantity(cell) is not None for cell in rows[0])
+        if numbers or not any(cell.startswith(" ") for cell in names):
+            own = marked.pop()
+            below = (own if bare[0] in csv.SEPARATORS else own.removeprefix("# ")) + below
+    left = sum(map(bool, map(str.strip, marked)))
+    return below, [f"Lines that begin with '#' stand above the header; left out: {left}."] if left else []
+
+
+def _above_numbers(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether a cell of the first row is a text, and all that stand below it are numbers or dates."""
+    for place, cell in enumerate(rows[0]):
+        below = [row[place].strip() for row in rows[1:] if len(row) > place]
+        below = [one for one in below if one and one.lower() not in MISSING_WORDS]
+        there = cell.strip() and cell.strip().lower() not in MISSING_WORDS
+        if there and below and quantity(cell) is None and None not in map(quantity, below):
+            return True
+    return False
 
 
 def _below_titles(text: str) -> tuple[str, list[str]]:
@@ -297,7 +315,7 @@ def has_header(head: Sequence[Sequence[str]], expected: Sequence[str] = ()) -> b
     if len(whole) < len(measured):
         return False
     counted = len(whole) > 1 and whole in (list(range(len(whole))), list(range(1, len(whole) + 1)))
-    return counted or all(1900 <= year <= 2100 for year in whole)
+    return not any(recurs) and (counted or all(1900 <= year <= 2100 for year in whole))
 
 
 def _names(
