@@ -350,12 +350,12 @@ _MONTHS = {name: month for month, names in enumerate((
     "aug aoû ago aou", "sep set", "oct okt out ott", "nov", "dec dez déc dic",
 ), start=1) for name in names.split()}  # fmt: skip
 _MONTH_NAMES = (
-    "january february march april may june july august september october november december "  # and abbreviations of them
+    " january february march april may june july august september october november december "  # each begins with its abbreviations
     "januar februar märz mrz mai juni juli oktober dezember januari augustus janvier février mars avril juin juillet août "
     "septembre octobre novembre décembre enero febrero marzo abril mayo junio julio agosto septiembre setiembre octubre noviembre "
     "diciembre gennaio febbraio aprile maggio giugno luglio settembre ottobre dicembre janeiro fevereiro março maio junho julho "
     "setembro outubro novembro dezembro"
-).split()
+)
 _TIME = r"(?:(?:\s*[T,]\s*|\s+)(?P<time>\d{1,2}[:.]\d{2}.*))?"
 _YEAR_FIRST = re.compile(r"(?P<year>\d{4})([-/.])(?P<month>\d{1,2})\2(?P<day>\d{1,2})" + _TIME)
 _MONTH_ONLY = re.compile(r"(?P<year>(?:1[5-9]|20)\d\d)[-/M](?P<month>0[1-9]|1[0-2])")
@@ -410,7 +410,7 @@ def _iso(text: str, order: DateOrder) -> str | None:
         first = datetime.date.fromisocalendar(int(found["year"]), 1, 1)
         week = int(found["week"])
         return (first + datetime.timedelta(weeks=week - 1)).isoformat() if 0 < week < 54 else None
-    if (found := _MONTH_NAMED.fullmatch(text)) and any(name.startswith(found["name"].lower()) for name in _MONTH_NAMES):
+    if (found := _MONTH_NAMED.fullmatch(text)) and f" {found['name'].lower()}" in _MONTH_NAMES:
         number = _month(found["name"])
         return _joined(found["year"] or found["short"], str(number), "1", None)
     if found := _YEAR_LAST.fullmatch(text):

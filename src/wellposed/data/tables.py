@@ -39,7 +39,9 @@ RARE = 5  # a class needs about this many rows to be in training, validation and
 
 # Whole numbers are classes if there are few, and each comes back often enough to be learned ...
 FEW_CLASSES = 20
-NO_CLASSES = frozenset({"NA", "na", "N/A", "n/a", "NaN", "nan", "NAN", "NULL", "null", "<NA>", "#N/A"})  # and not Na: sodium
+NO_CLASSES = frozenset(
+    {"NA", "na", "N/A", "n/a", "NaN", "nan", "NAN", "NULL", "null", "<NA>", "#N/A"}
+)  # and not Na: sodium
 # ... or up to a hundred if none is rare: classes that somebody numbered are filled, a measured quantity has thin tails.
 MANY_CLASSES, LEAST_OF_MANY = 100, 10
 
