@@ -571,3 +571,69 @@ def test_a_sheet_with_titles_and_a_blank_column_is_read_from_its_header(tmp_path
         assert any("rows left out: 1." in note for note in table.notes) == bool(titles)
     write_sheet(path, [["a", None, None], [1, None, 2], [3, None, 4]])  # a column that is blank throughout
     assert list(open_table(path).frame.columns) == ["a", "unnamed_3"]
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "rows"),
+    [
+        ("# Source: a page, 2020\nname,value\nAnn,1.5\nBob,2.5\n", ["name", "value"], 2),
+        ("# Source: a page, in May\nname,town\nAnn,Rome\nBob,Oslo\n", ["name", "town"], 2),
+        ("# made by me\na b c\n1 2 3\n4 5 6\n", ["a", "b", "c"], 2),
+        ("# made\tby me\na\tb\n1\t2\n3\t4\n", ["a", "b"], 2),
+        ("# a,b\na,b\n1,2\n3,4\n", ["a", "b"], 2),
+        ("# one\n\n# two\na,b\n1,x\n2,y\n", ["a", "b"], 2),
+        ("# x,y\n0,1\n1,3\n2,4\n", ["x", "y"], 3),
+        ("# x,y\nNA,1\n2,3\n4,5\n", ["x", "y"], 3),
+        ("# ,name\n1,Ann\n2,Bob\n", ["#", "name"], 2),
+        ('#,name\n1,"Doe, Ann"\n2,"Roe, Bob"\n', ["#", "name"], 2),
+        ("##format=4\n#CHROM\tPOS\nchr1\t100\nchr1\t200\n", ["#CHROM", "POS"], 2),
+    ],
+)
+def test_a_remark_with_as_many_cells_as_the_header_is_none(
+    tmp_path: Path, text: str, names: list[str], rows: int
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    frame = read_table(path)
+    assert (list(frame.columns), len(frame)) == (names, rows)
+
+
+def test_a_first_row_whose_texts_come_back_below_holds_no_names(tmp_path: Path) -> None:
+    path = tmp_path / "t.data"
+    path.write_text("1,2,cat\n3,4,dog\n5,6,cat\n")
+    assert len(read_table(path)) == 3
+    path.write_text("1,2,kind\n3,4,dog\n5,6,cat\n")  # numbers that count the columns, and a name
+    assert list(read_table(path).columns) == ["1", "2", "kind"]
+
+
+def test_the_last_week_of_a_long_year_is_a_date() -> None:
+    cells = ["2020-W52", "2020-W53", "2021-W01"]
+    days = column_reading(pd.Series(cells * 3)).values(cells).tolist()
+    assert days == [days[0], days[0] + 7, days[0] + 14]
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        (["SET-01", "SET-02", "SET-12"], "category"),
+        (["Mark-05", "Maria-12", "Janet-07"], "category"),
+        (["Marina 2020", "Decor 2021", "Junior 2019"], "category"),
+        (["Sept 2011", "Sept 2012"], "date"),
+        (["janv. 2011", "févr. 2012", "août 2013"], "date"),
+        (["Dez-11", "Mrz-12"], "date"),
+    ],
+)
+def test_words_that_begin_as_months_do_are_no_months(cells: list[str], kind: str) -> None:
+    assert column_reading(pd.Series(cells * 3)).kind == kind
+
+
+def test_a_quote_in_a_remark_does_not_swallow_rows(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text('# "one\n' + ",".join(f"c{place}" for place in range(3000)) + 60 * ("\n" + ",".join(3000 * ["1"])))
+    assert read_table(path).shape == (60, 3000)
+
+
+@pytest.mark.parametrize("above", [1, 2])
+def test_a_header_of_a_sheet_with_a_blank_name_stands_below_its_title(above: int) -> None:
+    rows = [["Sales", None, None, None]] * above + [["town", None, "a", "b"]] + [["Rome", 1.5, 2, 3]] * 9
+    assert _titles_above(pd.DataFrame(rows, dtype=object)) == above

@@ -470,3 +470,52 @@ def test_players_of_a_game_are_named_by_letters_and_rewards(tmp_path: Path) -> N
         (folder := tmp_path / str(number)).mkdir()
         table = curves(folder, "\n".join(line.format(e=e, a=a) for e, a in enumerate(TRAIN, 1)) + "\n")
         assert wp.diagnose(table).names == ["moving_target"]
+
+
+@pytest.mark.parametrize("often", [1, len(TRAIN)])
+def test_lists_of_classes_beside_lines_are_no_histories(tmp_path: Path, often: int) -> None:
+    """One of one side that is shorter than the lines, or one at each line."""
+    lines = [f"Epoch {e}: train loss {a}, val loss {b}" for e, (a, b) in enumerate(zip(TRAIN, VALID, strict=True), 1)]
+    lists = ["val loss [0.1, 0.2, 0.3]"]
+    text = "\n".join([*lines, *lists] if often == 1 else [one for line in lines for one in (line, *lists)])
+    table = curves(tmp_path, text + "\n")
+    assert seen(table, "train_loss") == pytest.approx(TRAIN)
+    assert seen(table, "valid_loss") == pytest.approx(VALID)
+
+
+@pytest.mark.parametrize(
+    ("other", "taken"),
+    [
+        ([*VALID], True),
+        ([*TRAIN], False),  # training's own, once more
+        ([one for value in VALID for one in (value, value - 0.01)], False),  # of each batch
+    ],
+)
+def test_a_plain_loss_beside_one_of_training_is_an_evaluation_where_it_behaves_as_one(
+    other: list[float], taken: bool
+) -> None:
+    every = len(other) // len(TRAIN)
+    train = [TRAIN[place // every] if place % every == 0 else None for place in range(len(other))]
+    found = guess({"step": [*range(len(other))], "train_loss": train, "loss": other, "acc": [0.5] * len(other)})
+    assert (found.taken.get("valid_loss") == "loss") == taken
+    assert found.unassigned == (() if taken else ("loss",))
+
+
+@pytest.mark.parametrize("word", ["hits", "reward", "correct"])
+def test_a_quantity_that_training_raises_is_no_loss(word: str) -> None:
+    rising = {"epoch": [1, 2, 3], f"train_{word}": ["1,5", "4.0", "7.0"], f"val_{word}": ["1.0", "3.0", "5.0"]}
+    assert not guess(rising).taken.keys() & {"train_loss", "valid_loss"}
+    falling = {name: cells[::-1] for name, cells in rising.items()}
+    assert guess(falling).taken["valid_loss"] == f"val_{word}"
+
+
+def test_durations_are_no_losses() -> None:
+    for word in ("duration", "minutes", "runtime"):
+        assert "train_loss" not in guess({f"train_{word}": ["9", "8", "7"], f"val_{word}": ["3", "2", "1"]}).taken
+
+
+@pytest.mark.parametrize("beside", ["entropy_loss", "success_rate", "num_episodes"])
+def test_an_axis_of_episodes_is_no_game(tmp_path: Path, beside: str) -> None:
+    lines = [f"{e},{a},{b},0.{e}" for e, (a, b) in enumerate(zip(TRAIN, VALID, strict=True), 1)]
+    text = "\n".join([f"episode,train_loss,val_loss,{beside}", *lines]) + "\n"
+    assert "moving_target" not in wp.diagnose(curves(tmp_path, text, "csv")).names

@@ -764,5 +764,7 @@ def test_a_programs_word_for_missing_is_no_class_of_a_target(tmp_path: Path) -> 
     assert any("missing in 20 of 60" in said and "--kind sex=category" in said for said in prepared.warnings)
     kept = prepare_table(read_table(path, {"sex": "category"}), "sex")
     assert sorted(set(kept.target)) == ["F", "M", "NA"]
-    path.write_text(path.read_text().replace("NA", "none"))  # a word of people may be a class
+    path.write_text(path.read_text().replace("NA", "Na"))  # sodium
+    assert len(set(prepare_table(read_table(path), "sex").target)) == 3
+    path.write_text(path.read_text().replace("Na", "none"))  # a word of people may be a class
     assert len(set(prepare_table(read_table(path), "sex").target)) == 3

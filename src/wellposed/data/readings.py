@@ -150,6 +150,8 @@ def infer_reading(
             dates = Notation("date") if kind is None and _are_compact_dates(texts, there) else None
             return dates or numbers
     dates = _infer_dates(texts, counts, usual)
+    if kind is None and _are_numbered(texts):
+        return Notation("category", doubt=numbers.doubt)
     if kind == "date" or int(counts[there & ~np.isnan(dates.values(texts))].sum()) >= MOSTLY * max(total, 1):
         return dates if kind != "boolean" else Notation("boolean")
     if kind == "boolean":
@@ -347,6 +349,13 @@ _MONTHS = {name: month for month, names in enumerate((
     "jan gen ene", "feb fév fev", "mar mär mrz", "apr avr abr", "may mai mag", "jun juin giu", "jul juil lug",
     "aug aoû ago aou", "sep set", "oct okt out ott", "nov", "dec dez déc dic",
 ), start=1) for name in names.split()}  # fmt: skip
+_MONTH_NAMES = (
+    " january february march april may june july august september october november december "  # each begins with its abbreviations
+    "januar februar märz mrz mai juni juli oktober dezember januari augustus janvier février mars avril juin juillet août "
+    "septembre octobre novembre décembre enero febrero marzo abril mayo junio julio agosto septiembre setiembre octubre noviembre "
+    "diciembre gennaio febbraio aprile maggio giugno luglio settembre ottobre dicembre janeiro fevereiro março maio junho julho "
+    "setembro outubro novembro dezembro"
+)
 _TIME = r"(?:(?:\s*[T,]\s*|\s+)(?P<time>\d{1,2}[:.]\d{2}.*))?"
 _YEAR_FIRST = re.compile(r"(?P<year>\d{4})([-/.])(?P<month>\d{1,2})\2(?P<day>\d{1,2})" + _TIME)
 _MONTH_ONLY = re.compile(r"(?P<year>(?:1[5-9]|20)\d\d)[-/M](?P<month>0[1-9]|1[0-2])")
@@ -398,9 +407,11 @@ def _iso(text: str, order: DateOrder) -> str | None:
         month = str(3 * int(found["quarter"] or found["first"]) - 2)
         return _joined(found["year"] or found["last"], month, "1", None)
     if found := _WEEK.fullmatch(text):
+        first = datetime.date.fromisocalendar(int(found["year"]), 1, 1)
         week = int(found["week"])
-        return datetime.date.fromisocalendar(int(found["year"]), week, 1).isoformat() if 0 < week < 53 else None
-    if (found := _MONTH_NAMED.fullmatch(text)) and (number := _month(found["name"])):
+        return (first + datetime.timedelta(weeks=week - 1)).isoformat() if 0 < week < 54 else None
+    if (found := _MONTH_NAMED.fullmatch(text)) and f" {found['name'].lower()}" in _MONTH_NAMES:
+        number = _month(found["name"])
         return _joined(found["year"] or found["short"], str(number), "1", None)
     if found := _YEAR_LAST.fullmatch(text):
         month, day = (found["first"], found["second"]) if order == "month" else (found["second"], found["first"])
@@ -430,6 +441,13 @@ def _are_compact_dates(texts: Sequence[str], there: Truths) -> bool:
     found = [text for text, is_there in zip(texts, there, strict=True) if is_there]
     written = len(found) > 2 and all(map(_COMPACT.fullmatch, found))
     return written and not bool(np.isnan(days_in(found, "year")).any())
+
+
+def _are_numbered(texts: Sequence[str]) -> bool:
+    """``SET-01``, ``SET-02``: one word and two digits throughout are numbers of sets, and no months of September."""
+    found = filter(None, map(_MONTH_NAMED.fullmatch, texts))
+    words = {one["name"].lower() if one["short"] else "" for one in found}
+    return len(texts) > 1 and len(words) == 1 and "" not in words
 
 
 def _infer_dates(texts: Sequence[str], counts: Integers, usual: Usual) -> Notation:

@@ -194,7 +194,7 @@ def _from_text(text: str, path: Path, expected: Sequence[str]) -> tuple[pd.DataF
     if 32 * len(text) > memory_limit():  # a record is a list of texts while it is looked at
         longest = max(map(len, csv.lines(text)))
         check_memory(f"'{path}' has a line of {longest:,} signs", 32 * longest, DataError)
-    text, remarks = _below_remarks(_single_spaced(text))
+    text, remarks = _below_remarks(_single_spaced(text), path)
     text, notes = _below_titles(text)
     notes = remarks + notes
     text, separator = csv.separated(text, path)
@@ -234,21 +234,45 @@ def _single_spaced(text: str) -> str:
     return text if any(rows[1::2]) else "\n".join(rows[::2]) + "\n"
 
 
-def _below_remarks(text: str) -> tuple[str, list[str]]:
-    """The text without lines that begin with ``#`` above the header, and a note of them.
-
-    The last of them is the header itself where it has as many cells as the line below it, as numpy writes one.
-    """
-    marked = list(itertools.takewhile(lambda line: line.startswith("#"), csv.lines(text)))
+def _below_remarks(text: str, path: Path) -> tuple[str, list[str]]:
+    """The text without lines that begin with ``#`` above the header, and a note of them."""
+    marked = list(itertools.takewhile(lambda line: line.startswith("#") or not line.strip(), csv.lines(text)))
+    while marked and not marked[-1].startswith("#"):
+        marked.pop()
     below = text[sum(map(len, marked)) :]
-    if not marked or not below.strip():
+    if not marked or not below or below.isspace():
         return text, []
-    first = below.lstrip("\n").partition("\n")[0]
-    signs: list[str | None] = [sign for sign in csv.SEPARATORS if sign in first] or [None]
-    header = any(len(marked[-1].lstrip("# ").split(sign)) == len(first.split(sign)) > 1 for sign in signs)
-    if header:
-        below = marked.pop().removeprefix("# ") + below
-    return below, [f"Lines that begin with '#' stand above the header; left out: {len(marked)}."] if marked else []
+    bare = marked[-1].lstrip("# ")
+    whole = bool(bare.strip()) and bare.count('"') % 2 == 0  # no quote that goes on below
+    if whole and _is_header_of(bare, "".join(itertools.islice(csv.lines(below), csv.SNIFFED_RECORDS)), path):
+        own = marked.pop()
+        below = (own if bare[0] in csv.SEPARATORS else own.removeprefix("# ")) + below
+    left = sum(map(bool, map(str.strip, marked)))
+    return below, [f"Lines that begin with '#' stand above the header; left out: {left}."] if left else []
+
+
+def _is_header_of(remark: str, below: str, path: Path) -> bool:
+    """Whether a remark is the header itself, as numpy writes one.
+
+    It has as many cells as the line below it, and that line holds no names: no text above numbers. Among texts alone, a blank
+    before a cell makes the remark a sentence.
+    """
+    sample, sign = csv.separated(remark + below, path)
+    names, *rows = [record for _, record in csv.first_records(sample, path, sign)] or [[]]
+    if not rows or not len(names) == len(rows[0]) > 1 or _above_numbers(rows):
+        return False
+    return any(quantity(cell) is not None for cell in rows[0]) or not any(cell.startswith(" ") for cell in names)
+
+
+def _above_numbers(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether a cell of the first row is a text, and all that stand below it are numbers or dates."""
+    for place, cell in enumerate(rows[0]):
+        below = [row[place].strip() for row in rows[1:] if len(row) > place]
+        below = [one for one in below if one and one.lower() not in MISSING_WORDS]
+        there = cell.strip() and cell.strip().lower() not in MISSING_WORDS
+        if there and below and quantity(cell) is None and None not in map(quantity, below):
+            return True
+    return False
 
 
 def _below_titles(text: str) -> tuple[str, list[str]]:
@@ -300,7 +324,7 @@ def has_header(head: Sequence[Sequence[str]], expected: Sequence[str] = ()) -> b
     if len(whole) < len(measured):
         return False
     counted = len(whole) > 1 and whole in (list(range(len(whole))), list(range(1, len(whole) + 1)))
-    return counted or all(1900 <= year <= 2100 for year in whole)
+    return not any(recurs) and (counted or all(1900 <= year <= 2100 for year in whole))
 
 
 def _names(
@@ -396,12 +420,17 @@ def _from_sheets(content: bytes, path: Path, expected: Sequence[str]) -> tuple[p
 def _titles_above(sheet: pd.DataFrame) -> int:
     """How many rows above the header hold titles and remarks: 0 unless the first fills at most half of the usual cells.
 
-    The header is the first row that fills as many cells as most rows do; the first cell above an index may be blank.
+    The header is the first row that fills as many cells as most rows do; the first cell above an index may be blank. Where
+    that row has numbers, and there are texts alone in the one above it, this is the header, of which some cells are blank.
     """
     there = sheet.head(csv.SNIFFED_RECORDS).notna().to_numpy()
     cells = there.sum(axis=1) + ~there[:, 0]
     usual = int(np.median(cells[cells > 1])) if (cells > 1).any() else 1
-    return int((cells >= usual).argmax()) if usual > 2 and 2 * there[0].sum() <= usual else 0
+    if usual < 3 or 2 * there[0].sum() > usual:
+        return 0
+    place = int((cells >= usual).argmax())
+    texts = [all(isinstance(cell, str) for cell in sheet.iloc[row].dropna()) for row in (place - 1, place)]
+    return place - 1 if texts == [True, False] and 2 * cells[place - 1] > usual else place
 
 
 def _in_a_sheet(cell: Any) -> Any:

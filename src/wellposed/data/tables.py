@@ -39,7 +39,9 @@ RARE = 5  # a class needs about this many rows to be in training, validation and
 
 # Whole numbers are classes if there are few, and each comes back often enough to be learned ...
 FEW_CLASSES = 20
-NO_CLASSES = frozenset({"na", "n/a", "nan", "null", "<na>", "#n/a"})
+NO_CLASSES = frozenset(
+    {"NA", "na", "N/A", "n/a", "NaN", "nan", "NAN", "NULL", "null", "<NA>", "#N/A"}
+)  # and not Na: sodium
 # ... or up to a hundred if none is rare: classes that somebody numbered are filled, a measured quantity has thin tails.
 MANY_CLASSES, LEAST_OF_MANY = 100, 10
 
@@ -288,7 +290,7 @@ def _missing_targets(column: pd.Series[Any]) -> tuple[Truths, list[str]]:
     if not is_text(column) or isinstance(column.dtype, require("pandas", "tables").CategoricalDtype):
         return absent, []  # a categorical: a person said that all are classes
     codes, names = category_codes(column)
-    words = [place for place, name in enumerate(names) if name.strip().lower() in NO_CLASSES]
+    words = [place for place, name in enumerate(names) if name.strip() in NO_CLASSES]
     return absent | np.isin(codes, words), [names[place] for place in words]
 
 

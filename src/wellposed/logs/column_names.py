@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from wellposed.core.csv import NUMBER
 from wellposed.core.errors import listed
 from wellposed.logs.log import normalize_name
 
@@ -120,7 +121,7 @@ KNOWN = {*SIDES, *LOSS, *LOSSLIKE, *METRICS, *AS_USUAL, *OF_A_STEP, *SMOOTHED, *
 HEADS = ("loss", "verlust", "acc", "accuracy", "error", "err", "logloss", "auc", "f1", "mse", "mae", "rmse", "ppl", "perplexity",
          "iou", "dice")  # fmt: skip
 TIMES = re.compile(
-    r"(?:^|_)(?:time|sec|secs|seconds|ms|eta|speed|samples?|tokens?|took|elapsed|lr|size|count|num|memory|mem|norm)(?:_|$)"
+    r"(?:^|_)(?:time|sec|secs|seconds|ms|eta|speed|samples?|tokens?|took|elapsed|duration|minutes|hours|runtime|lr|size|count|num|memory|mem|norm)(?:_|$)"
 )
 SAID = re.compile(r"[:=\s][-+]?\d{0,20}\.\d")  # a number after a name: a line of text, and no name
 SCORED = re.compile("score|metric|result|reward|return", re.IGNORECASE)
@@ -282,7 +283,7 @@ def guess(found: Iterable[str] | Mapping[str, Sequence[Any]], metrics_of: str = 
         if name not in kept and name.side in (VALID, TEST) and name.what and counts[name.text]
     ]
     names = kept
-    losses = _losses(_beside([name for name in names if normalize_name(name.text) not in OURS], found))
+    losses = _losses(_beside([name for name in names if normalize_name(name.text) not in OURS], found), columns_of)
     taken, notes = losses.taken, list(losses.notes)
     if once and not any(name.side in (VALID, TEST) for name in names):
         notes.append(f"{listed(map(repr, once), 4)} was looked at once or twice, which is no curve, and was left out.")
@@ -332,11 +333,8 @@ def _behaving(names: Sequence[Name], found: Mapping[str, Sequence[Any]], counts:
     fewest = {side: max(least, min(count, FEWEST, looks)) for side, count in most.items()}
     named = any(name.what for name in names)
 
-    def said(name: Name) -> list[str]:
-        return [str(cell) for cell in found[name.text] if cell is not None and str(cell).strip()]
-
     def behaves(name: Name) -> bool:
-        cells = said(name)
+        cells = _values(name, found)
         if (name.what or name.side) and counts[name.text] < fewest[name.side or TRAIN]:
             return False
         if name.side and not (name.what or name.parts) and all(map(WHOLE.fullmatch, cells)):
@@ -345,7 +343,7 @@ def _behaving(names: Sequence[Name], found: Mapping[str, Sequence[Any]], counts:
 
     kept = [name for name in names if behaves(name)]
     unsided = [name for name in kept if name.what in LOSSLIKE and name.side == NOBODY and counts[name.text] > 1]
-    still = {name for name in unsided if len({*said(name)}) == 1}
+    still = {name for name in unsided if len({*_values(name, found)}) == 1}
     moving = [name for name in kept if name not in still]
     return moving if any(name.what for name in moving) else kept
 
@@ -386,7 +384,7 @@ def named_side(text: str) -> str:
 # Losses
 
 
-def _losses(names: Sequence[Name]) -> Guess:
+def _losses(names: Sequence[Name], cells: Mapping[str, Sequence[Any]]) -> Guess:
     losses = [name for name in names if name.is_loss]
     like = sorted((name for name in names if name.what in LOSSLIKE and name.level), key=lambda n: n.what in METRICS_TOO)
     sided = {name.what for name in like if name.side}
@@ -405,7 +403,7 @@ def _losses(names: Sequence[Name]) -> Guess:
                 notes.append(f"No column is called a loss of both sides; {chosen.spoken} was taken for it.")
     bare = _bare(names)
     if pair == (None, None) and not bare and not any(name.side and name.what for name in names):
-        pair = _unknown(names)
+        pair = _unknown(names, cells)
         notes += [f"No known quantity is there; '{one.text}' was taken for a loss." for one in pair if one]
     elif pair == (None, None):
         sides = [
@@ -418,7 +416,7 @@ def _losses(names: Sequence[Name]) -> Guess:
         of_train = pair[0] is None
         others = [name for name in [*like, *bare] if name.side and name.what not in METRICS_TOO]
         spare = next((name for name in others if (name.side == TRAIN) == of_train), None)
-        pair = (spare, pair[1]) if of_train else (pair[0], spare or _of_an_evaluation(names, pair[0]))
+        pair = (spare, pair[1]) if of_train else (pair[0], spare or _of_an_evaluation(names, pair[0], cells))
         if not of_train and pair[0] and pair[1] and pair[1].side == NOBODY:
             notes.append(f"'{pair[1].text}' stands with metrics beside '{pair[0].text}', and was taken for validation.")
     train, valid = pair
@@ -511,25 +509,42 @@ def _bare(names: Sequence[Name]) -> list[Name]:
     return sorted(bare, key=lambda name: name.side == TEST)
 
 
-def _of_an_evaluation(names: Sequence[Name], train: Name | None) -> Name | None:
-    """``loss`` beside ``train_loss`` and metrics that name no side: what an evaluation gave back, with its own names."""
+def _of_an_evaluation(names: Sequence[Name], train: Name | None, cells: Mapping[str, Sequence[Any]]) -> Name | None:
+    """``loss`` beside ``train_loss`` and metrics that name no side: what an evaluation gave back, with its own names.
+
+    It has a value where training has one: another number of values is of batches, and equal values are training's own.
+    """
     metrics = {
         name.side for name in names if name.level and name.what in METRICS.values() and name.what not in LOSSLIKE
     }
-    same = [name for name in names if train and name.is_loss and not name.side and name.cost == (0, 0, 0) == train.cost]
-    return same[0] if metrics == {NOBODY} and train is not None and train.side == TRAIN and same else None
+    if train is None or metrics != {NOBODY} or train.side != TRAIN:
+        return None
+    same = [name for name in names if name.is_loss and not name.side and name.cost == (0, 0, 0) == train.cost]
+    own, theirs = _values(train, cells), _values(same[0], cells) if same else []
+    apart = len(own) == len(theirs) and 2 * sum(a == b for a, b in zip(own, theirs, strict=True)) < len(own)
+    return same[0] if same and (apart or not cells) else None
 
 
-def _unknown(names: Sequence[Name]) -> tuple[Name | None, Name | None]:
-    """The first quantity by a word of the writer's own that both sides have, as ``tr_ssl`` and ``va_ssl``."""
+def _unknown(names: Sequence[Name], cells: Mapping[str, Sequence[Any]]) -> tuple[Name | None, Name | None]:
+    """The first quantity by a word of the writer's own that both sides have and that training lowers: ``tr_ssl`` and ``va_ssl``."""
     own = [
         name
         for name in names
         if name.parts and name.level and not (name.what or TIMES.search(normalize_name(name.text)))
     ]
-    ours = [name for name in own if name.side == TRAIN]
+    ours = [name for name in own if name.side == TRAIN and _falls(_values(name, cells))]
     theirs = [name for side in (VALID, TEST) for name in own if name.side == side]
     return next(((a, b) for a in ours for b in theirs if a.parts == b.parts), (None, None))
+
+
+def _values(name: Name, cells: Mapping[str, Sequence[Any]]) -> list[str]:
+    return [str(cell) for cell in cells.get(name.text, ()) if cell is not None and str(cell).strip()]
+
+
+def _falls(values: Sequence[str]) -> bool:
+    """Whether the last of them is less than the first, as far as they are known: hits and rewards rise, sizes stay."""
+    ends = [float(value.replace(",", ".")) for value in (*values[:1], *values[-1:]) if NUMBER.fullmatch(value)]
+    return len(ends) < 2 or ends[1] < ends[0]
 
 
 def _parts(pair: tuple[Name | None, Name | None], rivals: Sequence[Name]) -> tuple[tuple[str | None, str | None], ...]:

@@ -13,7 +13,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -379,6 +379,18 @@ class _Found:
                 break
         self.rows.append(row)
 
+    def _of_classes(self, listed: Sequence[Mapping[str, Sequence[Any]]], losses: set[str]) -> bool:
+        """Whether lists stand beside lines that say both losses, and are no histories: of one side, or one at each line."""
+        said = columns_of(self.rows)
+        taken = guess(said).taken
+        looks = sum(cell is not None for cell in said.get(taken.get("valid_loss", ""), ()))
+        if not losses <= taken.keys() or looks < FEWEST_ROWS:
+            return False
+        longest = max(len(cells) for one in listed for cells in one.values())
+        return len(listed) >= looks or (
+            longest <= looks and not any(losses <= guess(one).taken.keys() for one in listed)
+        )
+
     def _begins(self) -> int:
         """Where the curves begin: after rows of whole numbers, before any epoch or fraction, that are sizes or a script's defaults:
         0, above most losses, or under names that no later row has."""
@@ -404,6 +416,8 @@ class _Found:
         if self.whole and (asked is used or any(guess(log.columns).taken.keys() & asked for log in self.whole)):
             return [replace(log, name=": ".join(filter(None, (str(path), log.name)))) for log in self.whole]
         listed = [columns for columns in self.lists if guess(columns).taken.keys() & asked]
+        if listed and self._of_classes(listed, losses):
+            listed = []
         if max((len(cells) for one in listed for cells in one.values()), default=0) > 1:
             return [
                 Log(one, f"{path}: run {i}" if len(listed) > 1 else str(path), TEXT) for i, one in enumerate(listed, 1)
