@@ -483,6 +483,18 @@ def test_lists_of_classes_beside_lines_are_no_histories(tmp_path: Path, often: i
     assert seen(table, "valid_loss") == pytest.approx(VALID)
 
 
+def test_histories_beside_lines_that_say_their_ends_are_runs(tmp_path: Path) -> None:
+    """Each run prints both lists, and what they end with."""
+    runs = [[value + shift for value in VALID] for shift in (0.0, 0.5, 1.0, 1.5)]
+    lines = (
+        f"Train Losses {TRAIN}\nValid Losses {one}\nFinal Train Loss {TRAIN[-1]}\nFinal Valid Loss {one[-1]}"
+        for one in runs
+    )
+    (path := tmp_path / "log.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    tables = read_all(path)
+    assert [seen(table, "valid_loss") for table in tables] == [pytest.approx(one) for one in runs]
+
+
 @pytest.mark.parametrize(
     ("other", "taken"),
     [
@@ -512,6 +524,12 @@ def test_a_quantity_that_training_raises_is_no_loss(word: str) -> None:
 def test_durations_are_no_losses() -> None:
     for word in ("duration", "minutes", "runtime"):
         assert "train_loss" not in guess({f"train_{word}": ["9", "8", "7"], f"val_{word}": ["3", "2", "1"]}).taken
+
+
+def test_an_axis_of_episodes_beside_returns_is_one(tmp_path: Path) -> None:
+    lines = [f"{e},{e}.5,{a}" for e, a in enumerate(TRAIN, 1)]
+    text = "\n".join(["episode,avg_return,loss", *lines]) + "\n"
+    assert wp.diagnose(curves(tmp_path, text, "csv")).names == ["moving_target"]
 
 
 @pytest.mark.parametrize("beside", ["entropy_loss", "success_rate", "num_episodes"])

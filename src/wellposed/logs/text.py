@@ -380,16 +380,18 @@ class _Found:
         self.rows.append(row)
 
     def _of_classes(self, listed: Sequence[Mapping[str, Sequence[Any]]], losses: set[str]) -> bool:
-        """Whether lists stand beside lines that say both losses, and are no histories: of one side, or one at each line."""
+        """Whether lists stand beside lines that say both losses, and are no histories: of one side, or one at each line. What a
+        line says of a history is its end."""
         said = columns_of(self.rows)
         taken = guess(said).taken
         looks = sum(cell is not None for cell in said.get(taken.get("valid_loss", ""), ()))
         if not losses <= taken.keys() or looks < FEWEST_ROWS:
             return False
         longest = max(len(cells) for one in listed for cells in one.values())
-        return len(listed) >= looks or (
-            longest <= looks and not any(losses <= guess(one).taken.keys() for one in listed)
-        )
+        if len(listed) >= looks:
+            ends = {str(cells[-1]) for one in listed for cells in one.values() if len(cells)}
+            return not {str(cell) for cell in said[taken["valid_loss"]] if cell is not None} <= ends
+        return longest <= looks and not any(losses <= guess(one).taken.keys() for one in listed)
 
     def _begins(self) -> int:
         """Where the curves begin: after rows of whole numbers, before any epoch or fraction, that are sizes or a script's defaults:

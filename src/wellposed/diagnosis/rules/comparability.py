@@ -52,10 +52,12 @@ class MovingTarget(Rule):
             )  # fmt: skip
         reading = reading_of(curves)
         seen = curves.signals.names if curves.signals is not None else frozenset[str]()
-        # An axis of episodes alone is also that of few-shot learning.
-        quantities = [name for ours, name in reading.taken.items() if ours not in ("epoch", "step")]
+        axes = [name for ours, name in reading.taken.items() if ours in ("epoch", "step")]
+        quantities = [name for name in reading.taken.values() if name not in axes]
         names = [re.sub(r"[^a-z\d]+", " ", name.lower()) for name in (*quantities, *reading.left, *seen)]
         played = {re.sub(r"(?<!s)s$", "", found.group()) for name in names if (found := REINFORCED.search(name))}
+        if any(re.match("rew|return", one) for one in played):  # without, episodes are also those of few-shot learning
+            played |= {"episode" for name in axes if "episode" in name.lower()}
         against = all(any(side.search(name) for name in names) for side in ADVERSARIAL)
         against = against or all(any(map(side.fullmatch, seen)) for side in PLAYERS)
         if len(played) < 2 and not against:
