@@ -891,7 +891,7 @@ def test_batches_are_not_written_out_for_a_note(monkeypatch: pytest.MonkeyPatch)
     assert described([1, "two", {"three": 4}]) == "[1, 'two', {'three': 4}]"
 
 
-ROWS = tuple[Tensor, ...]
+SEVERAL = tuple[Tensor, ...]
 
 
 class Named(type):
@@ -905,8 +905,8 @@ class Settings(metaclass=Named):
 def test_names_of_types_in_what_code_uses_harm_nothing() -> None:
     """Their attributes are a view, which takes no change: a network that torch has compiled holds some too."""
 
-    def used(x: Tensor) -> ROWS:
-        return cast("ROWS", (x * Settings.scale, ROWS)[:1])
+    def used(x: Tensor) -> SEVERAL:
+        return cast("SEVERAL", (x * Settings.scale, SEVERAL)[:1])
 
     with reach_kept(used):
         assert used(torch.ones(1))[0] == 2.0

@@ -170,10 +170,11 @@ class OwnHook:
 
 
 @contextmanager
-def reach_kept(*given: object, training: bool | None = None) -> Iterator[None]:
+def reach_kept(*given: object, training: bool | None = None, weights: bool = True) -> Iterator[None]:
     """All that models and code reach comes back: modes, weights, buffers, gradients, plain attributes (a state that a recurrent
     network keeps, a meter that a loss adds to), names that functions bind outside of themselves, and generators. Inside, replicas
-    do not talk to those of other processes, and all modules are in the mode ``training``.
+    do not talk to those of other processes, and all modules are in the mode ``training``. Without ``weights`` these stay as they
+    were moved to.
     """
     around = _all_reached(given)
     found = [one for one in around if isinstance(one, KINDS)]
@@ -182,7 +183,7 @@ def reach_kept(*given: object, training: bool | None = None) -> Iterator[None]:
         for kept in (
             modes_kept(*models, training=training),
             buffers_kept(*models),
-            _weights_kept(*models),
+            _weights_kept(*models if weights else ()),
             gradients_kept(parameter for model in models for parameter in model.parameters()),
             attributes_kept(*_modules(models)),
         ):

@@ -96,7 +96,7 @@ def _losses(
     """The mean loss of each batch, under the same draws, with hooks behind modules."""
     handles = [module.register_forward_hook(hook) for module, hook in hooks]
     try:
-        with seeded(0, "codes"), evaluating(model, predict, loss):
+        with seeded(0, "codes"), evaluating(model, predict, loss, weights=True):
             return torch.tensor([float(loss.mean(predict(model, batch), target)) for batch, target in batches])
     finally:
         for handle in handles:

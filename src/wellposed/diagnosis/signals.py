@@ -320,7 +320,7 @@ def _unlearned(watch: Watch) -> dict[str, float]:
     found: dict[str, float] = {}
     if not watch.notes.unlearned:
         return found
-    with seeded(0, "look"), evaluating(watch.model, watch.forward, watch.loss):
+    with seeded(0, "look"), evaluating(watch.model, watch.forward, watch.loss, weights=True):
         for side in watch.probes:
             marks = marks_of(watch.model, watch.forward, (batch for batch, _ in watch.batches(side)))
             found[side] = len(marks & watch.notes.unlearned) / max(len(marks), 1)
@@ -367,7 +367,7 @@ class _Seen:
         outputs: list[Any] = []
         targets: list[Any] = []
         inputs: list[Any] = []
-        with seeded(0, "look"), evaluating(model, self.predict, self.loss):
+        with seeded(0, "look"), evaluating(model, self.predict, self.loss, weights=True):
             for batch, target in batches:
                 outputs.append(self.predict(model, batch))
                 targets.append(target)

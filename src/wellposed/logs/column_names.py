@@ -277,10 +277,11 @@ def guess(found: Iterable[str] | Mapping[str, Sequence[Any]], metrics_of: str = 
     counts = {name: sum(cell is not None for cell in cells) for name, cells in columns_of.items()}
     names = _first_set(_letters([parse_name(name) for name in first.values()]))
     kept = _behaving(names, columns_of, counts) if counts else names
+    stay = {*kept}
     once = [
         name.text
         for name in names
-        if name not in kept and name.side in (VALID, TEST) and name.what and counts[name.text]
+        if name not in stay and name.side in (VALID, TEST) and name.what and counts[name.text]
     ]
     names = kept
     losses = _losses(_beside([name for name in names if normalize_name(name.text) not in OURS], found), columns_of)

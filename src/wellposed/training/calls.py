@@ -85,7 +85,7 @@ def checked_calls(model: nn.Module, loss: Loss, batch: Any, calls: Calls) -> Cal
         InputError: it raised, or the loss does not take what it gives; with the line to type where one is found.
     """
     forward, target = guard_call("forward=", calls.forward), guard_call("target=", calls.target)
-    with seeded(0, "calls"), evaluating(model, calls.forward, calls.target, loss):
+    with seeded(0, "calls"), evaluating(model, calls.forward, calls.target, loss, weights=True):
         outputs, wanted = forward(model, batch), target(batch)
         try:
             return replace(calls, whole=loss.per_example(outputs, wanted).whole)
@@ -112,7 +112,7 @@ def find_calls(model: nn.Module, loss: Loss, batch: Any) -> Calls:
         InputError: the model or the loss does not take them; with the line to type.
     """
     plain = Calls(plain_call, lambda batch: split_batch(batch)[1])
-    with seeded(0, "calls"), evaluating(model, loss):
+    with seeded(0, "calls"), evaluating(model, loss, weights=True):
         own = _own(model, loss, batch)
         if own is not None:
             return own

@@ -40,12 +40,16 @@ def call(model: nn.Module, inputs: Any) -> Any:
 
 
 @contextmanager
-def evaluating(model: nn.Module, *code: object) -> Iterator[None]:
+def evaluating(model: nn.Module, *code: object, weights: bool = False) -> Iterator[None]:
     """Evaluation mode, own random state, and no gradients but where a `Loss` needs derivatives; all that the model, and ``code``
-    that is called beside it, reach comes back as it was (`reach_kept`).
+    that is called beside it, reach comes back as it was (`reach_kept`); ``weights`` too, which what is inside may otherwise move.
     """
     derived = any(isinstance(one, Loss) and one.derived for one in code)
-    with random_states_kept(), reach_kept(model, *code, training=False), torch.set_grad_enabled(derived):
+    with (
+        random_states_kept(),
+        reach_kept(model, *code, training=False, weights=weights),
+        torch.set_grad_enabled(derived),
+    ):
         yield
 
 
@@ -77,7 +81,7 @@ def evaluate(
     outputs: list[Tensor] = []
     targets: list[Tensor] = []
     kept = 0
-    with spent_on(EVALUATION), evaluating(model, forward, loss):
+    with spent_on(EVALUATION), evaluating(model, forward, loss, weights=True):
         for inputs, target in batches:
             inputs, target = to_device(inputs, device), to_device(target, device)
             with noting("the model in evaluation mode", inputs):

@@ -215,7 +215,7 @@ class Watch:
         if any(is_lazy(p) for p in self.model.parameters()):
             return None
         batch = to_device(batch, self.device, copied=True)
-        with seeded(0, "watch"), evaluating(self.model, calls.forward, self.loss):
+        with seeded(0, "watch"), evaluating(self.model, calls.forward, self.loss, weights=True):
             return self.loss.per_example(calls.forward(self.model, batch), calls.target(batch))
 
     def _wanted(self, rows: int | None) -> int:
@@ -453,7 +453,7 @@ class Watch:
             return self.first.outputs, self.first.target
         if any(is_lazy(p) for p in self.model.parameters()):
             return None, None
-        with suppress(InputError), seeded(0, "watch"), evaluating(self.model, self.forward, self.loss):
+        with suppress(InputError), seeded(0, "watch"), evaluating(self.model, self.forward, self.loss, weights=True):
             for batch, target in self.batches("train"):
                 return self.forward(self.model, batch), target
         return None, None
