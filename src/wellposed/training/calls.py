@@ -39,7 +39,7 @@ from wellposed.training.evaluate import Forward, call, evaluating
 from wellposed.training.sides import GRAPH
 
 Target = Callable[[Any], Any]
-Way = tuple[str, Loss, Any, Any]
+TriedLine = tuple[str, Loss, Any, Any]
 """A line that a person may type, with the loss, the outputs and the target that it gives on a batch."""
 CLOSE, CLOSE_IN_HALF = 1e-5, 1e-2
 """Relative difference of the model's own loss and ours on one batch, in single and in half precision."""
@@ -90,7 +90,7 @@ def checked_calls(model: nn.Module, loss: Loss, batch: Any, calls: Calls) -> Cal
         try:
             return replace(calls, whole=loss.per_example(outputs, wanted).whole)
         except ProblemError as error:
-            ways: Iterator[Way] = ((*way, outputs, wanted) for way in _losses(loss, outputs, wanted))
+            ways: Iterator[TriedLine] = ((*way, outputs, wanted) for way in _losses(loss, outputs, wanted))
             if calls.target is target_shown:
                 ways = itertools.chain(ways, _target_lines(loss, outputs, batch, _kind(model)))
             if line := _line_that_works(ways):
@@ -275,7 +275,7 @@ def _value(loss: Loss, outputs: Any, target: Any) -> float | None:
     return None
 
 
-def _line_that_works(lines: Iterator[Way]) -> str:
+def _line_that_works(lines: Iterator[TriedLine]) -> str:
     """The first of the lines that gives a loss, without broadcasting; empty where none does."""
     with warnings_apart():
         warnings.simplefilter("ignore")
@@ -285,14 +285,14 @@ def _line_that_works(lines: Iterator[Way]) -> str:
     return f"This works on the first batch: {line}." if line else ""
 
 
-def _lines(model: nn.Module, loss: Loss, batch: Any) -> Iterator[Way]:
+def _lines(model: nn.Module, loss: Loss, batch: Any) -> Iterator[TriedLine]:
     """Lines that a person may type, with the loss, the outputs and the target that they give on the batch."""
     parts = dict(_named_parts(batch))
     with suppress(Exception):
         outputs, target = plain_call(model, batch), target_shown(batch)
         yield from ((line, tried, outputs, target) for line, tried in _losses(loss, outputs, target))
     kind = _kind(model)
-    rebuilt: list[Way] = []
+    rebuilt: list[TriedLine] = []
     for inputs, given in _inputs(batch, parts, kind):
         with suppress(Exception):
             returned = model(**given[0]) if inputs == "**batch" else model(*given)
@@ -311,7 +311,7 @@ def _kind(model: nn.Module) -> torch.dtype:
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
-def _target_lines(loss: Loss, outputs: Any, batch: Any, kind: torch.dtype, inputs: str = "") -> Iterator[Way]:
+def _target_lines(loss: Loss, outputs: Any, batch: Any, kind: torch.dtype, inputs: str = "") -> Iterator[TriedLine]:
     """Lines for the target, which is none of ``inputs``, and for the loss where it takes it in another way."""
     for text, target in _targets(batch, dict(_named_parts(batch)), kind, not isinstance(outputs, Tensor)):
         if text not in inputs:
