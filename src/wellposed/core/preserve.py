@@ -414,10 +414,8 @@ def _weights_kept(*models: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, name, weight in weights:
-            if type(module._parameters.get(name)) in (
-                nn.Parameter,
-                type(None),
-            ):  # else it was sharded, and its memory is gone
+            now = module._parameters.get(name)
+            if now is None or type(now) is nn.Parameter:  # else it was sharded, and its memory is gone
                 module._parameters[name] = weight
                 if (put := back.pop(id(weight), None)) is not None:
                     put()

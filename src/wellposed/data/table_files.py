@@ -200,7 +200,9 @@ def _from_text(text: str, path: Path, expected: Sequence[str]) -> tuple[pd.DataF
     text, separator = csv.separated(text, path)
     if (plain := csv.unescaped(text, path, separator)) is not None:
         text = plain
-        notes.append("Backslashes keep quotes and separators within cells, and are left out there.")
+        notes.append(
+            "Backslashes before quotes and separators are read as escapes: what follows them belongs to the cell."
+        )
     head = [record for _, record in csv.first_records(text, path, separator)]
     names, headed = _names(head, expected, path, notes)
     width = _checked_width(text, path, separator, names, headed)

@@ -416,7 +416,9 @@ def _of_watch(watch: Watch, logged: float | None, batch_size: int, draws: int, l
     for side in ("train", "valid"):  # in evaluation mode
         with seeded(0, "watch"), watch.notes.blind():
             batches = watch.batches(side)
-            seen = evaluate(watch.model, batches, watch.loss, None, device=watch.device, forward=watch.forward)
+            seen = evaluate(
+                watch.model, batches, watch.loss, None, device=watch.device, forward=watch.forward, restores=True
+            )
             losses.append(seen.loss)
     training, valid = losses
     shares.append(_true(training.mean, _rows(valid), level))

@@ -90,77 +90,78 @@ def ablation(bench: Bench, baseline: Recipe, best: Recipe, epochs: int, rows: in
     recipes = zip(inside, without, strict=True)
     found.worths = [Worth(one, recipe, judged[one.name]) for one, recipe in recipes if one.name in judged]
     found.worths.sort(key=lambda worth: worth.interval.estimate, reverse=True)
-    found.simplest = simplest(bench, best, found.worths, full, arrays, epochs, rows)
-    found.cocktail = cocktail(bench, best, found.worths, full, arrays, epochs, rows)
+    measured = Measured(bench, best, found.worths, full, arrays, epochs, rows)
+    found.simplest = simplest(measured)
+    if len(found.worths) == len(inside):  # else the recipe with one of them has others, too
+        found.cocktail = cocktail(measured)
     return found
 
 
-def cocktail(
-    bench: Bench,
-    best: Recipe,
-    worths: Sequence[Worth],
-    full: list[np.ndarray],
-    without: dict[str, list[np.ndarray]],
-    epochs: int,
-    rows: int | None,
-) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class Measured:
+    """What was measured with equal seeds, and the means to measure more.
+
+    Attributes:
+        worths: of the ingredients, the most valuable first.
+        full: what each validation row adds to the score of the whole recipe, seed by seed.
+        without: the same without each ingredient, by its name.
+        epochs, rows: of a run.
+    """
+
+    bench: Bench
+    best: Recipe
+    worths: list[Worth]
+    full: list[np.ndarray]
+    without: dict[str, list[np.ndarray]]
+    epochs: int
+    rows: int | None
+
+    def also(self, recipes: Sequence[Recipe]) -> list[list[np.ndarray]]:
+        """The same of other recipes, of each that ended with all seeds; of none where the time is not enough for all."""
+        pairs = len(self.full)
+        if affordable_pairs(self.bench, recipes, self.epochs, self.rows, share=1.0, fewest=pairs) < pairs:
+            return [[] for _ in recipes]
+        found = scores(self.bench, recipes, self.epochs, self.rows, pairs)
+        return [theirs if len(theirs) == pairs else [] for theirs in found]
+
+
+def cocktail(measured: Measured) -> dict[str, Any] | None:
     """How much better all ingredients are than the most valuable one alone; None where there is one, or no time for it.
 
     Model, optimizer, schedule and batch size are those of the recipe on both sides.
-
-    Args:
-        full, without: as in `simplest`.
     """
-    several = [worth.ingredient for worth in worths if isinstance(worth.ingredient, Ingredient)]
+    several = [worth.ingredient for worth in measured.worths if isinstance(worth.ingredient, Ingredient)]
     if len(several) < 2:
         return None
     first, *others = several
-    if len(others) == 1:
-        alone = without[others[0].name]
-    else:
-        recipe = best
-        for one in others:
-            recipe = one.removed(recipe)
-        if affordable_pairs(bench, [recipe], epochs, rows, share=1.0, fewest=len(full)) < len(full):
-            return None
-        alone = scores(bench, [recipe], epochs, rows, len(full))[0]
-    if len(alone) < len(full):
+    recipe = measured.best
+    for one in others:
+        recipe = one.removed(recipe)
+    alone = measured.without[others[0].name] if len(others) == 1 else measured.also([recipe])[0]
+    if not alone:
         return None
-    found = gain(full, alone)
+    found = gain(measured.full, alone)
     numbers = {key: getattr(found, key) for key in ("estimate", "low", "high", "level", "pairs")}
     return {"alone": first.name, "others": [one.name for one in others], **numbers}
 
 
-def simplest(
-    bench: Bench,
-    best: Recipe,
-    worths: Sequence[Worth],
-    full: list[np.ndarray],
-    without: dict[str, list[np.ndarray]],
-    epochs: int,
-    rows: int | None,
-) -> dict[str, Any] | None:
+def simplest(measured: Measured) -> dict[str, Any] | None:
     """The recipe without the most ingredients that is within one standard error of the best; None where each is needed.
 
     Ingredients whose gain is within one standard error of nothing are left out one after another, the least valuable first, and
     each recipe so made is trained with the same seeds. The best of them may be better than the recipe they come from.
-
-    Args:
-        full: what each validation row adds to the score of the whole recipe, seed by seed.
-        without: the same without each ingredient, by its name.
     """
-    idle = [worth for worth in reversed(worths) if worth.interval.estimate <= worth.interval.standard_error]
+    full = measured.full
+    idle = [worth for worth in reversed(measured.worths) if worth.interval.estimate <= worth.interval.standard_error]
     if not idle:
         return None
-    chain = [best, idle[0].without]
+    chain = [measured.best, idle[0].without]
     for worth in idle[1:]:
         chain.append(worth.ingredient.removed(chain[-1]))
-    tried = {0: full, 1: without[idle[0].ingredient.name]}
+    tried = {0: full, 1: measured.without[idle[0].ingredient.name]}
     later = chain[2:]
-    if later and affordable_pairs(bench, later, epochs, rows, share=1.0, fewest=len(full)) >= len(full):
-        for place, theirs in enumerate(scores(bench, later, epochs, rows, len(full)), 2):
-            if len(theirs) == len(full):
-                tried[place] = theirs
+    if later:
+        tried |= {place: theirs for place, theirs in enumerate(measured.also(later), 2) if theirs}
     top = max(tried, key=lambda place: float(np.mean(tried[place])))
     behind = {place: gain(tried[top], theirs) for place, theirs in tried.items()}
     place = max(place for place, lost in behind.items() if place == top or lost.estimate <= lost.standard_error)

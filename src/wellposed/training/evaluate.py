@@ -72,16 +72,18 @@ def evaluate(
     forward: Forward = call,
     weights: list[Tensor] | None = None,
     by_row: bool = False,
+    restores: bool = False,
 ) -> Evaluation:
     """Evaluate on batches of ``(inputs, target)``; a metric that is not defined on the targets is NaN without rows.
 
-    ``by_row``: each row's part of the metric is needed, also where it costs more than the score.
+    ``by_row``: each row's part of the metric is needed, also where it costs more than the score. ``restores``: weights that the
+    forward of somebody's own loop moves by itself come back, for the price of a copy.
     """
     parts: list[PerExample] = []
     outputs: list[Tensor] = []
     targets: list[Tensor] = []
     kept = 0
-    with spent_on(EVALUATION), evaluating(model, forward, loss, weights=True):
+    with spent_on(EVALUATION), evaluating(model, forward, loss, weights=restores):
         for inputs, target in batches:
             inputs, target = to_device(inputs, device), to_device(target, device)
             with noting("the model in evaluation mode", inputs):

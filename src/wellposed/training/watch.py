@@ -429,7 +429,9 @@ class Watch:
                 yield batch, target
 
         with seeded(0, "watch"), self.notes.blind():
-            found = evaluate(self.model, batches(), self.loss, self.metric, device=self.device, forward=self.forward)
+            found = evaluate(
+                self.model, batches(), self.loss, self.metric, device=self.device, forward=self.forward, restores=True
+            )
         now = np.array(aims).reshape(-1, 2)
         first = self._aims.setdefault((side, self.rows), now)
         if first.shape != now.shape or (np.abs(first - now)[:, 0] > MOVED * first[:, 1]).any():
