@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import tempfile
 import time
 
 import pytest
@@ -19,6 +20,18 @@ for number, handler in (
 ):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)
+
+
+# A cluster that one test process starts writes its address into this folder, and any ``ray.init()`` on the machine that finds it
+# there connects to it, also while it is being taken down. The path is short: a socket's may have no more than 107 bytes.
+_ray_folder = tempfile.TemporaryDirectory(
+    prefix="ray-", dir=os.environ.get("RAY_TMPDIR", "/tmp" if os.name == "posix" else None), ignore_cleanup_errors=True
+)
+os.environ["RAY_TMPDIR"] = _ray_folder.name
+
+
+def pytest_unconfigure() -> None:
+    _ray_folder.cleanup()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -101,6 +102,46 @@ def test_the_cluster_gives_the_runs_of_this_process(nodes: Any, monkeypatch: pyt
     assert not same(again[0], train(given, [Job(jobs()[0].recipe, 9)])[0])
     assert ray.is_initialized()
     assert len([n for n in ray.nodes() if n["Alive"]]) == 2
+
+
+def test_no_other_test_process_finds_the_cluster(nodes: Any) -> None:
+    """Where Ray writes its address down, each ``ray.init()`` of the machine would connect to it, whoever has started it."""
+    kept = Path(os.environ["RAY_TMPDIR"], "ray", "ray_current_cluster")
+    assert kept.read_text(encoding="utf-8") == nodes.address
+    everyone = Path("/tmp/ray/ray_current_cluster")
+    assert not everyone.exists() or everyone.read_text(encoding="utf-8") != nodes.address
+
+
+@pytest.mark.parametrize("source", ["RAY_ADDRESS", "ray_current_cluster"])
+@pytest.mark.parametrize("address", ["127.0.0.1:{}", "localhost:{}", "127.0.0.1:99999"])
+def test_a_cluster_that_has_ended_is_named_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, address: str
+) -> None:
+    """Ray tries for ten minutes, and ends the process then. Also where the file is a leftover of a head that was killed."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = address.format(free.getsockname()[1])
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was asked"))
+    monkeypatch.setenv("RAY_ADDRESS", address if source == "RAY_ADDRESS" else "")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("" if source == "RAY_ADDRESS" else address, encoding="utf-8")
+    with pytest.raises(InputError, match=rf"{source}.* names a Ray cluster at {address}, where nobody answers"):
+        cluster.connect(ray)
+
+
+@pytest.mark.parametrize("address", ["", "local", "auto", "ray://host:10001", "listening"])
+def test_an_address_is_left_to_ray_where_it_can_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **given: asked.append(given))
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{there.getsockname()[1]}" if address == "listening" else address)
+        cluster.connect(ray)
+    assert len(asked) == 1
 
 
 def test_both_nodes_train(nodes: Any, tmp_path: Path) -> None:

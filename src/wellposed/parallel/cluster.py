@@ -8,12 +8,14 @@ import logging
 import math
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -42,7 +44,7 @@ def train_on_ray(problem: Problem, jobs: Sequence[Job], conditions: Conditions) 
     is written in; only what stands in the script itself, or in a FILE.py:NAME, is sent along.
 
     Raises:
-        InputError: there is no such device, or no node of the cluster has it.
+        InputError: there is no such device, no node of the cluster has it, or the cluster has ended.
         ProblemError: the problem cannot be sent.
         MissingExtra: Ray is not installed.
     """
@@ -84,6 +86,7 @@ def connect(ray: ModuleType) -> None:
     """Connect to Ray where that has not happened, without a word of its own; ``print`` and SIGTERM stay whose they were."""
     if ray.is_initialized():
         return
+    refuse_dead_cluster()
     os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")  # Ray would put a print of its own in place of Python's
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -95,6 +98,30 @@ def connect(ray: ModuleType) -> None:
         ) from error
     if threading.current_thread() is threading.main_thread() and before is not None:
         signal.signal(signal.SIGTERM, before)  # Ray would exit in the middle of a study
+
+
+def refuse_dead_cluster() -> None:
+    """Whether somebody answers at the address that Ray would connect to: it tries for ten minutes, and then ends the process.
+
+    Raises:
+        InputError: nobody does.
+    """
+    address = os.environ.get("RAY_ADDRESS", "")
+    source, remedy = "RAY_ADDRESS names", "Start it, or set RAY_ADDRESS=local for one that is started here."
+    if address in ("", "auto"):  # the latest that `ray start` has started on this machine and nobody has stopped
+        folder = os.environ.get("RAY_TMPDIR") or (sys.platform == "linux" and os.environ.get("TMPDIR")) or "/tmp"
+        file = Path(folder, "ray", "ray_current_cluster")
+        address = file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
+        source, remedy = f"{file} names", "`ray stop` forgets it; RAY_ADDRESS=local starts one here."
+    host, _, port = address.rpartition(":")
+    if not host or "://" in host or not port.isdecimal():
+        return  # none, one to start here, or one of Ray's client, which waits for half a minute
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=30).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"{source} a Ray cluster at {address}, where nobody answers ({first_line(error)}). {remedy}"
+        ) from error
 
 
 class Ours(io.TextIOBase):
