@@ -18,7 +18,7 @@ import wellposed as wp
 from wellposed.core.errors import DataError
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.caveats import reading_of
-from wellposed.diagnosis.curves import Curves
+from wellposed.diagnosis.curves import Curves, falling_pairs
 from wellposed.diagnosis.diagnose import apply_rules, causes_first, diagnose, diagnose_many, rules
 from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.rules import (
@@ -836,3 +836,13 @@ def test_a_loss_on_its_way_down_from_far_above_is_not_called_unlearned() -> None
     assert "undertrained" in seen[0]
     assert not {"not_learning", "over_regularized"} & set(seen[0])
     assert "not_learning" in seen[1]  # there was nothing to learn, and it rests
+
+
+def test_pairs_that_fall_are_counted_without_a_table_of_all() -> None:
+    draw = np.random.default_rng(0)
+    for digits in (0, 1, 9):
+        for count in (1, 2, 3, 8, 31, 64):
+            values = np.round(draw.normal(size=count), digits)
+            every = np.sign(np.triu(values[:, None] - values[None, :], 1)).sum()
+            assert falling_pairs(values) == every
+    assert falling_pairs(np.arange(3e5)[::-1]) == 300_000 * 299_999 // 2  # a table of all would take 671 GiB

@@ -12,6 +12,7 @@ import os
 import re
 import struct
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 
 from wellposed.core import tfrecord
 from wellposed.core.errors import DataError
@@ -478,6 +480,59 @@ def test_several_evaluations_in_an_epoch_keep_their_steps() -> None:
 
 
 # Several runs
+
+
+A, B = [0.9, 0.6, 0.4, 0.3, 0.2, 0.15], [0.95, 0.7, 0.5, 0.45, 0.5, 0.55]  # losses of training and of validation
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        {"train": {"logloss": A}, "eval": {"logloss": B}},  # what XGBoost's evals_result holds,
+        {"training": {"binary_logloss": A, "auc": B}, "valid_1": {"binary_logloss": B, "auc": A}},  # LightGBM's,
+        {"learn": {"Logloss": np.array(A)}, "validation": {"Logloss": np.array(B)}},  # and CatBoost's
+        {"history": {"train": {"loss": torch.tensor(A).double()}, "val": {"loss": tuple(B)}}},
+        {epoch: {"loss": a, "val_loss": b} for epoch, (a, b) in enumerate(zip(A, B, strict=True))},
+        {f"epoch {epoch}": {"train": {"loss": a}, "val": {"loss": b}} for epoch, (a, b) in enumerate(zip(A, B, strict=True))},
+        [{"epoch": epoch, "train": {"loss": a}, "val": {"loss": b}} for epoch, (a, b) in enumerate(zip(A, B, strict=True))],
+        [{"train": {"loss": np.float32(a)}, "val": {"loss": np.float32(b)}} for a, b in zip(A, B, strict=True)],
+        types.SimpleNamespace(evals_result_={"training": {"l2": A}, "valid_1": {"l2": B}}),
+        types.SimpleNamespace(evals_result=lambda: {"validation_0": {"rmse": A}, "validation_1": {"rmse": B}}),
+        types.SimpleNamespace(get_evals_result=lambda: {"learn": {"RMSE": A}, "validation": {"RMSE": B}}),
+        types.SimpleNamespace(
+            log_history=[{"loss": a, "epoch": e} for e, a in enumerate(A)] + [{"eval_loss": b, "epoch": e} for e, b in enumerate(B)]
+        ),
+    ],
+    ids=lambda held: str(held)[:40].translate({ord("<"): "", ord(">"): ""}).split(" at 0x")[0],
+)  # fmt: skip
+def test_what_is_nested_in_memory_is_read_as_in_a_file(held: Any, tmp_path: Path) -> None:
+    table = read(held)
+    assert table.columns["train_loss"] == pytest.approx(A)
+    assert table.columns["valid_loss"] == pytest.approx(B)
+    if isinstance(held, (dict, list)):
+        path = tmp_path / "log.json"
+        path.write_text(json.dumps(held, default=lambda cell: cell.tolist()), encoding="utf-8")
+        saved = read(path)
+        assert [*saved.columns] == [*table.columns]
+        assert saved.facts["reading"].taken == table.facts["reading"].taken
+
+
+def test_what_is_nested_in_memory_without_curves_is_refused_in_a_sentence() -> None:
+    nest: dict[str, Any] = {}
+    nest["train"] = nest
+    for held in (nest, {"train": {}}, {"a": {"b": {"c": "text"}}}, {"train": {"loss": object()}}):
+        with pytest.raises(DataError):
+            read(held)
+
+
+def test_accuracies_of_both_sides_alone_are_judged_without_an_axis() -> None:
+    risen, fallen = [0.5, 0.6, 0.7, 0.8, 0.85, 0.88, 0.9], [0.5, 0.58, 0.65, 0.7, 0.7, 0.69, 0.68]
+    for names in (("accuracy", "val_accuracy"), ("train_acc", "valid_acc"), ("f1", "val_f1")):
+        assert diagnose(dict(zip(names, (risen, fallen), strict=True))).findings[0].name == "overfits"
+    few = {"acc": risen[:2], "val_acc": fallen[:2]}
+    for table in ({"size": [*range(7)], "acc": risen, "val_acc": fallen}, {"val_acc": risen}, few):
+        with pytest.raises(DataError, match="no column of losses"):
+            diagnose(table)
 
 
 def test_a_chart_of_wandb_holds_a_source_for_each_run(tmp_path: Path) -> None:

@@ -187,8 +187,23 @@ def is_ordered(values: Array) -> bool:
     count = len(values)
     if count < 5:
         return False
-    tau = float(np.sign(np.triu(values[:, None] - values[None, :], 1)).sum()) / (count * (count - 1) / 2)
+    tau = falling_pairs(values) / (count * (count - 1) / 2)
     return tau * math.sqrt(9 * count * (count - 1) / (2 * (2 * count + 5))) >= 1.645
+
+
+def falling_pairs(values: Array) -> int:
+    """How many pairs of values fall, less those that rise, in a time of ``n log(n)^2``: two ranks are told apart by their highest
+    different bit, and at each bit the high ones before the low ones of equal higher bits are counted."""
+    ranks = np.unique(values, return_inverse=True)[1]
+    falling = 0
+    for bit in range(int(ranks.max()).bit_length()):
+        ordered = ranks[np.argsort(ranks >> bit + 1, kind="stable")]
+        first = np.searchsorted(ordered >> bit + 1, ordered >> bit + 1)  # of the same higher bits
+        high = ordered >> bit & 1
+        highs = np.concatenate([[0], np.cumsum(high)])
+        highs_before, before = highs[:-1] - highs[first], np.arange(len(high)) - first
+        falling += int(np.where(high, highs_before - before, highs_before).sum())
+    return falling
 
 
 def running_mean(values: Array, width: int) -> Array:

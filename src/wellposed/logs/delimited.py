@@ -8,8 +8,7 @@ from pathlib import Path
 
 from wellposed.core.csv import split_columns
 from wellposed.logs.column_names import EPOCHS, STEPS
-from wellposed.logs.in_memory import named_as
-from wellposed.logs.log import FASTAI, LIGHTNING, OURS, WANDB, Log, normalize_name
+from wellposed.logs.log import FASTAI, LIGHTNING, OURS, WANDB, Log, named_as, normalize_name
 
 BETWEEN = " - "  # wandb writes "run - metric"; a run's own name may have it too, a metric's seldom
 RANGES = ("__MIN", "__MAX")

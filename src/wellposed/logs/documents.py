@@ -12,8 +12,7 @@ from typing import Any
 from wellposed.core.errors import DataError
 from wellposed.core.reading import check_cells
 from wellposed.logs.column_names import EPOCHS, SIDES, STEPS, boosted_name, guess, name_words
-from wellposed.logs.in_memory import named_as, of_rows
-from wellposed.logs.log import OURS, TRANSFORMERS, Log, columns_of, normalize_name
+from wellposed.logs.log import OURS, TRANSFORMERS, Log, columns_of, named_as, normalize_name, of_rows
 
 NAMES = ("run", "name", "id", "run_id", "path", "source")  # of a run, where a line has it
 NUMBERED = re.compile(r"(?:epoch|step|iter|round)?[ _-]*(\d+)", re.IGNORECASE)
@@ -114,7 +113,7 @@ def _is_side(key: str) -> bool:
 
 def is_rows(value: Any) -> bool:
     """Whether it is a list of dicts."""
-    return isinstance(value, list) and all(isinstance(row, dict) for row in value)
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(row, Mapping) for row in value)
 
 
 def flattened(value: Mapping[Any, Any], depth: int = 0) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Curves that are in memory: a Watch, a Run, a History, a frame, a dict of lists, a list of dicts."""
+"""Curves that are in memory: a Watch, a Run, a History, a frame, dicts of lists, a list of dicts, nested as in a JSON document."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from wellposed.core.errors import DataError, listed
-from wellposed.logs.log import KERAS, OURS, PLAIN, TRANSFORMERS, Log, columns_of, normalize_name
+from wellposed.logs.documents import DEEPEST, is_rows, of_value
+from wellposed.logs.log import OURS, Log, columns_of, named_as, of_rows
+
+BOOSTED = ("evals_result_", "evals_result", "get_evals_result")  # of LightGBM, XGBoost and CatBoost
 
 
 def read_object(source: Any) -> list[Log]:
@@ -20,11 +23,22 @@ def read_object(source: Any) -> list[Log]:
     history = getattr(source, "history", None)
     if history is not None and not callable(history):
         return [replace(log, name=kind) for log in read_object(history)]
+    for name in BOOSTED:
+        results = getattr(source, name, None)
+        if results is not None:
+            return [replace(log, name=kind) for log in read_object(results() if callable(results) else results)]
     rows = getattr(source, "rows", None)
     if isinstance(rows, Sequence):
         columns = columns_of(rows)
         writer = OURS if "train_loss_se" in columns else named_as(columns)
         return [Log(columns, kind, writer, dict(getattr(source, "facts", None) or {}))]
+    log: Any = getattr(source, "log_history", None)
+    if is_rows(log):  # the state of a Trainer
+        return [of_rows(log, kind)]
+    if is_nested(source) and (
+        found := of_value(plain(source), kind)
+    ):  # results of boosting: {"valid": {"rmse": [...]}}
+        return found
     if isinstance(source, Mapping):
         columns = {str(key): list(values) for key, values in source.items() if is_column(values)}
         if source and not columns:
@@ -35,7 +49,7 @@ def read_object(source: Any) -> list[Log]:
     if hasattr(source, "columns") and hasattr(source, "__getitem__"):
         columns = {str(name): list(source[name]) for name in source.columns}
         return [Log(columns, "frame", named_as(columns))]
-    if isinstance(source, Sequence) and all(isinstance(row, Mapping) for row in source):
+    if is_rows(source):
         return [of_rows(source, "rows")]
     raise DataError(
         f"diagnose cannot read a {type(source).__name__}; give a Watch, a Run, a History, a frame, a dict of lists, "
@@ -43,21 +57,23 @@ def read_object(source: Any) -> list[Log]:
     )
 
 
-def of_rows(rows: Sequence[Mapping[str, Any]], name: str) -> Log:
-    """A log from rows. The last row of transformers, which sums up the whole training, is no row of a curve."""
-    if any("eval_loss" in row or "train_runtime" in row for row in rows):
-        rows = [row for row in rows if "train_runtime" not in row]
-        return Log(columns_of(rows), name, TRANSFORMERS)
-    columns = columns_of(rows)
-    return Log(columns, name, named_as(columns))
-
-
-def named_as(columns: Mapping[str, Any]) -> str:
-    """Whose names these are: Keras calls the training loss ``loss`` and the validation loss ``val_loss``."""
-    names = {normalize_name(name) for name in columns}
-    return KERAS if {"loss", "val_loss"} <= names and "train_loss" not in names else PLAIN
-
-
 def is_column(values: Any) -> bool:
     """Whether something is a column of cells."""
     return hasattr(values, "__len__") and not isinstance(values, (str, bytes, Mapping))
+
+
+def is_nested(source: Any) -> bool:
+    """Whether a dict, or a row of a list of dicts, holds a dict."""
+    rows = [source] if isinstance(source, Mapping) else source if is_rows(source) else []
+    return any(isinstance(cell, Mapping) for row in rows for cell in row.values())
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """What a JSON document would hold in the place of a value: arrays and tensors are lists."""
+    if depth > DEEPEST:
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): plain(cell, depth + 1) for key, cell in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(cell, depth + 1) for cell in value]
+    return value.tolist() if hasattr(value, "tolist") else value

@@ -89,3 +89,18 @@ def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     names = dict.fromkeys(name for row in rows for name in row)
     check_cells("A log", len(rows), len(names))
     return {str(name): [row.get(name) for row in rows] for name in names}
+
+
+def of_rows(rows: Sequence[Mapping[str, Any]], name: str) -> Log:
+    """A log from rows. The last row of transformers, which sums up the whole training, is no row of a curve."""
+    if any("eval_loss" in row or "train_runtime" in row for row in rows):
+        rows = [row for row in rows if "train_runtime" not in row]
+        return Log(columns_of(rows), name, TRANSFORMERS)
+    columns = columns_of(rows)
+    return Log(columns, name, named_as(columns))
+
+
+def named_as(columns: Mapping[str, Any]) -> str:
+    """Whose names these are: Keras calls the training loss ``loss`` and the validation loss ``val_loss``."""
+    names = {normalize_name(name) for name in columns}
+    return KERAS if {"loss", "val_loss"} <= names and "train_loss" not in names else PLAIN

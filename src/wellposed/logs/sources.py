@@ -258,7 +258,7 @@ def _turned(parts: Mapping[str, Mapping[str, Array]]) -> list[str]:
 
 def _require_losses(log: Log, raw: Mapping[str, Sequence[float | None]]) -> None:
     filled = any(len(cells) for cells in log.columns.values())
-    if "train_loss" not in raw and "valid_loss" not in raw and filled and not _metrics_alone(raw):
+    if "train_loss" not in raw and "valid_loss" not in raw and filled and not _metrics_alone(log, raw):
         if empty := [
             theirs for ours, theirs in guess(log.columns).taken.items() if ours in ("train_loss", "valid_loss")
         ]:
@@ -272,11 +272,12 @@ def _require_losses(log: Log, raw: Mapping[str, Sequence[float | None]]) -> None
         raise DataError(f"'{log.name}' has columns of different lengths: {lengths}. Give every epoch a row.")
 
 
-def _metrics_alone(raw: Mapping[str, Sequence[float | None]]) -> bool:
-    """Whether a log without losses has a metric along epochs or steps that can stand in."""
+def _metrics_alone(log: Log, raw: Mapping[str, Sequence[float | None]]) -> bool:
+    """Whether a log without losses has a metric that can stand in: along epochs or steps, or of both sides and nothing else."""
     values = [cell for cell in raw.get("valid_metric", ()) if cell is not None]
-    places = raw.get("epoch") or raw.get("step") or ()
-    fewest = 2 if "train_metric" in raw else FEWEST
+    both = "train_metric" in raw
+    places = raw.get("epoch") or raw.get("step") or (range(len(values)) if both and len(log.columns) == 2 else ())
+    fewest = 2 if both and len(log.columns) > 2 else FEWEST
     return len(values) >= fewest and len({*places} - {None}) >= fewest
 
 
