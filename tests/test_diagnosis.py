@@ -694,7 +694,7 @@ def test_bad_sources(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read a int"):
         diagnose(3)
     with pytest.raises(DataError, match="different lengths"):
-        diagnose({"loss": [1, 2], "val_loss": [1]})
+        diagnose({"loss": [5, 4, 3, 2, 1], "val_loss": [3, 2, 1]})
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x01\x80")
     with pytest.raises(DataError, match="UTF-8"):
         diagnose(tmp_path / "binary.csv")

@@ -32,6 +32,7 @@ from wellposed.diagnosis.finding import Change, Finding
 from wellposed.logs import (
     Log,
     Reading,
+    Table,
     cells,
     column_names,
     documents,
@@ -515,6 +516,35 @@ def test_what_is_nested_in_memory_is_read_as_in_a_file(held: Any, tmp_path: Path
         saved = read(path)
         assert [*saved.columns] == [*table.columns]
         assert saved.facts["reading"].taken == table.facts["reading"].taken
+
+
+@pytest.mark.parametrize("kind", ["dict", "json", "nested json"])
+def test_columns_of_batches_beside_columns_of_epochs_are_averaged(kind: str, tmp_path: Path) -> None:
+    """And a look more or less than there are epochs has its place: no side is shifted against the other."""
+
+    def held(train: list[float], valid: list[float], **others: list[float]) -> Table:
+        columns = {"train_losses": train, "val_losses": valid, **others}
+        nested = {"train": {"loss": train}, "val": {"loss": valid}, **others}
+        path = tmp_path / "history.json"
+        path.write_text(json.dumps(nested if kind == "nested json" else columns), encoding="utf-8")
+        return read(columns if kind == "dict" else path)
+
+    batches = [a + noise for a in A for noise in (-0.02, 0.0, 0.02) * 10]
+    for train, valid in ((batches, B), (batches[:-1], B), (A, [b for b in B for _ in range(4)])):
+        both = held(train, valid).columns
+        assert both["train_loss"] == pytest.approx(A, abs=0.011 if len(train) % len(A) else 1e-9)
+        assert both["valid_loss"] == pytest.approx(B)
+    assert held(batches, B, epoch=[3.0, 4.0, 5.0, 6.0, 7.0, 8.0]).columns["epoch"].tolist() == [3, 4, 5, 6, 7, 8]
+    before = held(A, [2.3, *B], epoch=[float(epoch) for epoch in range(len(A))]).columns
+    assert math.isnan(before["train_loss"][0])
+    assert before["train_loss"][1:] == pytest.approx(A)
+    assert before["valid_loss"] == pytest.approx([2.3, *B])
+    broken = held(A, B[:-1]).columns
+    assert broken["train_loss"] == pytest.approx(A)
+    assert broken["valid_loss"][:-1] == pytest.approx(B[:-1])
+    assert math.isnan(broken["valid_loss"][-1])
+    with pytest.raises(DataError, match="different lengths"):
+        held(A, B[:-2])
 
 
 def test_what_is_nested_in_memory_without_curves_is_refused_in_a_sentence() -> None:

@@ -216,7 +216,10 @@ def checking(function: Callable[..., Any], name: str, owner: type | None = None)
 
     @functools.wraps(function)
     def call(*args: Any, **keywords: Any) -> Any:
-        bound = signature.bind(*args, **keywords)
+        try:
+            bound = signature.bind(*args, **keywords)
+        except TypeError as error:
+            raise TypeError(f"{name}(): {error}") from None
         own, refusal = owner is not None and is_dataclass(owner), None
         for key, (hint, of_tensors) in hints().items():
             if key in bound.arguments:

@@ -53,7 +53,7 @@ def read_object(source: Any) -> list[Log]:
         return [of_rows(source, "rows")]
     raise DataError(
         f"diagnose cannot read a {type(source).__name__}; give a Watch, a Run, a History, a frame, a dict of lists, "
-        "a list of dicts, a CSV file or a run folder."
+        "a list of dicts, a CSV file or a run folder. Two lists of losses are {'train_loss': first, 'val_loss': second}."
     )
 
 

@@ -17,7 +17,7 @@ from wellposed.logs.column_names import NOBODY, OF_OURS, VALID, Guess, guess, pa
 from wellposed.logs.folders import read_path
 from wellposed.logs.in_memory import read_object
 from wellposed.logs.log import FASTAI, OURS, Array, Log, Reading, Table
-from wellposed.logs.points import FEWEST, counted_on, points_from_cells, restarts
+from wellposed.logs.points import FEWEST, counted_on, made_equal, points_from_cells, restarts
 from wellposed.logs.shapes import one_side_a_column, runs, wide
 
 LAST = 2**53  # an epoch or a step is counted, and floats count no further; NaN and infinity are places of no row
@@ -176,7 +176,7 @@ def numbers_of(log: Log, found: Guess) -> tuple[dict[str, Sequence[float | None]
         if ours in raw and parse_name(found.taken[ours]).what == "ppl":
             raw[ours] = [cell if cell is None or not cell > 0 else math.log(cell) for cell in raw[ours]]
             notes.append(f"'{found.taken[ours]}' is a perplexity; its logarithm is the loss.")
-    return _filled(raw), notes
+    return made_equal(_filled(raw), notes), notes
 
 
 def _never_computed(raw: Mapping[str, Sequence[float | None]]) -> float | None:
@@ -269,7 +269,9 @@ def _require_losses(log: Log, raw: Mapping[str, Sequence[float | None]]) -> None
         )
     if len({len(cells) for cells in raw.values()}) > 1:
         lengths = listed(f"{name} {len(cells)}" for name, cells in raw.items())
-        raise DataError(f"'{log.name}' has columns of different lengths: {lengths}. Give every epoch a row.")
+        raise DataError(
+            f"'{log.name}' has columns of different lengths: {lengths}. Give every epoch a row, None where nothing was measured."
+        )
 
 
 def _metrics_alone(log: Log, raw: Mapping[str, Sequence[float | None]]) -> bool:
