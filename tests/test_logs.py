@@ -39,10 +39,12 @@ from wellposed.logs import (
     event_files,
     folders,
     read,
+    read_all,
 )
 from wellposed.logs import (
     text as lines_of_text,
 )
+from wellposed.logs.column_names import parse_name
 from wellposed.logs.log import columns_of
 from wellposed.training.history import History
 
@@ -545,6 +547,67 @@ def test_columns_of_batches_beside_columns_of_epochs_are_averaged(kind: str, tmp
     assert math.isnan(broken["valid_loss"][-1])
     with pytest.raises(DataError, match="different lengths"):
         held(A, B[:-2])
+
+
+PLACED = {
+    side: [{"step": 10 * number + 9, "loss": loss} for number, loss in enumerate(losses)]
+    for side, losses in (("train", A), ("val", B))
+}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"training_history": {"train_losses": A, "val_losses": B, "best_epoch": 3}, "names": ["a", "b"]},
+        {"training_result": {"best_val_loss": 0.4, "train_loss": A, "val_loss": B}, "test_metrics": {"mse": 0.1}},
+        {
+            "train_losses": A,
+            "val_metrics": [{"epoch": epoch, "val_loss": b, "val_acc": 1 - b} for epoch, b in enumerate(B)],
+        },
+        {
+            "train_losses": A,
+            "val_losses": B,
+            "train_metrics": [{"loss": a + 9} for a in A],
+            "val_metrics": [{"loss": 9}] * 6,
+        },
+        PLACED,
+        {"train": PLACED["train"], "val": PLACED["val"][::-1]},
+        {"train": [{"loss": a} for a in A], "val": [{"loss": b} for b in B]},
+        {"train_loss": [[step, a] for step, a in enumerate(A)], "val_loss": [(step, b) for step, b in enumerate(B)]},
+        {"train_losses": A, "test_losses": B, "minibatch_train_losses": [a for a in A for _ in range(9)]},
+        {"train_steps": [*range(6)], "train_losses": A, "eval_steps": [*range(6)], "eval_losses": B},
+    ],
+    ids=[
+        "history",
+        "result",
+        "rows",
+        "rows beside",
+        "steps",
+        "other order",
+        "no places",
+        "pairs",
+        "batches",
+        "own steps",
+    ],
+)
+@pytest.mark.parametrize("kind", ["memory", "json"])
+def test_no_side_is_lost_where_it_stands_under_a_key(value: Any, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "log.json"
+    path.write_text(json.dumps(value), encoding="utf-8")
+    (table,) = read_all(value if kind == "memory" else path)
+    assert table.columns["train_loss"] == pytest.approx(A)
+    assert table.columns["valid_loss"] == pytest.approx(B)
+
+
+def test_several_of_a_quantity_are_called_by_its_name() -> None:
+    for name, quantity in {
+        "val_mses": "mse",
+        "val_aucs": "auc",
+        "test_f1s": "f1",
+        "val_r2s": "r2",
+        "val_ious": "iou",
+    }.items():
+        assert parse_name(name).what == parse_name(name[:-1]).what == quantity
 
 
 def test_what_is_nested_in_memory_without_curves_is_refused_in_a_sentence() -> None:

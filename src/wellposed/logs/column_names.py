@@ -214,6 +214,8 @@ def _quantity(word: str) -> str:
         return METRICS[word]
     if word in LOSSLIKE:
         return word
+    if word.endswith("s") and len(word) > 2 and (one := _quantity(word[:-1])):  # val_mses
+        return one
     return METRICS.get(word.rstrip("0123456789"), "") if word not in SIDES else ""
 
 

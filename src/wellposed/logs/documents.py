@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def of_value(value: Any, name: str, depth: int = 0) -> list[Log]:
     sides = {
         key: part
         for key, part in parts.items()
-        if isinstance(part, dict) and _is_side(key) and _columns(flattened(part))
+        if isinstance(part, dict) and (columns := _columns(flattened(part))) and _is_side(key, columns)
     }
     own = _columns(value)
     if sides:  # {"train": {"loss": [...]}, "valid": {...}}
@@ -76,10 +76,21 @@ def of_value(value: Any, name: str, depth: int = 0) -> list[Log]:
             for key, part in sides.items()
             for column, cells in _columns(flattened(part)).items()
         }
+    listed = {key: [*map(flattened, part)] for key, part in parts.items() if isinstance(part, list) and is_rows(part)}
+    listed = {key: rows for key, rows in listed.items() if rows and _is_side(key, columns_of(rows))}
+    if (
+        listed and not {"train_loss", "valid_loss"} <= guess(own).taken.keys()
+    ):  # {"train": [{"step": 1, "loss": 2}], ...}
+        rows = [{_of_side(key, name): cell for name, cell in row.items()} for key in listed for row in listed[key]]
+        if not own and len(listed) > 1 and all(map(_is_placed, rows)):
+            return [of_rows(rows, name)]
+        own |= {_of_side(key, column): cells for key in listed for column, cells in columns_of(listed[key]).items()}
     if own and guess(own).taken.keys() & {"train_loss", "valid_loss", "valid_metric"}:
         return [Log(own, name, named_as(own))]
     several = {
-        key: found for key, part in parts.items() if key not in sides and (found := of_value(part, "", depth + 1))
+        key: found
+        for key, part in parts.items()
+        if key not in {*sides, *listed} and (found := of_value(part, "", depth + 1))
     }
     several = {
         key: mine for key, mine in ((key, _with_losses(found)) for key, found in several.items()) if mine
@@ -106,9 +117,16 @@ def _with_losses(logs: list[Log]) -> list[Log]:
     return [log for log in logs if guess(log.columns).taken.keys() & {"train_loss", "valid_loss"}]
 
 
-def _is_side(key: str) -> bool:
+def _is_side(key: str, columns: Iterable[str]) -> bool:
+    """Whether a key says whose the columns are: ``train``, not ``training_history`` of columns that say it themselves."""
     words = name_words(key)
-    return any(word in SIDES for word in words) and len(words) < 3
+    mine = {SIDES[word] for word in words if word in SIDES}
+    theirs = {SIDES[word] for column in columns for word in name_words(column) if word in SIDES}
+    return bool(mine) and len(words) < 3 and theirs <= mine
+
+
+def _of_side(key: str, name: str) -> str:
+    return name if normalize_name(name) in (*EPOCHS, *STEPS) else f"{key} {name}"
 
 
 def is_rows(value: Any) -> bool:

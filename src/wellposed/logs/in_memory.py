@@ -35,9 +35,9 @@ def read_object(source: Any) -> list[Log]:
     log: Any = getattr(source, "log_history", None)
     if is_rows(log):  # the state of a Trainer
         return [of_rows(log, kind)]
-    if is_nested(source) and (
-        found := of_value(plain(source), kind)
-    ):  # results of boosting: {"valid": {"rmse": [...]}}
+    if (isinstance(source, Mapping) or is_rows(source)) and (
+        found := of_value(plain(source), "dict" if isinstance(source, Mapping) else "rows")
+    ):
         return found
     if isinstance(source, Mapping):
         columns = {str(key): list(values) for key, values in source.items() if is_column(values)}
@@ -60,12 +60,6 @@ def read_object(source: Any) -> list[Log]:
 def is_column(values: Any) -> bool:
     """Whether something is a column of cells."""
     return hasattr(values, "__len__") and not isinstance(values, (str, bytes, Mapping))
-
-
-def is_nested(source: Any) -> bool:
-    """Whether a dict, or a row of a list of dicts, holds a dict."""
-    rows = [source] if isinstance(source, Mapping) else source if is_rows(source) else []
-    return any(isinstance(cell, Mapping) for row in rows for cell in row.values())
 
 
 def plain(value: Any, depth: int = 0) -> Any:
