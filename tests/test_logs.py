@@ -570,6 +570,8 @@ PLACED = {
             "train_metrics": [{"loss": a + 9} for a in A],
             "val_metrics": [{"loss": 9}] * 6,
         },
+        {"losses": {"train": A, "val": B}, "accuracies": {"train": B, "val": A}},
+        {"loss": {"training": A, "validation": B}, "time": {"train": 3.0, "val": 1.0}},
         PLACED,
         {"train": PLACED["train"], "val": PLACED["val"][::-1]},
         {"train": [{"loss": a} for a in A], "val": [{"loss": b} for b in B]},
@@ -582,6 +584,8 @@ PLACED = {
         "result",
         "rows",
         "rows beside",
+        "quantities",
+        "quantity",
         "steps",
         "other order",
         "no places",
@@ -597,6 +601,14 @@ def test_no_side_is_lost_where_it_stands_under_a_key(value: Any, kind: str, tmp_
     (table,) = read_all(value if kind == "memory" else path)
     assert table.columns["train_loss"] == pytest.approx(A)
     assert table.columns["valid_loss"] == pytest.approx(B)
+
+
+def test_runs_in_a_list_may_hold_their_curves_in_a_dict() -> None:
+    seeds = [{"seed": seed, "widths": [64, 64], "history": {"train_loss": A, "val_loss": B}} for seed in range(3)]
+    for value in (seeds, {"results": seeds}):
+        for table in (found := read_all(value)):
+            assert table.columns["valid_loss"] == pytest.approx(B)
+        assert len(found) == 3
 
 
 def test_several_of_a_quantity_are_called_by_its_name() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from wellposed.core.errors import DataError
 from wellposed.core.reading import check_cells
-from wellposed.logs.column_names import EPOCHS, SIDES, STEPS, boosted_name, guess, name_words
+from wellposed.logs.column_names import EPOCHS, SIDES, STEPS, boosted_name, guess, name_words, parse_name
 from wellposed.logs.log import OURS, TRANSFORMERS, Log, columns_of, named_as, normalize_name, of_rows
 
 NAMES = ("run", "name", "id", "run_id", "path", "source")  # of a run, where a line has it
@@ -47,9 +47,12 @@ def of_value(value: Any, name: str, depth: int = 0) -> list[Log]:
     """The runs in a JSON value; none where its shape is not known."""
     if isinstance(value, list):
         rows = value if value and all(isinstance(row, dict) for row in value) else []
-        long = sum(any(len(cells) > 1 for cells in _columns(row).values()) and not _is_placed(row) for row in rows)
+        long = sum(
+            any(len(cells) > 1 for cells in _columns(flattened(row)).values()) and not _is_placed(row) for row in rows
+        )
         if long * 2 >= max(len(rows), 1):  # runs, though one of them may be damaged
-            return [_run(row, f"{name}: {_name(row, number)}") for number, row in enumerate(rows, 1)]
+            runs = [(row, f"{name}: {_name(row, number)}") for number, row in enumerate(rows, 1)]
+            return [log for row, called in runs for log in of_value(row, called, depth + 1) or [_run(row, called)]]
         return [of_rows([flattened(row) for row in rows], name)] if rows else []
     if not isinstance(value, dict) or depth > DEEPEST:
         return []
@@ -70,6 +73,11 @@ def of_value(value: Any, name: str, depth: int = 0) -> list[Log]:
         if isinstance(part, dict) and (columns := _columns(flattened(part))) and _is_side(key, columns)
     }
     own = _columns(value)
+    for key, part in parts.items():
+        if isinstance(part, dict) and parse_name(key).what and all(map(_is_side_alone, columns := _columns(part))):
+            own |= {
+                f"{column} {key}": cells for column, cells in columns.items()
+            }  # {"losses": {"train": [...], "val": [...]}}
     if sides:  # {"train": {"loss": [...]}, "valid": {...}}
         own |= {
             f"{key} {column}": cells
@@ -123,6 +131,10 @@ def _is_side(key: str, columns: Iterable[str]) -> bool:
     mine = {SIDES[word] for word in words if word in SIDES}
     theirs = {SIDES[word] for column in columns for word in name_words(column) if word in SIDES}
     return bool(mine) and len(words) < 3 and theirs <= mine
+
+
+def _is_side_alone(name: str) -> bool:
+    return all(word in SIDES for word in name_words(name))
 
 
 def _of_side(key: str, name: str) -> str:
