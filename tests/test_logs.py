@@ -611,6 +611,17 @@ def test_runs_in_a_list_may_hold_their_curves_in_a_dict() -> None:
         assert len(found) == 3
 
 
+def test_remarks_between_json_lines_are_left_out_and_said(tmp_path: Path) -> None:
+    path = tmp_path / "log.json"
+    rows = [
+        json.dumps({"epoch": epoch, "loss": a, "val_loss": b}) for epoch, (a, b) in enumerate(zip(A, B, strict=True))
+    ]
+    path.write_text("\n".join([*rows, "", "// two layers", "", *rows, "# three"]), encoding="utf-8")
+    found = read_all(path)
+    assert [table.columns["valid_loss"].tolist() for table in found] == [B, B]
+    assert "Lines of remarks (2) were left out." in found[0].facts["reading"].notes
+
+
 def test_several_of_a_quantity_are_called_by_its_name() -> None:
     for name, quantity in {
         "val_mses": "mse",

@@ -233,6 +233,10 @@ def read_lines(path: Path, text: str) -> list[Log]:
         DataError: a line is no object. A last line that was cut off, as by a run that still writes, is left out.
     """
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    remarks = {
+        number for number, line in lines if line.lstrip().startswith(("//", "#"))
+    }  # between the runs of a person
+    lines = [both for both in lines if both[0] not in remarks]
     values: list[Any] = []
     cut = False
     for number, line in lines:
@@ -247,8 +251,9 @@ def read_lines(path: Path, text: str) -> list[Log]:
         raise DataError(f"'{path}' is empty; at least one line is needed.")
     if not all(isinstance(value, dict) for value in values):
         raise DataError(f"'{path}' is not JSON lines of curves: every line needs an object, as {{\"epoch\": 1, ...}}.")
-    notes = ("The last line was cut off and left out.",) if cut else ()
-    return [replace(log, notes=notes) for log in of_value(values, str(path))]
+    notes = [f"Lines of remarks ({len(remarks)}) were left out."] * bool(remarks)
+    notes += ["The last line was cut off and left out."] * cut
+    return [replace(log, notes=tuple(notes)) for log in of_value(values, str(path))]
 
 
 def is_lines(text: str) -> bool:
