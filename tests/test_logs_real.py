@@ -66,6 +66,9 @@ SIDED = {
     "INFO:tensorflow:Saving dict for global step {s}: accuracy = 0.5, global_step = {s}, loss = {v}",
     "a whole bar of Keras with ETA": "Epoch {e}/4\n9/9 [=====] - ETA: 0s - loss: {b}\n"
     "9/9 [=====] - 1s 5ms/step - loss: {t} - val_loss: {v}",
+    "a whole bar of Keras 3, and its last state": "Epoch {e}/4\n8/9 ━━ 1s 5ms/step - loss: {b}\n"
+    "9/9 ━━━ 0s 5ms/step - loss: {b}\n"
+    "9/9 ━━━━ 2s 70ms/step - loss: {t} - val_loss: {v} - learning_rate: 0.0010",
     "bars without an epoch": "Training: 100%|█████| 5/5 [00:01<00:00, 4.0it/s, loss={t}]\n"
     "Validation: 100%|█████| 5/5 [00:01<00:00, 4.0it/s, loss={v}]",
     "a text that the network wrote": "Epoch {e} train loss {t} val loss {v}\nSample 0: this is a very nice step 10 for you and all "

@@ -221,6 +221,11 @@ class _Found:
     repeated: bool = False
     trials: int = 0
     begun: int = 0
+    full: tuple[float | None, dict[str, float], dict[str, Any]] = (
+        None,
+        {},
+        {},
+    )  # batches of a bar that was full, its place and words
 
     def line(self, line: str) -> None:
         """Take one line."""
@@ -357,7 +362,17 @@ class _Found:
         else:
             heard = f" ({self.side})" if self.side and not any(parse_name(name).side for name in row) else ""
             mark = " batch" if of_batch else ""
-            self._add({**self.place, **{f"{name}{heard}{mark}": value for name, value in row.items()}})
+            said = {**self.place, **{f"{name}{heard}{mark}": value for name, value in row.items()}}
+            full = count if template.bar and not of_batch else None
+            if (
+                full
+                and self.rows
+                and self.full == (full, self.place, before := self.rows[-1])
+                and before.keys() <= said.keys()
+            ):
+                del self.rows[-1]  # the bar as it was before the epoch was over
+            self._add(said)
+            self.full = full, {**self.place}, said
 
     def _evaluated(self, row: dict[str, float]) -> bool:
         """Whether a bar repeats some of the names of the epoch that is over, without its side: an evaluation of the end."""
