@@ -545,8 +545,9 @@ def test_columns_of_batches_beside_columns_of_epochs_are_averaged(kind: str, tmp
     assert broken["train_loss"] == pytest.approx(A)
     assert broken["valid_loss"][:-1] == pytest.approx(B[:-1])
     assert math.isnan(broken["valid_loss"][-1])
-    with pytest.raises(DataError, match="different lengths"):
-        held(A, B[:-2])
+    for train, valid in ((A, B[:-2]), (A * 5, B * 2), (A * 2, (B + A)[:7])):  # which began late, or is of some epochs
+        with pytest.raises(DataError, match="different lengths"):
+            held(train, valid)
 
 
 PLACED = {

@@ -19,6 +19,7 @@ from wellposed.logs.log import Array
 
 Cells = Sequence[float | None]
 FEWEST = 3  # evaluations that make a curve; with fewer, training alone says where the points lie
+FEWEST_PER_EPOCH = 5  # values of an epoch that need not be as many in each
 MOST = 1000  # points of a training curve without evaluations: more would not be seen, and rules would be slow
 
 
@@ -54,7 +55,7 @@ def made_equal(raw: Mapping[str, Cells], notes: list[str]) -> dict[str, Cells]:
             if len(cells) == max(sides) or (len(cells) == min(sides) and name not in ("epoch", "step"))
         }
     fewest = min(sides)
-    several = [name for name, cells in raw.items() if len(cells) >= 2 * fewest]
+    several = [name for name, cells in raw.items() if len(cells) > fewest and _falls_to_each(len(cells), fewest)]
     if several:
         notes.append(
             f"{listed(f'{name} has {len(raw[name])} values' for name in several)} to {fewest} of the others: "
@@ -64,6 +65,12 @@ def made_equal(raw: Mapping[str, Cells], notes: list[str]) -> dict[str, Cells]:
         name: _shortened(cells, fewest, last=name in ("epoch", "step")) if name in several else cells
         for name, cells in raw.items()
     }
+
+
+def _falls_to_each(count: int, epochs: int) -> bool:
+    """Whether so many values are several of each epoch: a multiple, or so many that one more or less shifts little. 30 losses
+    beside 12 may as well be of a validation that began late."""
+    return count % epochs == 0 or count >= FEWEST_PER_EPOCH * epochs
 
 
 def _shortened(cells: Cells, count: int, last: bool) -> Cells:
