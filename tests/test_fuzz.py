@@ -87,6 +87,7 @@ NO_READER = {
     "study/folder.py",  # a lock, which is not read
     "parallel/population/compiled.py",  # our own source, the library made of it, whose digest is checked, and /proc
     "parallel/processes.py", "parallel/transfer.py",  # between our own processes
+    "parallel/cluster.py",  # one line, the address that Ray has written, in `test_ray`
     "cli/terminal.py",  # the null device
     "reporting/pages.py",  # templates of our own
     "testing/rule_laws.py",  # a check that its user runs, on a file of the user's own

@@ -130,7 +130,7 @@ def test_a_cluster_that_has_ended_is_named_at_once(
         cluster.connect(ray)
 
 
-@pytest.mark.parametrize("address", ["", "local", "auto", "ray://host:10001", "listening"])
+@pytest.mark.parametrize("address", ["", "local", "auto", "ray://host:10001", "listening", "junk"])
 def test_an_address_is_left_to_ray_where_it_can_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
@@ -138,6 +138,10 @@ def test_an_address_is_left_to_ray_where_it_can_answer(
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **given: asked.append(given))
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    if address == "junk":
+        address = ""
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray" / "ray_current_cluster").write_bytes(b"\xff\x00:" * 10_000)
     with socket.create_server(("127.0.0.1", 0)) as there:
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{there.getsockname()[1]}" if address == "listening" else address)
         cluster.connect(ray)

@@ -23,12 +23,14 @@ import torch
 
 from wellposed.core.errors import InputError, ProblemError, TrainingError, first_line, require
 from wellposed.core.progress import emit, reporting_to
+from wellposed.core.reading import open_regular
 from wellposed.parallel import transfer
 from wellposed.parallel.jobs import Conditions, Job, Outcome, Outcomes
 from wellposed.training.problem import Problem
 
 ENGINE = "ray"
 RETRIES = 3
+LONGEST_ADDRESS = 256  # bytes of a name of a machine, and a port
 """Times that a share whose worker or node died is trained again: nodes that can be taken away at any time often are."""
 LOT = 64
 """Jobs of one task, at most: what is lost with a worker, and as many as a population gains from."""
@@ -111,7 +113,9 @@ def refuse_dead_cluster() -> None:
     if address in ("", "auto"):  # the latest that `ray start` has started on this machine and nobody has stopped
         folder = os.environ.get("RAY_TMPDIR") or (sys.platform == "linux" and os.environ.get("TMPDIR")) or "/tmp"
         file = Path(folder, "ray", "ray_current_cluster")
-        address = file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
+        if file.is_file():
+            with open_regular(file, InputError) as opened:
+                address = opened.read(LONGEST_ADDRESS).decode("utf-8", "replace").strip()
         source, remedy = f"{file} names", "`ray stop` forgets it; RAY_ADDRESS=local starts one here."
     host, _, port = address.rpartition(":")
     if not host or "://" in host or not port.isdecimal():
