@@ -13,17 +13,19 @@ import re
 import struct
 import sys
 import types
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas
 import pytest
 import torch
 
 from wellposed.core import tfrecord
-from wellposed.core.errors import DataError
+from wellposed.core.errors import DataError, InputError
 from wellposed.core.reading import reading_up_to
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.diagnose import diagnose, diagnose_many, rules
@@ -503,7 +505,10 @@ A, B = [0.9, 0.6, 0.4, 0.3, 0.2, 0.15], [0.95, 0.7, 0.5, 0.45, 0.5, 0.55]  # los
         types.SimpleNamespace(evals_result=lambda: {"validation_0": {"rmse": A}, "validation_1": {"rmse": B}}),
         types.SimpleNamespace(get_evals_result=lambda: {"learn": {"RMSE": A}, "validation": {"RMSE": B}}),
         types.SimpleNamespace(
-            log_history=[{"loss": a, "epoch": e} for e, a in enumerate(A)] + [{"eval_loss": b, "epoch": e} for e, b in enumerate(B)]
+            state=types.SimpleNamespace(
+                log_history=[{"loss": a, "epoch": e} for e, a in enumerate(A)]
+                + [{"eval_loss": b, "epoch": e} for e, b in enumerate(B)]
+            )
         ),
     ],
     ids=lambda held: str(held)[:40].translate({ord("<"): "", ord(">"): ""}).split(" at 0x")[0],
@@ -521,8 +526,8 @@ def test_what_is_nested_in_memory_is_read_as_in_a_file(held: Any, tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", ["dict", "json", "nested json"])
-def test_columns_of_batches_beside_columns_of_epochs_are_averaged(kind: str, tmp_path: Path) -> None:
-    """And a look more or less than there are epochs has its place: no side is shifted against the other."""
+def test_columns_of_other_lengths_have_a_row_where_it_is_clear_which(kind: str, tmp_path: Path) -> None:
+    """No side is shifted or stretched against the other, and what is not clear is refused."""
 
     def held(train: list[float], valid: list[float], **others: list[float]) -> Table:
         columns = {"train_losses": train, "val_losses": valid, **others}
@@ -532,22 +537,62 @@ def test_columns_of_batches_beside_columns_of_epochs_are_averaged(kind: str, tmp
         return read(columns if kind == "dict" else path)
 
     batches = [a + noise for a in A for noise in (-0.02, 0.0, 0.02) * 10]
-    for train, valid in ((batches, B), (batches[:-1], B), (A, [b for b in B for _ in range(4)])):
-        both = held(train, valid).columns
+    for train in (batches, batches[:-1]):
+        both = held(train, B).columns
         assert both["train_loss"] == pytest.approx(A, abs=0.011 if len(train) % len(A) else 1e-9)
         assert both["valid_loss"] == pytest.approx(B)
-    assert held(batches, B, epoch=[3.0, 4.0, 5.0, 6.0, 7.0, 8.0]).columns["epoch"].tolist() == [3, 4, 5, 6, 7, 8]
+        assert both["epoch"].tolist() == [len(train) * look // len(A) - 1 for look in range(1, len(A) + 1)]
+    counted = held(batches, B, epoch=[3.0, 4.0, 5.0, 6.0, 7.0, 8.0]).columns
+    assert counted["epoch"].tolist() == [3, 4, 5, 6, 7, 8]
+    assert counted["train_loss"] == pytest.approx(A)
     before = held(A, [2.3, *B], epoch=[float(epoch) for epoch in range(len(A))]).columns
     assert math.isnan(before["train_loss"][0])
     assert before["train_loss"][1:] == pytest.approx(A)
     assert before["valid_loss"] == pytest.approx([2.3, *B])
-    broken = held(A, B[:-1]).columns
+    broken = held(A, B[:-1], lr=[0.1] * 3).columns
     assert broken["train_loss"] == pytest.approx(A)
     assert broken["valid_loss"][:-1] == pytest.approx(B[:-1])
     assert math.isnan(broken["valid_loss"][-1])
-    for train, valid in ((A, B[:-2]), (A * 5, B * 2), (A * 2, (B + A)[:7])):  # which began late, or is of some epochs
-        with pytest.raises(DataError, match="different lengths"):
+    half = [*A, *A]
+    for train, valid in ((A, B[:-2]), (half, B), (half, [*B, 0.5]), (A * 5, B * 2), (A, B * 5), (batches, B[:2] * 30)):
+        with pytest.raises(DataError, match="different lengths"):  # which began late, broke off, or is of some epochs
             held(train, valid)
+    with pytest.raises(DataError, match="different lengths"):
+        held(A, B, epoch=[0.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("places", "own", "rows"),
+    [
+        ([1, 3, 5, 7, 9, 11], None, [1, 3, 5, 7, 9, 11]),
+        ([2, 4, 6, 8, 10, 12], None, [1, 3, 5, 7, 9, 11]),  # counted from 1
+        ([6, 7, 8, 9, 10, 11], None, [6, 7, 8, 9, 10, 11]),  # validation began late
+        (
+            [25, 45, 65, 85, 105, 125],
+            [10 * row for row in range(12)],
+            [2, 4, 6, 8, 10, 11],
+        ),  # steps between those of training
+    ],
+)
+def test_validation_stands_where_its_own_places_say(places: list[int], own: list[int] | None, rows: list[int]) -> None:
+    axis = "steps" if own else "epochs"
+    table = read({"train_loss": A + A, "val_loss": B, f"val_{axis}": places} | ({"step": own} if own else {}))
+    if own:
+        assert table.columns["epoch"].tolist() == [own[row] for row in rows]
+        assert table.columns["valid_loss"] == pytest.approx(B)
+        return
+    known = np.isfinite(table.columns["valid_loss"])
+    assert np.flatnonzero(known).tolist() == rows
+    assert table.columns["valid_loss"][known] == pytest.approx(B)
+    assert table.columns["train_loss"] == pytest.approx(A + A)
+
+
+def test_what_is_left_out_for_its_length_is_said() -> None:
+    table = read({"train_loss": A, "val_loss": B, "val_acc": [0.5, 0.6, 0.7, 0.8], "lr": [0.1] * 7})
+    assert (
+        "Left out, since they have another length than the losses: lr (7), valid_metric (4)."
+        in table.facts["reading"].notes
+    )
 
 
 PLACED = {
@@ -623,6 +668,11 @@ def test_remarks_between_json_lines_are_left_out_and_said(tmp_path: Path) -> Non
     assert "Lines of remarks (2) were left out." in found[0].facts["reading"].notes
 
 
+def test_a_loss_is_no_article_of_a_sentence() -> None:
+    assert [parse_name(name).what for name in ("val_los", "Train Los", "los")] == ["loss"] * 3
+    assert parse_name("in los angeles on july").what == ""
+
+
 def test_several_of_a_quantity_are_called_by_its_name() -> None:
     for name, quantity in {
         "val_mses": "mse",
@@ -640,6 +690,46 @@ def test_what_is_nested_in_memory_without_curves_is_refused_in_a_sentence() -> N
     for held in (nest, {"train": {}}, {"a": {"b": {"c": "text"}}}, {"train": {"loss": object()}}):
         with pytest.raises(DataError):
             read(held)
+
+
+class Failing:
+    """A model that is not fitted."""
+
+    def evals_result(self) -> Any:
+        raise RuntimeError("not fitted")
+
+
+class Raising:
+    @property
+    def evals_result_(self) -> Any:
+        raise RuntimeError("not fitted")
+
+
+def test_objects_without_curves_are_refused_in_a_sentence() -> None:
+    own = types.SimpleNamespace()
+    own.evals_result = own.history = own
+    for held, said in (
+        (own, "cannot read a SimpleNamespace"),
+        (Failing, "cannot read a type"),
+        (Failing(), "evals_result of the Failing raised RuntimeError: not fitted"),
+        (Raising(), "results of the Raising raised RuntimeError: not fitted"),
+        (types.SimpleNamespace(evals_result_={}), "recorded nothing"),
+        (types.SimpleNamespace(get_evals_result=dict), "recorded nothing"),
+    ):
+        with pytest.raises(InputError, match=said):
+            read(held)
+    for empty in ([], {}, types.SimpleNamespace(log_history=[])):
+        assert "There is no loss" not in str(diagnose(empty))
+
+
+def test_any_sequence_and_frame_may_be_nested() -> None:
+    frames = [pandas.DataFrame({"loss": losses}) for losses in (A, B)]
+    for train, valid in (({"loss": deque(A)}, {"loss": tuple(B)}), frames):
+        table = read({"train": train, "val": valid})
+        assert table.columns["train_loss"] == pytest.approx(A)
+        assert table.columns["valid_loss"] == pytest.approx(B)
+    table = read({"train": {"loss": A}, "val": {"loss": B}, "train_cfg": {"lr": [0.1, 0.2]}})
+    assert table.columns["valid_loss"] == pytest.approx(B)
 
 
 def test_accuracies_of_both_sides_alone_are_judged_without_an_axis() -> None:

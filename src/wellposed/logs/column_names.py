@@ -194,7 +194,8 @@ def parse_name(text: str) -> Name:
     what = ""
     own: list[str] = []
     for word in rest:
-        if word in LOSS or (word == "l" and not what and (sides or word != rest[-1])):  # L_recon
+        article = word == "los" and len(rest) > 1  # "in Los Angeles"
+        if (word in LOSS and not article) or (word == "l" and not what and (sides or word != rest[-1])):  # L_recon
             what, own = "loss", [*own, *([what] if what and what != "loss" else [])]
         elif (found := _quantity(word)) and not what:
             what = found

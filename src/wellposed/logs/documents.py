@@ -67,32 +67,15 @@ def of_value(value: Any, name: str, depth: int = 0) -> list[Log]:
     if rows := _numbered(value):
         return [of_rows(rows, name)]
     parts = {str(key): part for key, part in value.items() if isinstance(part, (dict, list)) and not _is_column(part)}
-    sides = {
-        key: part
-        for key, part in parts.items()
-        if isinstance(part, dict) and (columns := _columns(flattened(part))) and _is_side(key, columns)
-    }
-    own = _columns(value)
-    for key, part in parts.items():
-        if isinstance(part, dict) and parse_name(key).what and all(map(_is_side_alone, columns := _columns(part))):
-            own |= {
-                f"{column} {key}": cells for column, cells in columns.items()
-            }  # {"losses": {"train": [...], "val": [...]}}
-    if sides:  # {"train": {"loss": [...]}, "valid": {...}}
-        own |= {
-            f"{key} {column}": cells
-            for key, part in sides.items()
-            for column, cells in _columns(flattened(part)).items()
-        }
-    listed = {key: [*map(flattened, part)] for key, part in parts.items() if isinstance(part, list) and is_rows(part)}
-    listed = {key: rows for key, rows in listed.items() if rows and _is_side(key, columns_of(rows))}
-    if (
-        listed and not {"train_loss", "valid_loss"} <= guess(own).taken.keys()
-    ):  # {"train": [{"step": 1, "loss": 2}], ...}
-        rows = [{_of_side(key, name): cell for name, cell in row.items()} for key in listed for row in listed[key]]
+    sides = {key: columns for key, part in parts.items() if (columns := _of_a_side(key, part))}
+    own = _columns(value) | _of_quantities(parts)
+    own |= {f"{key} {name}": cells for key, columns in sides.items() for name, cells in columns.items()}
+    listed = {key: rows for key, part in parts.items() if (rows := _rows_of_a_side(key, part))}
+    if listed and not {"train_loss", "valid_loss"} <= guess(own).taken.keys():
+        rows = [row for rows in listed.values() for row in rows]
         if not own and len(listed) > 1 and all(map(_is_placed, rows)):
             return [of_rows(rows, name)]
-        own |= {_of_side(key, column): cells for key in listed for column, cells in columns_of(listed[key]).items()}
+        own |= {column: cells for rows in listed.values() for column, cells in columns_of(rows).items()}
     if own and guess(own).taken.keys() & {"train_loss", "valid_loss", "valid_metric"}:
         return [Log(own, name, named_as(own))]
     several = {
@@ -133,12 +116,33 @@ def _is_side(key: str, columns: Iterable[str]) -> bool:
     return bool(mine) and len(words) < 3 and theirs <= mine
 
 
-def _is_side_alone(name: str) -> bool:
-    return all(word in SIDES for word in name_words(name))
+def _of_a_side(key: str, part: Any) -> dict[str, list[Any]]:
+    """The columns of ``"train": {"loss": [...]}``; none where the key is no side's."""
+    columns = _columns(flattened(part)) if isinstance(part, dict) else {}
+    return columns if _is_side(key, columns) else {}
 
 
-def _of_side(key: str, name: str) -> str:
-    return name if normalize_name(name) in (*EPOCHS, *STEPS) else f"{key} {name}"
+def _rows_of_a_side(key: str, part: Any) -> list[dict[str, Any]]:
+    """The rows of ``"train": [{"step": 1, "loss": 2}, ...]``, named by their side; none where the key is no side's."""
+    rows = [*map(flattened, part)] if isinstance(part, list) and part and is_rows(part) else []
+    if not _is_side(key, columns_of(rows)):
+        return []
+    places = (*EPOCHS, *STEPS)
+    return [
+        {name if normalize_name(name) in places else f"{key} {name}": cell for name, cell in row.items()}
+        for row in rows
+    ]
+
+
+def _of_quantities(parts: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The columns of ``"losses": {"train": [...], "val": [...]}``."""
+    found = {key: _columns(part) for key, part in parts.items() if isinstance(part, dict) and parse_name(key).what}
+    return {
+        f"{side} {key}": cells
+        for key, columns in found.items()
+        if all(word in SIDES for name in columns for word in name_words(name))
+        for side, cells in columns.items()
+    }
 
 
 def is_rows(value: Any) -> bool:
@@ -233,10 +237,10 @@ def read_lines(path: Path, text: str) -> list[Log]:
         DataError: a line is no object. A last line that was cut off, as by a run that still writes, is left out.
     """
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    remarks = {
-        number for number, line in lines if line.lstrip().startswith(("//", "#"))
-    }  # between the runs of a person
-    lines = [both for both in lines if both[0] not in remarks]
+    count = len(lines)
+    lines = [
+        (number, line) for number, line in lines if not line.lstrip().startswith(("//", "#"))
+    ]  # a person's remarks
     values: list[Any] = []
     cut = False
     for number, line in lines:
@@ -251,7 +255,7 @@ def read_lines(path: Path, text: str) -> list[Log]:
         raise DataError(f"'{path}' is empty; at least one line is needed.")
     if not all(isinstance(value, dict) for value in values):
         raise DataError(f"'{path}' is not JSON lines of curves: every line needs an object, as {{\"epoch\": 1, ...}}.")
-    notes = [f"Lines of remarks ({len(remarks)}) were left out."] * bool(remarks)
+    notes = [f"Lines of remarks ({count - len(lines)}) were left out."] * (count > len(lines))
     notes += ["The last line was cut off and left out."] * cut
     return [replace(log, notes=tuple(notes)) for log in of_value(values, str(path))]
 

@@ -14,12 +14,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from wellposed.core.errors import listed
 from wellposed.logs.log import Array
 
 Cells = Sequence[float | None]
 FEWEST = 3  # evaluations that make a curve; with fewer, training alone says where the points lie
-FEWEST_PER_EPOCH = 5  # values of an epoch that need not be as many in each
 MOST = 1000  # points of a training curve without evaluations: more would not be seen, and rules would be slow
 
 
@@ -30,54 +28,6 @@ class Points:
     columns: dict[str, Array] = field(default_factory=dict)
     axis: str = "epoch"
     notes: list[str] = field(default_factory=list)
-
-
-def made_equal(raw: Mapping[str, Cells], notes: list[str]) -> dict[str, Cells]:
-    """Columns of equal length where one side has one value more, or several for each of the other; else as they are.
-
-    A validation loss more is of before the first epoch, as of a trainer that first tries whether validation runs. A training loss
-    more is of an epoch that was not validated.
-    """
-    sides = [len(raw[side]) for side in ("train_loss", "valid_loss") if side in raw]
-    if len({len(cells) for cells in raw.values()}) < 2 or not sides or not min(sides):
-        return dict(raw)
-    if max(sides) == min(sides) + 1:
-        fewer, more = ("train", "valid") if len(raw["valid_loss"]) == max(sides) else ("valid", "train")
-        first = more == "valid"
-        notes.append(
-            f"There is one {more}_loss more than {fewer}_loss: it is of before the first epoch."
-            if first
-            else f"There is one {more}_loss more than {fewer}_loss: its epoch was not validated."
-        )
-        return {
-            name: (None, *cells) if len(cells) < max(sides) and first else (*cells, None)[: max(sides)]
-            for name, cells in raw.items()
-            if len(cells) == max(sides) or (len(cells) == min(sides) and name not in ("epoch", "step"))
-        }
-    fewest = min(sides)
-    several = [name for name, cells in raw.items() if len(cells) > fewest and _falls_to_each(len(cells), fewest)]
-    if several:
-        notes.append(
-            f"{listed(f'{name} has {len(raw[name])} values' for name in several)} to {fewest} of the others: "
-            "means of as many, one after the other, are taken."
-        )
-    return {
-        name: _shortened(cells, fewest, last=name in ("epoch", "step")) if name in several else cells
-        for name, cells in raw.items()
-    }
-
-
-def _falls_to_each(count: int, epochs: int) -> bool:
-    """Whether so many values are several of each epoch: a multiple, or so many that one more or less shifts little. 30 losses
-    beside 12 may as well be of a validation that began late."""
-    return count % epochs == 0 or count >= FEWEST_PER_EPOCH * epochs
-
-
-def _shortened(cells: Cells, count: int, last: bool) -> Cells:
-    """The mean of each of ``count`` parts of almost equal length, or its last value."""
-    ends = [len(cells) * number // count for number in range(count + 1)]
-    parts = [[cell for cell in cells[a:b] if cell is not None] for a, b in itertools.pairwise(ends)]
-    return [None if not part else part[-1] if last else math.fsum(part) / len(part) for part in parts]
 
 
 def points_from_cells(raw: Mapping[str, Cells], ours: bool = False) -> Points:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,24 @@ import numpy as np
 
 from wellposed.core.errors import DataError, guard_call, listed
 from wellposed.logs.cells import cell_numbers, has_commas
-from wellposed.logs.column_names import NOBODY, OF_OURS, VALID, Guess, guess, parse_name
+from wellposed.logs.column_names import (
+    EPOCHS,
+    NOBODY,
+    OF_OURS,
+    SIDES,
+    STEPS,
+    TEST,
+    VALID,
+    Guess,
+    guess,
+    name_words,
+    parse_name,
+)
 from wellposed.logs.folders import read_path
 from wellposed.logs.in_memory import read_object
+from wellposed.logs.lengths import made_rows
 from wellposed.logs.log import FASTAI, OURS, Array, Log, Reading, Table
-from wellposed.logs.points import FEWEST, counted_on, made_equal, points_from_cells, restarts
+from wellposed.logs.points import FEWEST, counted_on, points_from_cells, restarts
 from wellposed.logs.shapes import one_side_a_column, runs, wide
 
 LAST = 2**53  # an epoch or a step is counted, and floats count no further; NaN and infinity are places of no row
@@ -176,7 +190,20 @@ def numbers_of(log: Log, found: Guess) -> tuple[dict[str, Sequence[float | None]
         if ours in raw and parse_name(found.taken[ours]).what == "ppl":
             raw[ours] = [cell if cell is None or not cell > 0 else math.log(cell) for cell in raw[ours]]
             notes.append(f"'{found.taken[ours]}' is a perplexity; its logarithm is the loss.")
-    return made_equal(_filled(raw), notes), notes
+    return made_rows(_filled(raw), _looked(log, found), notes), notes
+
+
+def _looked(log: Log, found: Guess) -> dict[str, Sequence[float | None]]:
+    """Epochs or steps of validation alone, as ``val_epochs`` or ``eval_steps`` says them, by what they count."""
+    looked: dict[str, Sequence[float | None]] = {}
+    for name, cells in log.columns.items():
+        words = name_words(name)
+        places = ["epoch" if word in EPOCHS else "step" for word in words if word in (*EPOCHS, *STEPS)]
+        sides = [SIDES[word] for word in words if word in SIDES]
+        if len(words) == 2 and len(places) == 1 and sides in ([VALID], [TEST]) and name not in found.taken.values():
+            with suppress(DataError):  # texts are no places
+                looked.setdefault(places[0], cell_numbers(cells, name, counts=True))
+    return looked
 
 
 def _never_computed(raw: Mapping[str, Sequence[float | None]]) -> float | None:
@@ -201,9 +228,12 @@ def _table(log: Log, found: Guess, raw: dict[str, Sequence[float | None]], notes
         for ours, metric in stand_in.items():
             raw[ours] = _as_error(raw[metric], found.higher_is_better)
             taken[ours] = taken[metric]
-        said = f"1 - {found.metric}" if found.higher_is_better else found.metric
-        notes.append(f"There is no loss: {said} stands in for it, which moves in steps and says nothing of confidence.")
-        facts["stands_in"] = found.metric
+        if stand_in:
+            said = f"1 - {found.metric}" if found.higher_is_better else found.metric
+            notes.append(
+                f"There is no loss: {said} stands in for it, which moves in steps and says nothing of confidence."
+            )
+            facts["stands_in"] = found.metric
     curves = points_from_cells(raw, "valid_rise" in raw)
     if "step" in taken and "step" not in curves.columns and curves.axis == "epoch" and "epoch" not in taken:
         taken["epoch"] = taken["step"]

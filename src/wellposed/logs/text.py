@@ -221,11 +221,7 @@ class _Found:
     repeated: bool = False
     trials: int = 0
     begun: int = 0
-    full: tuple[float | None, dict[str, float], dict[str, Any]] = (
-        None,
-        {},
-        {},
-    )  # batches of a bar that was full, its place and words
+    full: tuple[Any, ...] = ()  # of the last bar: how many batches it had if it was full, its place, and what it said
 
     def line(self, line: str) -> None:
         """Take one line."""
@@ -363,16 +359,11 @@ class _Found:
             heard = f" ({self.side})" if self.side and not any(parse_name(name).side for name in row) else ""
             mark = " batch" if of_batch else ""
             said = {**self.place, **{f"{name}{heard}{mark}": value for name, value in row.items()}}
-            full = count if template.bar and not of_batch else None
-            if (
-                full
-                and self.rows
-                and self.full == (full, self.place, before := self.rows[-1])
-                and before.keys() <= said.keys()
-            ):
+            full = (count, {**self.place}) if count and template.bar and not of_batch else ()
+            if full and self.rows and self.full == (*full, self.rows[-1]) and self.rows[-1].keys() <= said.keys():
                 del self.rows[-1]  # the bar as it was before the epoch was over
             self._add(said)
-            self.full = full, {**self.place}, said
+            self.full = (*full, said)
 
     def _evaluated(self, row: dict[str, float]) -> bool:
         """Whether a bar repeats some of the names of the epoch that is over, without its side: an evaluation of the end."""

@@ -30,8 +30,8 @@ from wellposed.training.problem import Problem
 
 ENGINE = "ray"
 RETRIES = 3
-LONGEST_ADDRESS = 256  # bytes of a name of a machine, and a port
 """Times that a share whose worker or node died is trained again: nodes that can be taken away at any time often are."""
+LONGEST_ADDRESS = 256  # bytes of a machine's name and a port
 LOT = 64
 """Jobs of one task, at most: what is lost with a worker, and as many as a population gains from."""
 
@@ -103,10 +103,10 @@ def connect(ray: ModuleType) -> None:
 
 
 def refuse_dead_cluster() -> None:
-    """Whether somebody answers at the address that Ray would connect to: it tries for ten minutes, and then ends the process.
+    """Refuse an address of Ray's at which nobody answers: Ray would try for ten minutes, and then end the process.
 
     Raises:
-        InputError: nobody does.
+        InputError: nobody answers.
     """
     address = os.environ.get("RAY_ADDRESS", "")
     source, remedy = "RAY_ADDRESS names", "Start it, or set RAY_ADDRESS=local for one that is started here."
