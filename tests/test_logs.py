@@ -668,9 +668,10 @@ def test_remarks_between_json_lines_are_left_out_and_said(tmp_path: Path) -> Non
     assert "Lines of remarks (2) were left out." in found[0].facts["reading"].notes
 
 
-def test_a_loss_is_no_article_of_a_sentence() -> None:
+def test_no_article_and_no_weight_is_a_loss() -> None:
     assert [parse_name(name).what for name in ("val_los", "Train Los", "los")] == ["loss"] * 3
     assert parse_name("in los angeles on july").what == ""
+    assert not any(parse_name(f"qa_loss_{word}").is_loss for word in ("factor", "coefficient", "multiplier"))
 
 
 def test_several_of_a_quantity_are_called_by_its_name() -> None:

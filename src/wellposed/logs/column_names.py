@@ -101,7 +101,8 @@ MEANS = {"mean", "avg", "average", "averaged", "epoch"}
 SMOOTHED = {"smooth", "smoothed", "smoothing", "ema", "running", "moving"}
 NO_LEVEL = {
     "se", "sem", "std", "stderr", "var", "min", "max", "low", "high", "upper", "lower", "ci", "best", "delta", "lowest", "highest",
-    "minimum", "maximum", "prev", "previous", "last", "diff", "change", "ratio", "weight", "scale", "coef", "patience", "threshold",
+    "minimum", "maximum", "prev", "previous", "last", "diff", "change", "ratio", "weight", "scale", "coef", "coefficient", "factor",
+    "multiplier", "patience", "threshold",
     "tok2vec", "hparam",  # what spaCy hands on to an embedding; TensorBoard's result of a run
 }  # fmt: skip
 PARTS = frozenset((
