@@ -660,6 +660,24 @@ def test_keras_metrics_and_percentages() -> None:
     assert rate[0] == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(
+    ("errors", "named"),
+    [
+        ([0.0] * 8, "overconfident"),  # no error before and after: the answers are as good
+        ([0.02, 0.05, 0.01, 0.04, 0.02, 0.03, 0.05, 0.01], "overconfident"),  # wide for its size, and small
+        ([0.5, 0.4, 0.32, 0.31, 0.3, 0.31, 0.3, 0.3], "overconfident"),
+        ([0.5, 0.4, 0.45, 0.3, 0.36, 0.25, 0.31, 0.22], "overconfident"),  # it jumps, and fell by more
+        ([0.5, 0.9, 0.6, 0.95, 0.2, 0.9, 0.1, 0.3], "overfits"),  # jumps of 70 points: the answers may be far worse
+        ([1.0, 0.6, 1.0, 1.0, 0.3, 1.0, 0.2, 0.7], "overfits"),
+    ],
+)
+def test_an_error_that_is_all_noise_does_not_excuse_a_loss_that_rose(errors: list[float], named: str) -> None:
+    train = [2.0, 1.0, 0.6, 0.4, 0.3, 0.2, 0.1, 0.05]
+    valid = [2.1, 1.2, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0]
+    rows = {"loss": train, "val_loss": valid, "val_acc": [1 - e for e in errors]}
+    assert diagnose(rows)[0].name == named
+
+
 def test_a_saved_history_keeps_its_facts(tmp_path: Path) -> None:
     source = PLANTED["overconfident"][0](0)
     (tmp_path / "history.json").write_text(json.dumps({"schema": 1, "facts": source.facts, "rows": source.rows}))

@@ -526,6 +526,8 @@ def normal(z: float) -> float:
     return 0.5 * math.erfc(-z / math.sqrt(2))
 
 
+TOO_NOISY = 0.5  # of an error rate: where it may have grown by so much, nobody knows whether the answers got worse
+FEW_POINTS = 0.1  # of the rows: less is a small change, however uncertain
 RISE_OF_BEST = 0.05  # a loss a twentieth above its best is what people see in a plot and what early stopping gains
 RISE_OF_PROGRESS = 0.02  # and where the best is near zero, a fiftieth of what training had achieved
 
@@ -609,7 +611,8 @@ def chance_error(curves: Curves) -> float | None:
 
 
 def error_rise(curves: Curves) -> Rise | None:
-    """By how much the validation *error* rose since the best *loss*; None where no error rate is known.
+    """By how much the validation *error* rose since the best *loss*; None where no error rate is known, or one so noisy
+    that it may have grown by half, or not at all: it says nothing about the answers.
 
     The comparison point was chosen by the loss, so nothing has to be corrected for a choice. Of ``n`` rows at least
     ``n * |rise|`` changed sides, which bounds the sampling error from below (McNemar).
@@ -627,6 +630,8 @@ def error_rise(curves: Curves) -> Rise | None:
     estimate, se = last - base, math.sqrt(2.0) * level_se(error)
     if rows:
         se = math.hypot(se, math.sqrt(max(abs(estimate), 1 / rows) / rows))
+    if estimate <= Z * se and estimate + Z * se > max(TOO_NOISY * max(base, last), FEW_POINTS):
+        return None
     material = RISE_OF_BEST * max(base, 1e-9)
     return Rise(estimate, se, rows is not None, material, len(error) - 1 - best)
 
