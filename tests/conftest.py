@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import signal
 import tempfile
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -28,6 +30,14 @@ _ray_folder = tempfile.TemporaryDirectory(
     prefix="ray-", dir=os.environ.get("RAY_TMPDIR", "/tmp" if os.name == "posix" else None), ignore_cleanup_errors=True
 )
 os.environ["RAY_TMPDIR"] = _ray_folder.name
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What a test draws from the global random states, it draws alike alone, after any other test, and in any order."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - this state is the one that is meant
+    torch.manual_seed(0)
 
 
 def pytest_unconfigure() -> None:

@@ -427,6 +427,42 @@ def test_batches_that_are_counted_anew_in_each_epoch_are_no_resumed_run() -> Non
     assert "replaces 3 earlier values" in str(diagnose(resumed))
 
 
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("counts", ["train", "valid"])
+def test_a_side_that_counts_epochs_meets_one_that_counts_steps(tmp_path: Path, first: int, counts: str) -> None:
+    c, each = case("overfits"), 7
+    writer = summary_writer(tmp_path)
+    for epoch in range(EPOCHS):
+        for side in ("train", "valid"):
+            steps = [first + epoch] if side == counts else [each * epoch + part + 1 for part in range(each)]
+            for step in steps:
+                writer.add_scalar(f"loss/{side}", c[side][epoch], step)
+    writer.close()
+    found = diagnose(tmp_path)
+    assert found.curves.train_loss == pytest.approx(c["train"], rel=1e-6)
+    assert found.curves.valid_loss == pytest.approx(c["valid"], rel=1e-6)
+    assert found.curves.epoch.tolist() == [*range(first, first + EPOCHS)]
+    assert found.names[0] == "overfits"
+    assert "One side counts its epochs" in str(found)
+
+
+def test_evaluations_of_some_steps_are_not_taken_for_epochs() -> None:
+    steps = np.arange(1, 41)
+    seldom = [float(step) if step % 8 == 0 else None for step in steps]
+    once = [
+        1.0 / step if step <= 4 else None for step in steps
+    ]  # four first steps, which are fewer than epochs need to be
+    for valid in (seldom, once):
+        assert "counts its epochs" not in str(diagnose({"step": steps, "loss": 1.0 / steps, "val_loss": valid}))
+
+
+def test_a_later_start_that_logged_validation_alone_is_a_run_of_its_own(tmp_path: Path) -> None:
+    both = [f"step {i} | train loss {9 - i} | dev loss {9 - i / 2} | f1 0.{i}" for i in range(1, 6)]
+    alone = [f"dev f1 0.{i}\nstep {i} | dev loss {9 - i / 2}" for i in range(1, 8)]
+    (tmp_path / "log.txt").write_text("\n".join([*both, *both, *alone, *alone[:3]]) + "\n")
+    assert [len(one.curves.valid_loss) for one in diagnose_many([tmp_path / "log.txt"])] == [5, 5, 7, 3]
+
+
 def test_gaps_of_a_frame_are_no_values() -> None:
     rows = {"epoch": [0, 0, 1, 1, 2, 2], "loss": [3, math.nan, 2, math.nan, 1, math.nan]}
     found = diagnose({**rows, "val_loss": [math.nan, 3, math.nan, 2, math.nan, 1]})

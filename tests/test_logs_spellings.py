@@ -472,6 +472,53 @@ def test_players_of_a_game_are_named_by_letters_and_rewards(tmp_path: Path) -> N
         assert wp.diagnose(table).names == ["moving_target"]
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        "D_A,G_A,cycle_A,idt_A",
+        "d_adv_loss,f_adv_loss",
+        "disc_hinge_loss,gen_hinge_loss",
+        "loss_D_B,loss_G_B",
+        "netD_loss,g_loss",
+    ],
+)
+def test_players_are_known_by_letters_and_by_what_stands_between(tmp_path: Path, names: str) -> None:
+    lines = [f"{e},{','.join(str(a) for _ in names.split(','))}" for e, a in enumerate(TRAIN, 1)]
+    assert wp.diagnose(curves(tmp_path, "\n".join([f"epoch,{names}", *lines]) + "\n", "csv")).names == ["moving_target"]
+
+
+@pytest.mark.parametrize("names", ["adv_loss,nat_loss,val_loss", "train_loss_d,val_loss_d", "loss,gen_len,val_loss"])
+def test_words_of_players_alone_are_no_game(tmp_path: Path, names: str) -> None:
+    lines = [f"{e},{','.join(str(a) for _ in names.split(','))}" for e, a in enumerate(TRAIN, 1)]
+    text = "\n".join([f"epoch,{names}", *lines]) + "\n"
+    assert "moving_target" not in wp.diagnose(curves(tmp_path, text, "csv")).names
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        "Wed Oct 30 10:43:06 2024",
+        "Mon Feb  1 09:05:01 UTC 2021",
+        "May 3, 2022, 9:05 PM",
+        "Tuesday, Dec 1 2026 13:01:12",
+    ],
+)
+def test_a_date_behind_the_word_loss_is_none(tmp_path: Path, date: str) -> None:
+    lines = [f"(epoch: {e}, iters: 4, time: 0.1) D_A: 0.{e} G_A: {a} cycle_A: 1.2" for e, a in enumerate(TRAIN, 1)]
+    table = curves(tmp_path, "\n".join([f"===== Training Loss ({date}) =====", *lines]) + "\n")
+    assert "training loss" not in " ".join(table.facts["reading"].taken.values())
+    assert wp.diagnose(table).names == ["moving_target"]
+
+
+@pytest.mark.parametrize(
+    "text", ["epoch 1: loss 0.5, val_loss 0.6\n", "hello\n", "=====\nno numbers\n", "wandb: a\nwandb: b\n"]
+)
+@pytest.mark.parametrize("ending", ["txt", "log", "out"])
+def test_a_text_without_curves_is_not_called_a_table(tmp_path: Path, text: str, ending: str) -> None:
+    with pytest.raises(DataError, match=r"fewer than two of its lines \(of \d\) say what a loss was"):
+        curves(tmp_path, text, ending)
+
+
 @pytest.mark.parametrize("often", [1, len(TRAIN)])
 def test_lists_of_classes_beside_lines_are_no_histories(tmp_path: Path, often: int) -> None:
     """One of one side that is shorter than the lines, or one at each line."""

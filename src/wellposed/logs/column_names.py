@@ -117,6 +117,8 @@ PLAYERS = frozenset((
     "q", "qf", "qf1", "qf2",
 ))  # fmt: skip
 """Words of players whose losses depend on one another: neither is a validation of the other, and their sum means nothing."""
+OF_A_PLAYER = frozenset(("a", "b", "real", "fake", "gan", "adv"))
+"""What follows ``D`` or ``G`` in the name of a player's loss: ``D_A``, ``G_GAN``."""
 PAID = frozenset(("reward", "rewards", "return", "returns"))
 KNOWN = {*SIDES, *LOSS, *LOSSLIKE, *METRICS, *AS_USUAL, *OF_A_STEP, *SMOOTHED, *NO_LEVEL, "lr", "rate"}
 HEADS = ("loss", "verlust", "acc", "accuracy", "error", "err", "logloss", "auc", "f1", "mse", "mae", "rmse", "ppl", "perplexity",
@@ -205,6 +207,8 @@ def parse_name(text: str) -> Name:
             )
         elif word not in AS_USUAL | OF_A_STEP | SMOOTHED:
             own.append(found or word)
+    if not what and len(own) == 2 and own[0] in ("d", "g") and own[1] in OF_A_PLAYER:
+        what = "loss"
     return Name(
         text, sides[0] if sides else NOBODY, what, tuple(own), any(word in OF_A_STEP for word in rest),
         any(word in SMOOTHED for word in rest), not any(word in NO_LEVEL for word in rest),

@@ -19,7 +19,7 @@ from wellposed.logs.column_names import EPOCHS, SIDES, STEPS, boosted_name, gues
 from wellposed.logs.delimited import read_delimited
 from wellposed.logs.documents import DEEPEST, flattened, is_lines, logs_from_json, read_lines
 from wellposed.logs.encodings import log_text
-from wellposed.logs.log import KERAS, TENSORBOARD, Log, columns_of, normalize_name
+from wellposed.logs.log import KERAS, TENSORBOARD, Log, columns_of, cut_name, normalize_name
 from wellposed.logs.shapes import one_side_a_column
 from wellposed.logs.text import NUMBER, parse_text
 
@@ -74,6 +74,12 @@ def _read(path: Path, text: str) -> list[Log]:
         cells = head[0].count(",")
         text = "\n".join(line for line in text[head.start() :].split("\n") if line.count(",") == cells)
         table = True
+    if not table and suffix not in (".csv", ".tsv") and not _in_columns(text):
+        lines = [line for line in text.split("\n") if line.strip()]
+        raise DataError(
+            f"'{path}' has no curves: fewer than two of its lines (of {len(lines):,}) say what a loss was. Lines such as "
+            f"'epoch 3: loss 0.52, val_loss 0.61' are read, and so are tables with a header. It begins with '{cut_name(lines[0])}'."
+        )
     try:
         return read_delimited(path, text)
     except DataError:  # its rows may have remarks behind them
@@ -125,6 +131,13 @@ def _is_table(text: str) -> bool:
             known = any(parse_name(name).what or parse_name(name).side for name in names) and names[0] + names[-1] != ""
             return known and not any(re.search(r"[:=(\[]\s*[-+\w]*\d|^[-+.\d]+$", name) for name in names)
     return False
+
+
+def _in_columns(text: str) -> bool:
+    """Whether the first two lines have as many cells, more than one, by some sign between them."""
+    lines = [line for line in strip_comments(text.lstrip("\ufeff")).split("\n", 50)[:50] if line.strip()][:2]
+    each = ([line.count(separator) for line in lines] for separator in SEPARATORS)
+    return not lines or any(len(set(counts)) == 1 < len(counts) and counts[0] for counts in each)
 
 
 # Folders

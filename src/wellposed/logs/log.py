@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from wellposed.core.reading import check_cells
 
+LONGEST_NAME = 60  # signs of a name or a line in a message
 Array = npt.NDArray[np.float64]
 
 KERAS, TENSORBOARD, LIGHTNING, TRANSFORMERS, WANDB, FASTAI, OURS, PLAIN, TEXT = (
@@ -104,3 +105,9 @@ def named_as(columns: Mapping[str, Any]) -> str:
     """Whose names these are: Keras calls the training loss ``loss`` and the validation loss ``val_loss``."""
     names = {normalize_name(name) for name in columns}
     return KERAS if {"loss", "val_loss"} <= names and "train_loss" not in names else PLAIN
+
+
+def cut_name(name: str) -> str:
+    """A name or a line as an error quotes it: on one line, and not longer than `LONGEST_NAME`."""
+    name = " ".join(name.split())
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"

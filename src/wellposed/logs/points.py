@@ -18,6 +18,7 @@ from wellposed.logs.log import Array
 
 Cells = Sequence[float | None]
 FEWEST = 3  # evaluations that make a curve; with fewer, training alone says where the points lie
+FEWEST_COUNTED = 5  # whole numbers from 0 or 1 on that are epochs rather than the first steps
 MOST = 1000  # points of a training curve without evaluations: more would not be seen, and rules would be slow
 
 
@@ -148,15 +149,16 @@ def restarts(raw: Mapping[str, Cells]) -> list[tuple[int, int]]:
     places = [
         _places(raw[key], raw[name], often) for name in ("train_loss", "valid_loss", "valid_metric") if name in raw
     ]
+    last = max((i for i, cell in enumerate(raw.get("train_loss", ())) if cell is not None), default=count)
+    without = [[i for i in at if i > last] for at in places]  # runs without training losses, after those with them
+    begins = {*_firsts([[i for i in at if i <= last] for at in places]), *_firsts(without)}
+    return list(itertools.pairwise([0, *sorted(begins), count]))
+
+
+def _firsts(places: Sequence[list[int]]) -> list[int]:
+    """Where each run begins: the first of its columns, of those that begin as often as the first that begins anew does."""
     places = [one for one in places if one]
-    if not places:
-        return [(0, count)]
-    begins = [
-        0,
-        *sorted({min(at) for at in itertools.zip_longest(*(one for one in places if len(one) == len(places[0])))}),
-        count,
-    ]
-    return list(itertools.pairwise(begins))
+    return [min(at) for at in zip(*(one for one in places if len(one) == len(places[0])), strict=True)]
 
 
 def _mostly(cells: Cells | None) -> bool:
@@ -300,8 +302,10 @@ def _by_evaluation(raw: Mapping[str, Cells], key: str, losses: Sequence[str]) ->
     Without at least three evaluations, one for each training loss, thinned to `MOST` by averaging.
     """
     series = {name: _series(raw[key], cells) for name, cells in raw.items() if name not in ("epoch", "step")}
+    counted = None if key == "epoch" else _one_side_counts(series)
+    series = counted or series
     anchor = "valid_loss" if len(series.get("valid_loss", ())) >= FEWEST or "train_loss" not in series else "train_loss"
-    at = sorted({x for x, _ in series[anchor]})
+    at = sorted({float(math.ceil(x)) if counted else x for x, _ in series[anchor]})
     if anchor == "train_loss" and len(at) > MOST:
         at = [at[round(i)] for i in np.linspace(0, len(at) - 1, MOST)]
     if anchor == "valid_loss" and (later := [x for x, y in series.get("train_loss", ()) if at and x > at[-1]]):
@@ -309,8 +313,10 @@ def _by_evaluation(raw: Mapping[str, Cells], key: str, losses: Sequence[str]) ->
         if not all(math.isfinite(y) for y in values):  # training left the numbers after the last look
             at.append(later[-1])
     found = {name: _binned(entries, at) for name, entries in series.items()}
-    axis, x = _axis(raw, key, at)
+    axis, x = ("epoch", np.array(at)) if counted else _axis(raw, key, at)
     notes = []
+    if counted:
+        notes.append("One side counts its epochs, and the other its steps: both were taken to cover the same training.")
     binned = len(series.get("train_loss", ()))
     if axis == "step":
         notes.append("The curves run along steps, not epochs: where a finding counts epochs, it counts these points.")
@@ -319,6 +325,21 @@ def _by_evaluation(raw: Mapping[str, Cells], key: str, losses: Sequence[str]) ->
     elif anchor == "train_loss" and binned > len(at):
         notes.append(f"{binned} training losses were averaged into {len(at)} points.")
     return Points({"epoch": x, **found}, axis, notes)
+
+
+def _one_side_counts(series: Mapping[str, list[tuple[float, float]]]) -> dict[str, list[tuple[float, float]]] | None:
+    """Both sides in epochs where one has them as its steps, 0, 1, 2 ..., and the steps of the other run far beyond; else None."""
+    keys = [[x for x, _ in series.get(name, ())] for name in ("train_loss", "valid_loss")]
+    few, many = sorted(keys, key=lambda one: one[-1] if one else 0.0)
+    if len(few) < FEWEST_COUNTED or few != [few[0] + i for i in range(len(few))] or few[0] not in (0, 1):
+        return None
+    if sum(x > few[-1] for x in many) * 2 < len(many):
+        return None
+    return {
+        name: [(x if entries[-1][0] <= few[-1] else few[0] - 1 + x * len(few) / entries[-1][0], y) for x, y in entries]
+        for name, entries in series.items()
+        if entries
+    }
 
 
 def _series(keys: Cells, cells: Cells) -> list[tuple[float, float]]:

@@ -30,12 +30,11 @@ from wellposed.logs.column_names import (
 from wellposed.logs.folders import read_path
 from wellposed.logs.in_memory import read_object
 from wellposed.logs.lengths import made_rows
-from wellposed.logs.log import FASTAI, OURS, Array, Log, Reading, Table
+from wellposed.logs.log import FASTAI, OURS, Array, Log, Reading, Table, cut_name
 from wellposed.logs.points import FEWEST, counted_on, points_from_cells, restarts
 from wellposed.logs.shapes import one_side_a_column, runs, wide
 
 LAST = 2**53  # an epoch or a step is counted, and floats count no further; NaN and infinity are places of no row
-LONGEST_NAME = 60  # signs of a column's name in a message
 MOST_COLUMNS = 20_000  # each name is taken apart word by word
 NEEDED = ("epoch", "train_loss", "valid_loss")  # a text in one of these is an error; other columns can be left out
 
@@ -294,7 +293,7 @@ def _require_losses(log: Log, raw: Mapping[str, Sequence[float | None]]) -> None
         ]:
             raise DataError(f"'{log.name}' has not one value in {listed(empty)}; losses are needed, one an epoch.")
         raise DataError(
-            f"'{log.name}' has no column of losses. Found: {listed(map(_cut, log.columns), 12)}. "
+            f"'{log.name}' has no column of losses. Found: {listed(map(cut_name, log.columns), 12)}. "
             f"Needed: train_loss (or loss) and valid_loss (or val_loss).{_hint(log.columns)}"
         )
     if len({len(cells) for cells in raw.values()}) > 1:
@@ -311,11 +310,6 @@ def _metrics_alone(log: Log, raw: Mapping[str, Sequence[float | None]]) -> bool:
     places = raw.get("epoch") or raw.get("step") or (range(len(values)) if both and len(log.columns) == 2 else ())
     fewest = 2 if both and len(log.columns) > 2 else FEWEST
     return len(values) >= fewest and len({*places} - {None}) >= fewest
-
-
-def _cut(name: str) -> str:
-    name = " ".join(name.split())
-    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
 
 
 def _hint(columns: Iterable[str]) -> str:

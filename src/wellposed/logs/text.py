@@ -91,6 +91,8 @@ OF_LINES = (
     ("Saving", r"\bSaving dict for\b", "evaluation at"),  # what tf.estimator says of an evaluation
     ("ensor(", TENSOR.pattern, r"\1"), ("dtype=", TENSOR.pattern, r"\1"),
     ("%|", r"(?<![\d.])\d{1,3}%(?=\|)", ""),  # how far a bar is
+    (":", r"\b(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*,? +)?(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.? +\d{1,2},?"
+     r" +(?:\d{4},? +)?\d{1,2}:\d\d(?::\d\d)?(?: +[AP]M\b)?(?: +[A-Z]{3,4}\b)?(?: +\d{4}\b)?", " "),  # Wed Oct 30 10:43:06 2024
     ("", r"\b\d\d(?:\d\d)?[-/]\d\d?[-/](?:\d{4}|\d\d)(?:[T ]|\b)|\b(?:\d+:)?\d?\d:\d\d(?:[.,]\d+)?(?:s\b|Z\b)?"
      r"|@\[?[\d.]+(?::[\d.]+)?\]?", " "),  # dates, times, and the thresholds of mAP@0.50:0.95
     ("(epoch)", r"\s*\(epoch\)(?=\s*[:=])", ""),  # loss (epoch) = 0.5, which counts no epochs

@@ -18,11 +18,12 @@ REINFORCED = re.compile(
 )
 ADVERSARIAL = (
     re.compile(
-        r"\b(g|gen|generator|adv|adversarial)( [ab])? ?(loss|err|cost|gan\b|l1\b)|(loss|err|cost) ?(g|gen|generator)\b"
+        r"\b(?:net ?)?(g|gen|generator|adv|adversarial)( \w+)? ?(loss|err|cost|gan\b|l1\b)"
+        r"|(loss|err|cost)( adv| \w)? ?(g|gen|generator)\b|^g [ab]$"
     ),
     re.compile(
-        r"\b(d|dis|disc|discriminator|critic)( [ab])? ?(loss|err|cost|real\b|fake\b)"
-        r"|(loss|err|cost) ?(d|dis|disc|discriminator|critic)\b|^(d|disc|discriminator)$"
+        r"\b(?:net ?)?(d|dis|disc|discriminator|critic)( \w+)? ?(loss|err|cost|real\b|fake\b)"
+        r"|(loss|err|cost)( adv| \w)? ?(d|dis|disc|discriminator|critic)\b|^(d|disc|discriminator)$|^d [ab]$"
     ),
 )
 PLAYERS = re.compile(r"(net_?)?G|gen(erator)?"), re.compile(r"(net_?)?D|disc(riminator)?|critic")
