@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import io
 import itertools
+import math
 import pickle
 import queue
 import random
@@ -34,6 +35,7 @@ from wellposed.core.selectors import leaves
 from wellposed.losses.per_example import Loss
 from wellposed.optim.kernels import soft_threshold_
 from wellposed.training import inspection
+from wellposed.training.sides import drawn_rows
 
 ROWS = 24
 X, Y = torch.randn(ROWS, 4, generator=torch.Generator().manual_seed(0)), torch.arange(ROWS) % 3
@@ -1266,3 +1268,205 @@ def test_a_batch_is_cut_only_where_its_target_has_as_many_rows(rows: int, target
     """A sentence may have another number of targets, and a batch may have none at all."""
     found = [*inspection.rebatch([(torch.zeros(rows, 2), torch.zeros(targets))], 2)]
     assert [len(target) for _, target in found] == sizes
+
+
+# What else public loops have: loaders that never end, hooks of a backward, a train() of one's own
+
+
+class Again:
+    """A sampler of batches that begins anew when it is over, and never ends."""
+
+    def __init__(self, sampler: Any) -> None:
+        self.sampler = sampler
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            yield from self.sampler
+
+
+class Lasting(DataLoader[Any]):
+    """A loader whose workers stay from epoch to epoch: one iterator without an end, of which an epoch is as long as one was."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        object.__setattr__(self, "batch_sampler", Again(self.batch_sampler))
+        self.endless = super().__iter__()
+
+    def __len__(self) -> int:
+        return len(cast(Any, self.batch_sampler).sampler)
+
+    def __iter__(self) -> Any:
+        return (next(self.endless) for _ in range(len(self)))
+
+
+@pytest.mark.parametrize("rows", [list(range(ROWS)), list(range(0, ROWS, 2))])
+def test_a_loader_that_never_ends_has_the_rows_that_it_goes_through(rows: list[int]) -> None:
+    states, began = [], time.perf_counter()
+    for watched in (False, True):
+        torch.manual_seed(0)
+        net = nn.Linear(4, 3)
+        order = torch.utils.data.SubsetRandomSampler(rows, generator=torch.Generator().manual_seed(1))
+        train, optimizer = Lasting(PAIRS, batch_size=5, sampler=order), torch.optim.SGD(net.parameters(), lr=0.1)
+        watch = wp.watch(net, "cross_entropy", train, (X, Y), rows=ROWS, share=1) if watched else None
+        for _ in range(2):
+            for x, y in train:
+                optimizer.zero_grad()
+                F.cross_entropy(net(x), y).backward()
+                optimizer.step()
+            if watch is not None:
+                row = watch.epoch()
+                assert row["train_loss"] == pytest.approx(
+                    float(F.cross_entropy(net(X[rows]), Y[rows]).detach()), rel=1e-5
+                )
+        states.append([*net.parameters(), torch.rand(1)])
+    assert all(map(torch.equal, *states))
+    assert time.perf_counter() - began < 20
+    assert sorted(drawn_rows(train, "train").tolist()) == rows  # an epoch is as long as the loader says
+
+
+class Hooked(nn.Module):
+    """A network whose layers keep each row's gradient on their weights as the backward passes, once for each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.below, self.layer, self.seen = nn.Linear(4, 4), nn.Linear(4, 3), None
+        self.layer.register_forward_hook(self.before)
+        self.layer.register_full_backward_hook(self.passed)
+
+    def before(self, layer: nn.Module, given: Any, out: Any) -> None:
+        if layer.training and torch.is_grad_enabled():
+            self.seen = given[0].detach()
+
+    def passed(self, layer: nn.Module, _: Any, given: Any) -> None:
+        if hasattr(self.layer.weight, "each"):
+            raise ValueError("the gradients of the step before are still there")
+        assert self.seen is not None
+        self.layer.weight.each = torch.einsum("no,ni->noi", given[0], self.seen)  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.layer(self.below(x))
+        return found
+
+
+def test_what_hooks_of_a_backward_leave_on_weights_is_as_it_was() -> None:
+    """The look at the first weights goes back through the network too, several times; then the loop's own step does."""
+    ends = []
+    for watched in (False, True):
+        torch.manual_seed(0)
+        net = Hooked()
+        train, optimizer = DataLoader(PAIRS, 6, shuffle=True), torch.optim.SGD(net.parameters(), lr=0.1)
+        watch = wp.watch(net, "cross_entropy", train, (X, Y), share=1) if watched else None
+        for x, y in train:
+            optimizer.zero_grad()
+            F.cross_entropy(net(x), y).backward()
+            with torch.no_grad():
+                net.layer.weight.grad = net.layer.weight.each.sum(0)  # type: ignore[operator]
+            del net.layer.weight.each
+            optimizer.step()
+        if watch is not None:
+            assert watch.first is not None, watch.unseen
+            watch.epoch()
+            wp.diagnose(watch)
+            assert not hasattr(net.layer.weight, "each")
+        ends.append([*net.parameters(), torch.rand(1)])
+    assert all(map(torch.equal, *ends))
+
+
+def test_an_error_of_a_hook_on_the_way_back_is_said_and_not_raised() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+
+    def fails(*_: Any) -> None:
+        raise KeyError("no such step")
+
+    net[1].register_full_backward_hook(fails)
+    watch = wp.watch(net, "cross_entropy", (X, Y), (X, Y))
+    assert watch.first is None
+    assert "KeyError" in watch.unseen
+    assert math.isfinite(watch.epoch()["valid_loss"])
+
+
+class Rated(nn.Module):
+    """A network that is told its mode by a ``train`` of its own: a rate, or factors that are added to the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.rate, self.added = nn.Linear(4, 3), 0.5, False
+        self.register_buffer("extra", torch.full((3, 4), 1 / 3))
+
+    def train(self, mode: bool = True) -> Rated:
+        super().train(mode)
+        self.rate = 0.5 if mode else 0.0
+        if self.added == mode:
+            self.layer.weight.data += cast(Tensor, self.extra) * (-1 if mode else 1)
+            self.added = not mode
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = F.dropout(self.layer(x), self.rate)
+        return out if self.added else out + x @ cast(Tensor, self.extra).T
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("evaluated", [False, True])
+def test_a_train_of_the_networks_own_says_its_mode(inside: bool, evaluated: bool) -> None:
+    """Marking the mode alone leaves the rate of training on; what it did to the weights comes back bit for bit."""
+    ends = []
+    for watched in (False, True):
+        torch.manual_seed(0)
+        own = Rated()
+        net = nn.Sequential(own) if inside else own
+        watch = wp.watch(net, "cross_entropy", DataLoader(PAIRS, 6), (X, Y), share=1) if watched else None
+        net.train(not evaluated)
+        if watch is not None:
+            shown = watch.epoch()["valid_loss"]
+            assert own.rate == (0.0 if evaluated else 0.5)
+            assert own.added == evaluated
+        ends.append([p.detach().clone() for p in net.parameters()])
+    assert all(map(torch.equal, *ends))
+    assert shown == pytest.approx(float(F.cross_entropy(net.eval()(X), Y).detach()), rel=1e-5)
+
+
+def test_a_train_that_is_something_else_is_not_called() -> None:
+    class Trains(nn.Linear):
+        def train(self, rows: Any = ()) -> Any:  # type: ignore[override]
+            raise AssertionError(f"called with {rows}")
+
+    assert math.isfinite(wp.watch(Trains(4, 3), "cross_entropy", (X, Y), (X, Y)).epoch()["valid_loss"])
+
+
+def test_several_optimizers_are_refused_with_what_to_give() -> None:
+    net = nn.Linear(4, 3)
+    both = [torch.optim.SGD([p], lr=0.1) for p in net.parameters()]
+    for given in (both, tuple(both), dict(enumerate(both))):
+        with pytest.raises(InputError, match="Give one of those in it"):
+            wp.watch(net, "cross_entropy", (X, Y), (X, Y), optimizer=cast(Any, given))
+    with pytest.raises(InputError) as refused:
+        wp.watch(net, "cross_entropy", (X, Y), (X, Y), optimizer=cast(Any, [1]))
+    assert "Give one" not in str(refused.value)
+
+
+def test_lines_for_lists_of_targets_in_a_mapping_and_for_a_model_that_returns_its_loss() -> None:
+    def two(outputs: list[Tensor], target: list[Tensor]) -> Tensor:
+        return torch.stack([F.cross_entropy(o, t) for o, t in zip(outputs, target, strict=True)]).sum()
+
+    class Heads(nn.Linear):
+        def forward(self, x: Tensor) -> list[Tensor]:  # type: ignore[override]
+            return [super().forward(x), super().forward(-x)]
+
+    class Own(nn.Linear):
+        def forward(self, rows: list[Tensor], wanted: Tensor) -> Tensor:  # type: ignore[override]
+            return F.cross_entropy(super().forward(rows[0] + rows[1]), wanted)
+
+    batches: list[Any] = [{"data": X, "labels": [Y, Y], "names": ["a"] * ROWS} for _ in range(4)]
+    with pytest.raises(InputError) as refused:
+        wp.watch(Heads(4, 3), two, batches, batches)
+    assert "forward=lambda model, batch: model(batch['data']), target=lambda batch: batch['labels']" in str(
+        refused.value
+    )
+    pairs: list[Any] = [([X, X], Y) for _ in range(4)]
+    with pytest.raises(InputError) as refused:
+        wp.watch(Own(4, 3), "squared_error", pairs, pairs)
+    assert "loss=lambda loss, target: loss, forward=lambda model, batch: model(*batch)." in str(refused.value)
+    net = Own(4, 3)
+    watch = wp.watch(net, lambda loss, target: loss, pairs, pairs, forward=lambda model, batch: model(*batch))
+    assert watch.epoch()["valid_loss"] == pytest.approx(float(net([X, X], Y).detach()), rel=1e-5)

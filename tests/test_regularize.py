@@ -313,7 +313,7 @@ def test_a_group_that_joins_later_is_charged_from_then_on() -> None:
     first = net[0].weight.detach().clone()
     train(net, optimizer, 2)
     assert torch.equal(net[0].weight, first)
-    assert optimizer.audit().rows[0].objective == "not trained"
+    assert optimizer.audit().rows[0].objective == "not in this optimizer"
     optimizer.add_param_group({"params": list(net[0].parameters()), "lr": 0.01})
     for p in net.parameters():
         p.grad = torch.zeros_like(p)
@@ -967,3 +967,21 @@ def test_a_term_that_was_not_added_is_warned_of_where_the_step_is() -> None:
     with pytest.warns(UserWarning, match="has not been added") as warned:
         optimizer.step()
     assert warned[0].filename == __file__
+
+
+def test_an_audit_says_what_another_optimizer_moves_and_what_another_network_has() -> None:
+    """Two optimizers share a network; a third one also moves a head, which the network does not have, and decays it."""
+    net, head = network(), nn.Linear(3, 2)
+    weights = [p for p in net.parameters() if p.ndim > 1]
+    audit = wp.audit(torch.optim.SGD(weights, lr=0.1), net)
+    assert {row.objective for row in audit.rows if row.parameter.endswith("bias")} == {"not in this optimizer"}
+    assert not [note for note in audit.notes if "not in this network" in note]
+    net[0].weight.requires_grad_(False)
+    given = [{"params": list(net.parameters())}, {"params": list(head.parameters()), "weight_decay": 0.3}]
+    for optimizer in (torch.optim.SGD(given, lr=0.1), wp.regularize(torch.optim.SGD(given, lr=0.1), net, [])):
+        audit = wp.audit(optimizer, net)
+        assert next(row for row in audit.rows if row.parameter == "0.weight").objective == "not trained"
+        (note,) = [note for note in audit.notes if "not in this network" in note]
+        assert "2 more parameters of this optimizer, of shape 2x3, 2" in note
+        assert "weight_decay on them is 0.3" in note
+    assert not [note for note in wp.audit(optimizer, nn.ModuleList([net, head])).notes if "network" in note]

@@ -13,7 +13,7 @@ import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -1422,3 +1422,72 @@ def test_labels_that_a_narrow_network_misses_are_not_called_wrong() -> None:
     assert narrow.shared > 0.8
     assert noise.shared < 0.2
     assert noise.shared < row_faults.LabelNoise.SHARED < narrow.shared
+
+
+class Headed(nn.Module):
+    """A network with a second head in training mode alone, as a list of outputs or counted in its own way, and perhaps noise."""
+
+    def __init__(self, lists: bool, drop: float = 0.0) -> None:
+        super().__init__()
+        self.body, self.drop, self.head, self.second = mlp(outs=8), nn.Dropout(drop), nn.Linear(8, 4), nn.Linear(8, 4)
+        self.lists = lists
+
+    def forward(self, x: Tensor) -> Any:
+        h = self.drop(self.body(x))
+        both = [self.head(h), self.second(h)] if self.training else [self.head(h)]
+        return both if self.lists else sum(both)
+
+
+def summed(outputs: Any, target: Tensor) -> Tensor:
+    outputs = outputs if isinstance(outputs, list) else [outputs]
+    return torch.stack([F.cross_entropy(one, target) for one in outputs]).sum()
+
+
+@pytest.mark.parametrize("lists", [True, False])
+def test_what_training_mode_has_beside_the_loss_is_no_noise(lists: bool) -> None:
+    """The loss of a second head is no toll of dropout; beside dropout what the noise adds cannot be told from it."""
+    batches = [(x, y) for x, y in DataLoader(TensorDataset(*blobs(0)), batch_size=50)][:4]
+
+    def gap(drop: float) -> tuple[float, float, float]:
+        torch.manual_seed(0)
+        return inspection.mode_gap(Headed(lists, drop), lambda model, x: model(x), Loss(summed), batches, False)
+
+    assert gap(0.0)[:2] == (0.0, 0.0)
+    assert math.isnan(gap(0.5)[0]) == lists
+
+
+def test_a_decay_has_not_cost_more_than_it_took() -> None:
+    """Thirty steps at a thousandth, with a strength of a hundredth, took .03 % of the weights, however far the loss may fall."""
+    few = Signals.of(looped(mlp, blobs, epochs=3, optimizer=adamw(1e-3, 1e-2)))
+    many = Signals.of(looped(mlp, blobs, epochs=3, optimizer=adamw(1e-3, 1e3)))
+    for seen in (few, many):
+        assert seen is not None
+        assert seen.toll is not None
+        assert seen.last is not None
+        pull = -math.fsum(layer.outward for layer in seen.last.layers) / 2
+        assert seen.toll.decay <= (1e-3 if seen is few else 1.0) * max(pull, 0.0) + 1e-9
+    assert few.toll.decay < 1e-3  # type: ignore[union-attr]
+
+
+def test_factors_that_begin_at_zero_are_no_vanishing_gradients() -> None:
+    """Of a product of two factors, one of which begins at zero, the other gets no gradient at first and little later."""
+    curves = Curves.of(looped(mlp, blobs, epochs=5, lr=0.0))
+    assert curves.signals is not None
+
+    def judged(first: list[tuple[float, float]], last: list[tuple[float, float]]) -> object:
+        passes = [
+            dataclasses.replace(
+                cast(Any, curves.signals).last,
+                layers=tuple(
+                    inspection.Layer(f"{i}.weight", str(i), "Linear", size, gradient, "weight")
+                    for i, (size, gradient) in enumerate(sizes)
+                ),
+            )
+            for sizes in (first, last)
+        ]
+        signals = dataclasses.replace(cast(Any, curves.signals), first=passes[0], last=passes[1], left={}, moved={})
+        return gradient_flow.VanishingGradients().inside(curves, signals)
+
+    late = [(1.0, 1e-5), (0.01, 0.1), (1.0, 1e-5), (0.01, 0.1), (1.0, 0.1)]
+    assert judged([(1.0, 0.0), (0.0, 0.1), (1.0, 0.0), (0.0, 0.1), (1.0, 0.1)], late) is None
+    assert judged([(1.0, 1e-6), (1.0, 1e-5), (1.0, 1e-4), (1.0, 1e-3), (1.0, 0.1)], late) is not None

@@ -307,6 +307,8 @@ def _refusal(name: str, key: str, value: object, hint: Any) -> WellposedError:
     wanted = tuple(one for one in _parts(hint) if isinstance(one, type) and one.__name__ in NAMES)
     inside = next((held for held, one in getattr(value, "__dict__", {}).items() if isinstance(one, wanted)), None)
     holds = f" It holds one: its attribute {inside!r}." if inside is not None else ""
+    parts = list(value.values()) if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    holds = " Give one of those in it." if parts and all(isinstance(one, wanted) for one in parts) else holds
     tensors = isinstance(value, Mapping) and all(hasattr(one, "requires_grad") for one in value.values())
     if any(one.__name__ == "Module" for one in wanted) and (
         tensors or isinstance(value, (types.FunctionType, functools.partial))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copyreg
 import functools
+import inspect
 import random
 import re
 import sys
@@ -158,6 +159,10 @@ def _modules(models: Iterable[nn.Module]) -> list[nn.Module]:
     return list(dict.fromkeys(module for model in models for module in model.modules()))
 
 
+def _parameters(models: Iterable[nn.Module]) -> list[nn.Parameter]:
+    return list(dict.fromkeys(parameter for model in models for parameter in model.parameters()))
+
+
 class OwnHook:
     """A hook that stays with its own model: in a copy, and in a pickled model, it does nothing.
 
@@ -174,7 +179,7 @@ def reach_kept(*given: object, training: bool | None = None, weights: bool = Tru
     """All that models and code reach comes back: modes, weights, buffers, gradients, plain attributes (a state that a recurrent
     network keeps, a meter that a loss adds to), names that functions bind outside of themselves, and generators. Inside, replicas
     do not talk to those of other processes, and all modules are in the mode ``training``. Without ``weights`` these stay as they
-    were moved to.
+    were moved to, but for what a ``train`` of the network's own may do to them.
     """
     around = _all_reached(given)
     found = [one for one in around if isinstance(one, KINDS)]
@@ -183,11 +188,13 @@ def reach_kept(*given: object, training: bool | None = None, weights: bool = Tru
         for kept in (
             modes_kept(*models, training=training),
             buffers_kept(*models),
-            _weights_kept(*models if weights else ()),
-            gradients_kept(parameter for model in models for parameter in model.parameters()),
-            attributes_kept(*_modules(models)),
+            _weights_kept(*models if weights or (training is not None and _switching(models)) else ()),
+            gradients_kept(_parameters(models)),
+            attributes_kept(*_modules(models), *_parameters(models)),
         ):
             stack.enter_context(kept)
+        if training is not None:
+            switch_modes(models, training)
         _leave_other_processes(models)
         stack.enter_context(generators_kept(found))
         stack.enter_context(_surroundings_kept([one for one in around if not isinstance(one, KINDS) and _own(one)]))
@@ -375,6 +382,23 @@ def modes_kept(*models: nn.Module, training: bool | None = None) -> Iterator[Non
     finally:
         for module, before in modes:
             module.training = before
+
+
+def _switching(models: Iterable[nn.Module]) -> list[nn.Module]:
+    """The outermost modules with a ``train(mode)`` of their own, which may do more than mark the mode: set a rate, add factors."""
+    found: dict[nn.Module, set[nn.Module]] = {}
+    for module in _modules(models):
+        own = type(module).train
+        named = not own.__module__.startswith("torch.") and [*inspect.signature(own).parameters][1:2] == ["mode"]
+        if named and not any(module in inside for inside in found.values()):
+            found[module] = set(module.modules())
+    return list(found)
+
+
+def switch_modes(models: Iterable[nn.Module], training: bool) -> None:
+    """Let networks go to a mode by a ``train`` of their own; what it does to them is to be kept around this."""
+    for module in _switching(models):
+        module.train(training)
 
 
 @contextmanager

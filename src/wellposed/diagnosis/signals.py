@@ -9,7 +9,7 @@ seen it is None, and `Signals.missing` says why.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeVar
 
@@ -27,8 +27,9 @@ from wellposed.diagnosis.codes import Code, codes_of
 from wellposed.diagnosis.row_checks import Copies, Giveaway, Order, Wrong
 from wellposed.losses.per_example import Loss
 from wellposed.optim.audit import COUPLED
+from wellposed.optim.optimizer_metrics import decays_by_its_step
 from wellposed.optim.regularize import Regularized, regularize
-from wellposed.optim.wrapper import find_wrapper
+from wellposed.optim.wrapper import find_wrapper, unwrap_optimizer
 from wellposed.penalties.base import Term
 from wellposed.training.evaluate import batches_of, evaluating
 from wellposed.training.inspection import (
@@ -232,10 +233,11 @@ def _of_run(run: Run) -> Signals:
     found = _with_rows(found, data.train_clean, data.valid, seen, kept, columns=columns)
     optimizer = run.recipe.optimizer.build(run.model.parameters())
     with_terms = regularize(optimizer, run.model, run.recipe.build_terms(total_steps=1))
+    taken = [steps * lr for lr in run.history["lr"]]
     return replace(
         found,
-        charges=_charges_of(run.model, with_terms, [steps * lr for lr in run.history["lr"]], {}),
-        toll=seen.toll(run.model, kept, last, run.recipe.optimizer.settings.get("weight_decay") or 0.0),
+        charges=_charges_of(run.model, with_terms, taken, {}),
+        toll=seen.toll(run.model, kept, _decay_of(run.model, last, optimizer, taken)),
         codes=seen.codes(run.model, run.recipe.build_terms(steps * run.recipe.epochs), steps * len(run.history), kept),
         missing=tuple(seen.missing),
     )
@@ -286,7 +288,7 @@ def _of_watch(watch: Watch) -> Signals:
     return replace(
         found,
         charges=_charges_of(watch.model, watch.optimizer, taken, left),
-        toll=seen.toll(watch.model, kept, last, watch.optimizer),
+        toll=seen.toll(watch.model, kept, _decay_of(watch.model, last, watch.optimizer, taken)),
         codes=() if wrapper is None else seen.codes(watch.model, wrapper.terms, wrapper.steps, kept),
         missing=tuple(seen.missing),
     )
@@ -348,12 +350,10 @@ class _Seen:
     def inspect(self, model: nn.Module, batches: list[RowsWithTargets]) -> Inspection | None:
         return self.passed(inspect_network, model, batches, self.rows)
 
-    def toll(
-        self, model: nn.Module, batches: list[RowsWithTargets], last: Inspection | None, decay: Optimizer | float | None
-    ) -> Toll | None:
-        """The toll; ``decay`` is the optimizer that applies it, or its strength for every parameter."""
+    def toll(self, model: nn.Module, batches: list[RowsWithTargets], decay: float) -> Toll | None:
+        """The toll; ``decay`` is what a weight decay costs."""
         seen = self.passed(mode_gap, model, batches, False)
-        return None if seen is None else Toll(seen[0], seen[1], _decay_of(model, last, decay), seen[2])
+        return None if seen is None else Toll(seen[0], seen[1], decay, seen[2])
 
     def codes(
         self, model: nn.Module, terms: Sequence[Term], steps: int, batches: list[RowsWithTargets]
@@ -474,21 +474,34 @@ def _row_numbers(source: Source) -> int:
     return count_numbers(inputs)
 
 
-def _decay_of(model: nn.Module, seen: Inspection | None, decay: Optimizer | float | None) -> float:
+def _decay_of(
+    model: nn.Module, seen: Inspection | None, optimizer: Optimizer | None, lengths: Iterable[float]
+) -> float:
     """What an optimizer's own weight decay costs at rest: half of how fast the loss would fall if what it charges grew.
 
     Where ``loss + strength / 2 * |w|^2`` is least, the gradient times ``w`` is ``-strength * |w|^2``. Of a decoupled decay
-    under normalized steps, whose strength has another unit, it says the same without one.
+    under normalized steps, whose strength has another unit, it says the same without one. Before it is at rest, a decay has not
+    taken more than its share of the weights.
     """
-    if seen is None:
+    if seen is None or optimizer is None:
         return 0.0
-    if isinstance(decay, Optimizer):
-        charged = {id(p) for group in decay.param_groups if group.get("weight_decay") for p in group["params"]}
-    else:
-        charged = {id(p) for p in model.parameters()} if decay else set()
-    names = {leaf.name for leaf in leaves(unwrap_model(model)) if id(leaf.tensor) in charged}
-    outward = [layer.outward for layer in seen.layers if layer.name in names and math.isfinite(layer.outward)]
-    return max(-math.fsum(outward) / 2, 0.0)
+    bare = unwrap_optimizer(optimizer)
+    length = math.fsum(length for length in lengths if math.isfinite(length)) or math.inf  # not known
+    shares: dict[int, float] = {}
+    for group in bare.param_groups:
+        if strength := float(group.get("weight_decay") or 0.0):
+            momentum = float(group.get("momentum") or 0.0) if decays_by_its_step(bare) else 0.0
+            share = 1.0 if _divided(bare) else 1 - math.exp(-strength * length / max(1 - momentum, 1e-3))
+            shares |= {id(p): min(share, 0.5) for p in group["params"]}
+    names = {leaf.name: shares.get(id(leaf.tensor), 0.0) for leaf in leaves(unwrap_model(model))}
+    outward = [names.get(layer.name, 0.0) * layer.outward for layer in seen.layers if math.isfinite(layer.outward)]
+    return max(-math.fsum(outward), 0.0)
+
+
+def _divided(optimizer: Optimizer) -> bool:
+    """Whether a decay inside of the gradient is divided by the root of its second moment, as the gradient itself is."""
+    coupled = isinstance(optimizer, COUPLED) and not isinstance(optimizer, torch.optim.SGD)
+    return coupled and not optimizer.defaults.get("decoupled_weight_decay")
 
 
 def _charges_of(
@@ -514,9 +527,7 @@ def _charges_of(
     if not found:
         return None
     metric = 1.0  # the step of a coordinate over its learning rate
-    coupled = isinstance(optimizer, COUPLED) and not isinstance(optimizer, torch.optim.SGD)
-    if regularized is None and coupled and not optimizer.defaults.get("decoupled_weight_decay"):
-        # A decay inside the gradient is divided by the root of its second moment, as the gradient itself is.
+    if regularized is None and _divided(optimizer):
         sizes = [left[leaf.name] / math.sqrt(leaf.tensor.numel()) for leaf in norms if left.get(leaf.name)]
         metric = 1 / max(sum(sizes) / len(sizes), LEAST_MOMENT) if sizes else 1.0
     strength = max(found.values())

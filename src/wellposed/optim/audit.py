@@ -86,6 +86,7 @@ class Audit:
             rows.append(AuditRow(term.place, (), "function", str(term.charge), term.how, None, objective))
         terms = [bound.term for found in bounds.values() for bound in found] + binding.functional
         notes = [*_notes(optimizer, terms, rows), *_notes_of_weights(optimizer, groups, binding)]
+        notes += _notes_of_others(optimizer, {id(leaf.tensor) for leaf in found})
         kept = () if model is None else averages_of(model)
         notes += sorted(average_note(average.says) for average in kept)
         return cls(tuple(rows), tuple(notes))
@@ -111,7 +112,8 @@ def _rows(leaf: Leaf, optimizer: Optimizer, groups: Mapping[int, Any], bounds: S
     name, shape = " = ".join(leaf.aliases), tuple(leaf.tensor.shape)
     if group is None or not leaf.tensor.requires_grad:
         waiting: list[tuple[str, str]] = [(str(b.charge), b.how) for b in bounds] or [("-", "-")]
-        return [AuditRow(name, shape, leaf.role, term, how, None, "not trained") for term, how in waiting]
+        said = "not trained" if not leaf.tensor.requires_grad else "not in this optimizer"
+        return [AuditRow(name, shape, leaf.role, term, how, None, said) for term, how in waiting]
     gone = bool(bounds) and leaf.role != "spread" and leaf.tensor.numel() > 0 and not bool(leaf.tensor.any())
     own = float(group.get("weight_decay", 0.0) or 0.0)
     rows = [AuditRow(name, shape, leaf.role, *_own_decay(optimizer, group, own))] if own else []
@@ -215,6 +217,19 @@ def _notes_of_weights(optimizer: Optimizer, groups: Mapping[int, Any], binding: 
             f"note: weights that have never received a gradient are skipped by the proximal step: some of {listed(waiting)}."
         )
     return notes
+
+
+def _notes_of_others(optimizer: Optimizer, own: set[int]) -> list[str]:
+    """What an optimizer moves beside the network: a head of its own, weights of a loss, an image."""
+    others = [(p, group) for group in optimizer.param_groups for p in group["params"] if id(p) not in own]
+    if not others:
+        return []
+    shapes = dict.fromkeys("x".join(map(str, p.shape)) or "scalar" for p, _ in others)
+    decays = sorted({float(group.get("weight_decay") or 0.0) for _, group in others})
+    return [
+        f"note: {len(others)} more parameters of this optimizer, of shape {listed(shapes)}, are not in this network, and so not in "
+        f"this table; its own weight_decay on them is {listed(f'{decay:g}' for decay in decays)}."
+    ]
 
 
 def average_note(says: str) -> str:

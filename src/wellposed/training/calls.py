@@ -292,7 +292,7 @@ def _lines(model: nn.Module, loss: Loss, batch: Any) -> Iterator[TriedLine]:
         outputs, target = plain_call(model, batch), target_shown(batch)
         yield from ((line, tried, outputs, target) for line, tried in _losses(loss, outputs, target))
     kind = _kind(model)
-    rebuilt: list[TriedLine] = []
+    last: list[TriedLine] = []
     for inputs, given in _inputs(batch, parts, kind):
         with suppress(Exception):
             returned = model(**given[0]) if inputs == "**batch" else model(*given)
@@ -300,11 +300,14 @@ def _lines(model: nn.Module, loss: Loss, batch: Any) -> Iterator[TriedLine]:
                 forward = f"forward=lambda model, batch: model({inputs}){suffix}"
                 if inputs in ("batch", "*batch", "**batch"):
                     yield forward, loss, outputs, target_shown(batch)
+                    if _is_number(outputs) and suffix in ("", "['loss']"):
+                        own = f"loss=lambda loss, target: loss, {forward}"
+                        last.append((own, Loss(lambda loss, target: loss), outputs, target_shown(batch)))
                 for line, *found in _target_lines(loss, outputs, batch, kind, inputs):
                     yield f"{forward}, {line}", *found
                 if inputs in parts and loss.same is None:  # inputs are rebuilt, or compared with outputs
-                    rebuilt.append((f"{forward}, target=lambda batch: {inputs}", loss, outputs, given[0]))
-    yield from rebuilt
+                    last.append((f"{forward}, target=lambda batch: {inputs}", loss, outputs, given[0]))
+    yield from last
 
 
 def _kind(model: nn.Module) -> torch.dtype:
@@ -380,7 +383,8 @@ def _below(nodes: Iterable[Any]) -> set[Any]:
 
 def _named_parts(batch: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(batch, Mapping):
-        yield from ((f"batch[{key!r}]", value) for key, value in batch.items() if isinstance(value, Tensor))
+        kinds = {key: value[0] if isinstance(value, list) and value else value for key, value in batch.items()}
+        yield from ((f"batch[{key!r}]", batch[key]) for key, kind in kinds.items() if isinstance(kind, Tensor))
     elif isinstance(batch, (tuple, list)):
         for at, value in enumerate(batch):
             if isinstance(value, (Tensor, Mapping)):

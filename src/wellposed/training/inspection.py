@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from wellposed.core.batches import count_numbers, examples_in, examples_of
+from wellposed.core.batches import count_numbers, examples_in, examples_of, tensors_in
 from wellposed.core.errors import TargetError, WellposedError, first_line
-from wellposed.core.preserve import modes_kept, reach_kept
+from wellposed.core.preserve import attributes_kept, modes_kept, reach_kept, switch_modes
 from wellposed.core.random import seeded
 from wellposed.core.selectors import Leaf, leaves, unwrap_model
 from wellposed.losses.per_example import Loss
@@ -276,6 +276,7 @@ def as_training(model: nn.Module, *code: object) -> Iterator[None]:
             stack.enter_context(draws.apart(0, sampling=draws.sampling))
         for kept in (reach_kept(model, *code), modes_kept(model, training=True), seeded(0, "look")):
             stack.enter_context(kept)
+        switch_modes([model], True)
         yield
 
 
@@ -316,19 +317,21 @@ def inspect_network(
             if size < 2 and seen:
                 continue  # a batch norm cannot take statistics of one row
             eyes.begin()
-            out, mean = _forward(inner, predict, loss, batch, target, eyes)
+            with attributes_kept(*inner.parameters()):  # hooks of a backward may leave something there, and only once
+                out, mean = _forward(inner, predict, loss, batch, target, eyes)
+                weights = [leaf.tensor for leaf in trained] if mean.requires_grad else []
+                with _unseen():
+                    grads = torch.autograd.grad(mean, weights, allow_unused=True) if weights else ()
             if isinstance(out, Tensor):
                 made = _maker(out, eyes.last)
                 outputs.append(out.detach())
             if isinstance(target, Tensor):
                 targets.append(target.detach())
             eyes.last = None
-            if trained and mean.requires_grad:
-                grads = torch.autograd.grad(mean, [leaf.tensor for leaf in trained], allow_unused=True)
-                for i, grad in enumerate(grads):
-                    if grad is not None:
-                        grad = (grad.to_dense() if grad.is_sparse else grad).float() * size
-                        sums[i] = grad if (before := sums[i]) is None else before + grad
+            for i, grad in enumerate(grads):
+                if grad is not None:
+                    grad = (grad.to_dense() if grad.is_sparse else grad).float() * size
+                    sums[i] = grad if (before := sums[i]) is None else before + grad
             total, seen = total + size * float(mean.detach()), seen + size
             if seen >= (rows or MOST_ROWS) or seen * count_numbers(batch) // max(size, 1) >= MOST_NUMBERS:
                 break
@@ -353,18 +356,24 @@ def inspect_network(
 def _forward(
     model: nn.Module, predict: Predict, loss: Loss, batch: Any, target: Any, eyes: _Eyes
 ) -> tuple[Any, Tensor]:
-    try:
+    with _unseen():
         with _Functions(eyes):
             out = predict(model, batch)
-        mean = loss.mean(out, target)
+        return out, loss.mean(out, target)
+
+
+@contextmanager
+def _unseen() -> Iterator[None]:
+    """Any error of other people's code is told, and what the curves say stays."""
+    try:
+        yield
     except TargetError:
         raise
-    except Exception as error:  # any error of other people's code; it is told, and what the curves say stays
+    except Exception as error:
         raise Unseen(
             f"The network could not be looked into: in training mode it raised {type(error).__name__}: "
             f"{first_line(error).rstrip('.')}."
         ) from error
-    return out, mean
 
 
 def _watched(model: nn.Module, found: Sequence[Leaf]) -> tuple[dict[int, str], dict[int, nn.Module]]:
@@ -444,18 +453,31 @@ def mode_gap(
     """How much the loss of the same rows differs in training mode from that in evaluation mode: with batch norms alone in training
     mode (``norms``), or with all but them, so that only dropout and other noise differ.
 
+    Without norms a difference that does not change when it is drawn again is no noise, but a loss that training mode alone has, of
+    further heads or of the network's own: it is 0; and NaN where the outputs of both modes are not of the same shapes.
+
     Returns:
         The mean paired difference, its standard error over batches, and the loss in evaluation mode.
     """
     inner = unwrap_model(model)
     kept = [(batch, target) for batch, target in batches if _rows(target) >= 2]
-    losses = []
+    if len(kept) < 2:
+        return math.nan, math.inf, math.nan
+
+    def looked(pair: RowsWithTargets) -> tuple[float, list[torch.Size]]:
+        out, mean = _forward(inner, predict, loss, *pair, _Eyes({}, {}))
+        return float(mean.detach()), [tensor.shape for tensor in tensors_in(out)]
+
+    passes = []
     with as_training(inner, predict, loss.given), torch.set_grad_enabled(loss.derived):
         for training in (False, True):  # evaluation first: training mode moves the running statistics
+            switch_modes([inner], training and not norms)
             for module in inner.modules():
                 module.training = training and isinstance(module, nn.modules.batchnorm._BatchNorm) == norms
-            losses.append([float(_forward(inner, predict, loss, *pair, _Eyes({}, {}))[1].detach()) for pair in kept])
-    if len(kept) < 2 or not np.isfinite(losses).all():
+            passes.append(list(map(looked, kept)))
+        drawn = norms or passes[1][0] != looked(kept[0])
+    losses = [[value for value, _ in each] for each in (passes if drawn else [passes[0]] * 2)]
+    if not np.isfinite(losses).all() or (drawn and passes[0][0][1] != passes[1][0][1]):
         return math.nan, math.inf, math.nan
     difference = np.subtract(losses[1], losses[0])
     error = float(difference.std(ddof=1) / math.sqrt(len(difference)))

@@ -11,7 +11,7 @@ import copy
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import ModuleType
@@ -49,8 +49,9 @@ FEW_TO_SHUFFLE = 2**24
 """Of more rows a probe is drawn number by number: their permutation would take more than 128 MiB."""
 STREAMED, MOST_STREAMED = 128, 64
 """Rows that are taken of a stream where nothing is said, and the most batches."""
-MOST_DRAWN = 2**22
-"""Rows that a sampler of somebody's own is asked for, to see which there are."""
+MOST_DRAWN, ENDLESS = 2**22, 16
+"""Rows that a sampler of somebody's own is asked for, to see which there are; and after how many times the Dataset's rows it is
+taken for one that never ends, as of loaders that keep their workers from epoch to epoch."""
 
 ANY_ORDER = (WeightedRandomSampler, DistributedSampler)
 """Samplers over all rows of a Dataset: how they draw does not matter to a probe."""
@@ -347,7 +348,10 @@ def drawn_rows(loader: DataLoader[Any], name: str, epoch: int = 0) -> Tensor:
     own = _own_sampler(loader)
     if own is not loader.batch_sampler:
         return torch.as_tensor(_drawn(loader, own, int, name, MOST_DRAWN, epoch))
-    return torch.cat(_drawn(loader, own, _row_numbers, name, MOST_DRAWN, epoch))
+    found = _drawn(loader, own, _row_numbers, name, MOST_DRAWN, epoch)
+    with suppress(TypeError):  # an epoch of what never ends is as long as the loader says
+        found = found[: len(loader)] if sum(map(len, found)) >= ENDLESS * len(loader.dataset) else found  # type: ignore[arg-type]
+    return torch.cat(found)
 
 
 def _first_drawn(loader: DataLoader[Any], name: str, most: int = MOST_STREAMED) -> list[Tensor]:
@@ -387,7 +391,14 @@ def _drawn(
             mine = copy.deepcopy(sampler, {id(one): one for one in held})
             if hasattr(mine, "set_epoch"):
                 mine.set_epoch(epoch)
-            return [read(one) for one in itertools.islice(mine, most)]
+            found, rows = [], 0
+            limit = min(MOST_DRAWN, ENDLESS * len(data) if isinstance(data := loader.dataset, Sized) else MOST_DRAWN)
+            for one in itertools.islice(mine, most):
+                found.append(read(one))
+                rows += len(one) if isinstance(one, Sized) else 1
+                if rows >= limit:
+                    break
+            return found
     except Exception as error:  # of other people's code
         raise DataError(
             f"The loader draws with {type(sampler).__name__}, whose rows cannot be told: {first_line(error)}. "
