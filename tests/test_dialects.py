@@ -745,6 +745,10 @@ def test_new_rows_with_the_other_decimal_sign_are_read_alike_and_it_is_said() ->
     swapped = frame.map(lambda text: text.replace(",", "_").replace(".", ",").replace("_", "."))
     np.testing.assert_array_equal(encoder.transform(swapped), encoder.transform(frame))
     assert encoder.doubts(swapped) == ["The decimal sign is not that of training, and read so: 'mass', 'load'."]
+    large = pd.DataFrame({"mass": ["3,25"], "load": ["2.436"]})
+    np.testing.assert_array_equal(
+        encoder.transform(large), encoder.transform(pd.DataFrame({"mass": ["3.25"], "load": ["2436"]}))
+    )
     some = pd.DataFrame({"mass": ["3,25"], "load": ["310,436"]})  # the second alone could be read in two ways
     np.testing.assert_array_equal(encoder.transform(some), encoder.transform(frame.iloc[[3]]))
 
