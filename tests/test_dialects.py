@@ -637,3 +637,125 @@ def test_a_quote_in_a_remark_does_not_swallow_rows(tmp_path: Path) -> None:
 def test_a_header_of_a_sheet_with_a_blank_name_stands_below_its_title(above: int) -> None:
     rows = [["Sales", None, None, None]] * above + [["town", None, "a", "b"]] + [["Rome", 1.5, 2, 3]] * 9
     assert _titles_above(pd.DataFrame(rows, dtype=object)) == above
+
+
+def written(tmp_path: Path, text: str, ending: str = "csv") -> Path:
+    path = tmp_path / f"t.{ending}"
+    path.write_text(text)
+    return path
+
+
+def test_names_above_numbers_of_which_some_are_missing_are_a_header(tmp_path: Path) -> None:
+    rows = "".join(f"{day};{day / 4};{'NA' if day % 5 == 0 else day}\n" for day in range(20230601, 20230631))
+    table = read_table(written(tmp_path, f";T9;wind2\n{rows}"))
+    assert list(table.columns) == ["unnamed_1", "T9", "wind2"]
+    assert len(table) == 30
+    assert table["wind2"].isna().sum() == 6
+
+
+@pytest.mark.parametrize("ending", ["txt", "data"])
+def test_blanks_and_tabs_between_cells_are_read_with_quotes_around_names(tmp_path: Path, ending: str) -> None:
+    rows = "".join(f'{12 + k}.5   {k}      {100 + k}.\t"grey cat {k}"\n' for k in range(12))
+    table = read_table(written(tmp_path, rows, ending))
+    assert table.shape == (12, 4)
+    assert table.iloc[3].tolist() == [15.5, 3, 103.0, "grey cat 3"]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('"depth" "kind of rock"\n"a 1" 2.5 7\n"a 2" 3.5 8\n"b 1" 4.5 9\n', ["unnamed_1", "depth", "kind of rock"]),
+        ('"depth","rock"\n"1",2.5,"clay"\n"2",3.5,"sand"\n"3",4.5,"clay"\n', ["unnamed_1", "depth", "rock"]),
+        ("depth;rock\nAlba;2.5;clay\nBrno;3.5;sand\nCork;4.5;clay\n", ["unnamed_1", "depth", "rock"]),
+    ],
+)
+def test_names_of_rows_need_no_name_of_their_own(tmp_path: Path, text: str, names: list[str]) -> None:
+    table = read_table(written(tmp_path, text))
+    assert list(table.columns) == names
+    assert table[names[1]].tolist() == [2.5, 3.5, 4.5]
+
+
+def test_decimal_commas_between_commas_are_no_names_of_rows(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="more than its header's 2"):
+        read_table(written(tmp_path, "price,count\n1,5,3\n4,5,7\n9,5,2\n"))
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        (["01", "02", *map(str, range(10, 60)), "7A", "7B"], "category"),  # B is no billion here
+        ([*map(str, range(10, 60)), "12B", "14A"], "category"),
+        ([*map(str, range(10, 60)), "12B"], "category"),
+        (["007", "012", "840", "978", *map(str, range(200, 240)), "590,840"], "category"),
+        (["1.5M", "20K", "3B", "900"], "number"),
+        (["2", "3", "5.5", "-7"], "number"),
+    ],
+)
+def test_digits_with_letters_or_zeros_before_them_are_codes(cells: list[str], kind: str) -> None:
+    assert column_reading(pd.Series(cells * 2)).kind == kind
+
+
+def test_a_unit_of_a_few_cells_is_not_that_of_the_column() -> None:
+    column = pd.Series([*map(str, range(1, 40)), "4 month"])
+    reading = column_reading(column)
+    assert (reading.kind, reading.unit) == ("number", "")
+    assert np.isnan(reading.values(["4 month"])[0])  # and is said to be no number
+    assert read_columns(column.to_frame("years"))[2][0].startswith("Column 'years' mixes numbers and texts (1 of 40")
+    prices = column_reading(pd.Series([*map(str, range(1, 40)), "$2.50"]))
+    assert prices.values(["$2.50"]).tolist() == [2.5]  # a currency changes no scale
+
+
+@pytest.mark.parametrize("sign", [".", ","])
+def test_decimals_whose_sign_a_sheet_has_lost_are_no_huge_numbers(sign: str) -> None:
+    damaged = sign.join(["41", "027", "533", "896", "412"])
+    column = pd.Series(["12", "23.5", "40", "7"] * 9 + [damaged])
+    reading = column_reading(column)
+    assert reading.values(["23.5"]).tolist() == [23.5]
+    assert np.isnan(reading.values([damaged])[0])
+    assert column_reading(pd.Series(["15.833.943.000.000", "1.200.500.000.000"])).values(["15.833.943.000.000"]) == [
+        15_833_943_000_000
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        (["1601-05", "1601-11", "1702-17", "1702-35", "3001-02"], "category"),  # numbers of parts
+        (["2008-09", "2009-10", "2010-11"], "category"),  # seasons
+        (["2009-10", "2009-11", "2010-01"], "date"),
+        (["2009-10", "2009-11", "0000-00"] * 9 + ["2010-02"], "date"),
+    ],
+)
+def test_pairs_of_digits_are_months_only_where_all_can_be(cells: list[str], kind: str) -> None:
+    assert column_reading(pd.Series([cell for cell in cells if cell != "0000-00"] * 4 + cells)).kind == kind
+
+
+def test_na_among_codes_of_two_letters_is_a_class() -> None:
+    frame = pd.DataFrame({"size": [k % 7 for k in range(60)], "continent": ["AF", "AS", "EU", "NA", "OC", "SA"] * 10})
+    data = prepare_table(frame, "continent")
+    assert "NA" in set(data.target)
+    assert len(data.target) == 60
+    frame["continent"] = ["yes", "no", "NA"] * 20
+    assert len(prepare_table(frame, "continent").target) == 40
+
+
+def test_new_rows_with_the_other_decimal_sign_are_read_alike_and_it_is_said() -> None:
+    frame = pd.DataFrame({"mass": [f"{k}.25" for k in range(40)], "load": ["1,250.75", "310.436"] * 20})
+    encoder = TableEncoder.fit(frame)
+    swapped = frame.map(lambda text: text.replace(",", "_").replace(".", ",").replace("_", "."))
+    np.testing.assert_array_equal(encoder.transform(swapped), encoder.transform(frame))
+    assert encoder.doubts(swapped) == ["The decimal sign is not that of training, and read so: 'mass', 'load'."]
+    large = pd.DataFrame({"mass": ["3,25"], "load": ["2.436"]})
+    np.testing.assert_array_equal(
+        encoder.transform(large), encoder.transform(pd.DataFrame({"mass": ["3.25"], "load": ["2436"]}))
+    )
+    some = pd.DataFrame({"mass": ["3,25"], "load": ["310,436"]})  # the second alone could be read in two ways
+    np.testing.assert_array_equal(encoder.transform(some), encoder.transform(frame.iloc[[3]]))
+
+
+def test_decimals_that_may_be_thousands_of_another_dialect_are_said() -> None:
+    frame = pd.DataFrame({"rent": [*(f"R${k},{k}" for k in range(100, 139)), "R$1,250.5"]})
+    encoder = TableEncoder.fit(frame)
+    new = pd.DataFrame({"rent": ["R$101.500", "R$120.300", "R$130"]})
+    assert any("has thousands in training, and here nothing but 'R$101.500'" in one for one in encoder.doubts(new))
+    assert encoder.doubts(frame) == []

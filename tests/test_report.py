@@ -318,6 +318,9 @@ def test_where_the_baseline_stays_the_best_it_is_shown_once_with_what_could_have
     said = verdict.verdict(record)
     assert "The best 2 of them and the baseline were trained again" in said.support
     assert "a gain of 0.012 accuracy with probability 0.8" in said.limits
+    record["confirmation"]["baseline"] = [0.5, 0.5, 0.5, 0.5, 0.48]
+    said = verdict.verdict(record)
+    assert "not known: 4 of 5 runs of the baseline have one score, 0.5" in said.limits
     assert summary(record).count("on untouched rows; ") == 1
     record["improvement"]["needs"]["smallest"] = 0.0  # one pair, or written before this was measured
     assert verdict.verdict(record).limits == ""

@@ -36,7 +36,7 @@ def check_table(
     try:
         left = prepare_table(table.frame, decode_argument(target)).warnings
     except DataError as error:
-        left = (str(error),)
+        left = (str(error), *(() if target else ("Name the column to predict with --target.",)))
     for note in (*table.notes, *left):
         say(f"note: {note}")
 

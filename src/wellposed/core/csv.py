@@ -20,6 +20,7 @@ from wellposed.core.reading import check_cells, read_bytes
 
 SEPARATORS = (";", "\t", "|", ",")  # in order of preference: a comma may stand in every number, and fit too
 SNIFFED_RECORDS = 50  # enough to see whether a separator gives every record the same number of cells
+_BLANKED = re.compile(r'"[^"]*"(?!\S)|\S+')
 NUMBER = re.compile(r"[-+]?(\d+[.,]?\d*|[.,]\d+)(e[-+]?\d+)?|nan|[-+]?inf", re.IGNORECASE)
 
 
@@ -50,8 +51,8 @@ def separated(text: str, path: Path) -> tuple[str, str]:
     """The text and the sign between its cells.
 
     A spreadsheet's line ``sep=;`` says it, and is taken off; then comes the tab of a ``.tsv`` file; then the first of
-    `SEPARATORS` that gives all of the first records the same number of cells, quotes counted; then blanks between numbers,
-    which are replaced by tabs; then the sign that the header has most of.
+    `SEPARATORS` that gives all of the first records the same number of cells, quotes counted; then the sign that the header
+    has most of. Blanks between numbers, or blanks and tabs, are replaced by tabs where none of these stands in the header.
     """
     first, _, rest = text.partition("\n")
     if len(sign := first.strip("\r ")) == 5 and sign.lower().startswith("sep="):
@@ -59,23 +60,30 @@ def separated(text: str, path: Path) -> tuple[str, str]:
     header = text.strip().partition("\n")[0]
     if "\t" in header and re.search(r"\.tsv(\.gz)?$", path.name, re.IGNORECASE):
         return text, "\t"
+    most = max(SEPARATORS, key=header.count)
     for separator in filter(text.__contains__, SEPARATORS):
         widths = {len(record) for _, record in first_records(text, path, separator)}
         if len(widths) == 1 and max(widths) > 1:
-            return text, separator
-    most = max(SEPARATORS, key=header.count)
-    if most not in header and (rows := _between_blanks(text)):
+            most = separator
+            break
+    if (most == "\t" or most not in header) and (rows := _between_blanks(text, header.count("\t") + 1)):
         return "\n".join(map("\t".join, rows)), "\t"
     return text, most
 
 
-def _between_blanks(text: str) -> list[list[str]]:
-    """The cells of a table written with blanks, below whose header most are numbers; empty if the text is none."""
-    width = len(text.lstrip().partition("\n")[0].split())
-    if width < 2:  # before a large text is taken apart
+def _between_blanks(text: str, tabbed: int) -> list[list[str]]:
+    """The cells of a table written with blanks, below whose header most are numbers; empty if the text is none.
+
+    There are more of them than ``tabbed``, what tabs alone give. A cell in quotes is one; the names of rows need no name, as R
+    writes them.
+    """
+    width = len(_BLANKED.findall(text.lstrip().partition("\n")[0]))
+    if width <= tabbed:  # before a large text is taken apart
         return []
-    rows = [line.split() for line in text.split("\n") if line.strip()]
-    if len(rows) < 2 or {len(row) for row in rows} != {width}:
+    rows = [_BLANKED.findall(line) for line in text.split("\n") if line.strip()]
+    if {len(row) for row in rows[1:]} == {width + 1}:
+        rows[0].insert(0, '""')
+    if len(rows) < 2 or len({len(row) for row in rows}) > 1:
         return []
     cells = [cell for row in rows[1:] for cell in row]
     return rows if 2 * sum(NUMBER.fullmatch(cell) is not None for cell in cells) > len(cells) else []

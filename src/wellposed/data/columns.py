@@ -208,6 +208,16 @@ def unread(column: pd.Series[Any], reading: Notation) -> Unread:
     return Unread(int(counts[bad].sum()), int(counts[there].sum()), example)
 
 
+def other_sign(column: pd.Series[Any], reading: Notation, usual: Usual | None = None) -> Notation | None:
+    """How texts are read whose decimal sign is not that of ``reading``; None where it is, or where that is in doubt."""
+    if usual is None and not unread(column, reading).count:
+        return None
+    found = column_reading(column, usual, "number")
+    other = found.decimal != reading.decimal and not found.doubt and (found.grouped or _has(column, found.decimal))
+    fits = other and found.unit in ("", reading.unit) and not unread(column, found).count
+    return replace(found, missing=reading.missing) if fits else None
+
+
 def read_columns(
     frame: pd.DataFrame, kinds: Mapping[str, str | Notation] | None = None, separator: str = ","
 ) -> tuple[pd.DataFrame, dict[str, Notation], list[str]]:

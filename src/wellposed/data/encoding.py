@@ -22,7 +22,7 @@ from wellposed.core.numbers import LARGEST
 from wellposed.core.schemas import Finite, Scale, validate
 from wellposed.data import columns as tabled
 from wellposed.data.columns import as_days, as_numbers, as_truths, category_codes, distinct, level_name
-from wellposed.data.readings import MOST_LEVELS, ColumnKind, Floats, Integers, Notation, Truths
+from wellposed.data.readings import MOST_LEVELS, ColumnKind, Floats, Integers, Notation, Truths, Usual
 from wellposed.data.table_files import as_frame
 
 if TYPE_CHECKING:
@@ -401,8 +401,7 @@ class TableEncoder:
         Raises:
             DataError: a column is missing.
         """
-        table = as_frame(frame)
-        self._check(list(table.columns))
+        table, _ = self._alike(as_frame(frame))
         encoded = np.empty((len(table), len(self.names)), dtype=np.float32)
         for column, place in self.places.items():
             encoded[:, place] = column.encode(table[column.name])
@@ -417,21 +416,49 @@ class TableEncoder:
         Raises:
             DataError: a column is missing, or most of its values cannot be read as what it was in training.
         """
-        table = as_frame(frame)
-        self._check(list(table.columns))
-        blank = table.isna().all(axis=1).sum()
-        nothing = f"{blank} of {len(table)} rows are blank: what is predicted for them rests on nothing."
-        return [f"Column {c.name!r} {said}" for c in self.columns for said in _doubts(c, table[c.name])] + (
-            [nothing] if blank else []
-        )
+        table, other = self._alike(as_frame(frame))
+        said = [f"Column {c.name!r} {one}" for c in self.columns for one in _doubts(c, table[c.name])]
+        for name, example in self._either_way(table).items():
+            said.append(
+                f"Column {name!r} has thousands in training, and here nothing but {example!r} and the like, which are read as "
+                "decimals. Write them as in training if these are thousands."
+            )
+        if other:
+            said.append(f"The decimal sign is not that of training, and read so: {listed(map(repr, other))}.")
+        if blank := table.isna().all(axis=1).sum():
+            said.append(f"{blank} of {len(table)} rows are blank: what is predicted for them rests on nothing.")
+        return said
 
-    def _check(self, names: list[str]) -> None:
-        known = set(names)
+    def _alike(self, table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+        """The table, after a check of its names, with numbers for texts that have the other decimal sign than in training; and
+        which columns have it.
+
+        It must be beyond doubt in one of them; then those that can be read in two ways are read as this one.
+        """
+        self._check(set(table.columns))
+        known = {c.name: c.reading for c in self.columns if c.kind == "number" and c.reading is not None}
+        found = {n: tabled.other_sign(table[n], reading) for n, reading in known.items() if tabled.is_text(table[n])}
+        usual = next((Usual(reading.decimal) for reading in found.values() if reading is not None), None)
+        for name in found if usual is not None else ():
+            found[name] = found[name] or tabled.other_sign(table[name], known[name], usual)
+        new = {name: reading for name, reading in found.items() if reading is not None}
+        return table.assign(**{name: as_numbers(table[name], reading) for name, reading in new.items()}), list(new)
+
+    def _either_way(self, table: pd.DataFrame) -> dict[str, str]:
+        """An example from each column whose decimals may be the thousands of another dialect, as they were in training."""
+        grouped = [c for c in self.columns if c.kind == "number" and c.reading is not None and c.reading.grouped]
+        texts = {c.name: tabled.category_codes(table[c.name])[1] for c in grouped if tabled.is_text(table[c.name])}
+        doubtful = [name for name in texts if tabled.column_reading(table[name], kind="number").doubt]
+        signs = {c.name: cast(Notation, c.reading).decimal for c in grouped}
+        found = {name: next((text for text in texts[name] if signs[name] in text), "") for name in doubtful}
+        return {name: example for name, example in found.items() if example}
+
+    def _check(self, known: set[str]) -> None:
         absent = [column.name for column in self.columns if column.name not in known]
         if not absent:
             return
         expected = {column.name for column in self.columns}
-        hint = did_you_mean(absent[0], [name for name in names if name not in expected])
+        hint = did_you_mean(absent[0], [name for name in known if name not in expected])
         raise DataError(
             f"The table misses {len(absent)} of the {len(self.columns)} columns that the model was trained on: "
             f"{listed(map(repr, absent))}.{hint} Give a table with these columns."

@@ -184,6 +184,8 @@ _WRITTEN = re.compile(
     r"(?P<body>\d[\d.,' ]*|[.,]\d+)(?P<power>[eE][-+]?\d+)?\s*"
     r"(?P<after>\+|[^\d\s.,'()+\-:][^\s,()]*(?: [^\d\s,()]+)?)?\s*(?P<last>-)?\s*(?P<close>\))?"
 )
+_DAMAGED = re.compile(r"\d{2,3}([.,])\d{3}(?:\1\d{3}){3,}(?<!000)")
+"""All the digits that a computer gives a decimal, with a sign at each third: a sheet has lost where the decimal sign was."""
 _CURRENCIES = frozenset({
     "USD", "EUR", "GBP", "CHF", "JPY", "CNY", "INR", "BRL", "RUB", "PLN", "CZK", "SEK", "NOK", "DKK", "HUF", "AUD", "CAD", "MXN",
     "TRY", "ZAR", "KRW", "R$", "US$", "A$", "C$", "Rs", "Rs.", "kr", "kr.", "Kč", "zł", "Ft",
@@ -197,6 +199,7 @@ class _Written:
 
     body: str
     unit: str
+    beside: str  # the unit or the factor, as it stands there
     factor: float
     power: str
 
@@ -237,7 +240,9 @@ def _written(text: str) -> _Written | None:
     found = _WRITTEN.fullmatch(text.translate(_ODD_SIGNS).strip())
     if found is None or bool(found["open"]) != bool(found["close"]):
         return None
-    before, after = found["before"] or "", found["after"] or ""
+    body, before, after = found["body"].strip(), found["before"] or "", found["after"] or ""
+    if _DAMAGED.fullmatch(body):
+        return None
     if before and not _is_currency(before):
         return None
     sign = after.removeprefix("/")[:1]  # also 5/kg
@@ -245,11 +250,11 @@ def _written(text: str) -> _Written | None:
         return None
     factor = _FACTORS.get(after, 1.0)
     signs = [sign for sign in (found["sign"], found["inner"], found["last"]) if sign]
-    if len(signs) + bool(found["open"]) > 1:
+    if len(signs) + bool(found["open"]) > 1 or (found["last"] and after == "+"):
         return None
     negative = bool(found["open"]) or signs == ["-"]
     unit = " ".join(part for part in (before, "" if after in _FACTORS else _singular(after)) if part)
-    return _Written(found["body"].strip(), unit, -factor if negative else factor, found["power"] or "")
+    return _Written(body, unit, before + after, -factor if negative else factor, found["power"] or "")
 
 
 def _is_currency(sign: str) -> bool:
@@ -271,6 +276,8 @@ def _plain_word(text: str) -> float:
 
 def _infer_numbers(texts: Sequence[str], counts: Integers, usual: Usual) -> Notation:
     written = [(found, int(count)) for text, count in zip(texts, counts, strict=True) if (found := _written(text))]
+    if doubt := _codes(written):
+        return Notation("number", doubt=doubt)
     beside: Counter[str] = Counter()
     for found, count in written:
         if found.unit:
@@ -280,9 +287,9 @@ def _infer_numbers(texts: Sequence[str], counts: Integers, usual: Usual) -> Nota
         most = ", ".join(f"{name} ({count})" for name, count in beside.most_common(3))
         often = sum(count for _, count in written) >= MOSTLY * counts.sum()
         return Notation("number", doubt=f"numbers in several units: {most}" if often else "")
+    if beside[unit] < (1 - MOSTLY) * sum(count for _, count in written) and not _is_currency(unit.rstrip("+")):
+        unit = ""  # of a few cells only: the others are in another one
     written = [(found, count) for found, count in written if found.unit in ("", unit)]
-    if _are_codes(written):
-        return Notation("number", doubt="codes, since some begin with 0")
     decimal, doubt = _decimal(written, usual)
     other = _other(decimal)
     grouped = any(sign in found.body for found, _ in written for sign in (other, " ", "'"))
@@ -290,11 +297,18 @@ def _infer_numbers(texts: Sequence[str], counts: Integers, usual: Usual) -> Nota
     return replace(reading, missing=sentinels(reading.values(texts), counts))
 
 
-def _are_codes(written: Sequence[tuple[_Written, int]]) -> bool:
-    """Whether they are digits of which some begin with 0, as ``007``: twice, or all equally long."""
-    bare = all(found.body.isdigit() and not found.unit for found, _ in written)
-    zeros = sum(count for found, count in written if len(found.body) > 1 and found.body[0] == "0")
-    return bare and (zeros > 1 or (zeros == 1 and len({len(found.body) for found, _ in written}) == 1))
+def _codes(written: Sequence[tuple[_Written, int]]) -> str:
+    """Why digits are codes: nearly all are bare, and some begin with 0, as ``007``, twice or all equally long; or letters of
+    the alphabet stand beside some, ``2A`` and ``2B``, of which B is no billion then. Empty if they are none."""
+    bare = [(found.body, count) for found, count in written if found.body.isdigit() and not found.beside]
+    if sum(count for _, count in bare) < MOSTLY * sum(count for _, count in written):
+        return ""
+    zeros = sum(count for body, count in bare if len(body) > 1 and body[0] == "0")
+    if zeros > 1 or (zeros == 1 and len(bare) == len(written) and len({len(body) for body, _ in bare}) == 1):
+        return "codes, since some begin with 0"
+    letters = {found.beside for found, _ in written if re.fullmatch("[A-Z]", found.beside)}
+    several = len(letters) > 1 and not letters <= _FACTORS.keys()
+    return "codes, since letters stand beside some" if several or letters == {"B"} else ""
 
 
 def _decimal(written: Sequence[tuple[_Written, int]], usual: Usual) -> tuple[Decimal, str]:
@@ -444,10 +458,14 @@ def _are_compact_dates(texts: Sequence[str], there: Truths) -> bool:
 
 
 def _are_numbered(texts: Sequence[str]) -> bool:
-    """``SET-01``, ``SET-02``: one word and two digits throughout are numbers of sets, and no months of September."""
+    """Whether what may be months are numbers: one word throughout, as in ``SET-01`` and ``SET-02``; ``1601-05`` beside
+    ``1601-17`` and ``3001-02``; seasons, ``2009-10`` and ``2010-11``."""
     found = filter(None, map(_MONTH_NAMED.fullmatch, texts))
     words = {one["name"].lower() if one["short"] else "" for one in found}
-    return len(texts) > 1 and len(words) == 1 and "" not in words
+    parts = [text for text in texts if re.fullmatch(r"\d{4}-\d\d", text) and text[-2:] != "00"]
+    seasons = all(int(text[-2:]) == (int(text[:4]) + 1) % 100 for text in parts)
+    numbered = len(parts) > 1 and (seasons or sum(_MONTH_ONLY.fullmatch(text) is None for text in parts) > 1)
+    return numbered or (len(texts) > 1 and len(words) == 1 and "" not in words)
 
 
 def _infer_dates(texts: Sequence[str], counts: Integers, usual: Usual) -> Notation:

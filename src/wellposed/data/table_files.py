@@ -310,13 +310,15 @@ def has_header(head: Sequence[Sequence[str]], expected: Sequence[str] = ()) -> b
         return True
     measured, recurs = [], []
     for place, cell in enumerate(map(str.strip, head[0])):
-        below = [record[place].strip() for record in head[1:] if len(record) > place and record[place].strip()]
+        below = [record[place].strip() for record in head[1:] if len(record) > place]
+        below = [one for one in below if one and one.lower() not in MISSING_WORDS]
         kinds = Counter(map(quantity, below))
         if not cell or not below or cell.lower() in MISSING_WORDS:
             continue
+        said = quantity(cell)
         if kinds[None] > 0.1 * len(below):
             recurs.append(cell in below)
-        elif quantity(cell) not in kinds:
+        elif said not in kinds or (said is None and cell not in below):
             return True
         else:
             measured.append(cell)
@@ -339,9 +341,18 @@ def _names(
         return names, False
     if not head or not head[0]:
         raise DataError(f"'{path}' is empty. A table needs a header and at least one row.")
-    names = [name.strip() or f"unnamed_{place}" for place, name in enumerate(head[0], start=1)]
+    first = ["", *head[0]] if _has_row_names(head) else head[0]
+    names = [name.strip() or f"unnamed_{place}" for place, name in enumerate(first, start=1)]
     refuse_duplicates(names, f"'{path}'")
     return names, True
+
+
+def _has_row_names(head: Sequence[Sequence[str]]) -> bool:
+    """Whether each row begins with a name or a count for which the header has no cell, as R writes them."""
+    titles = [record[0] for record in head[1:]]
+    wider = all(len(record) == len(head[0]) + 1 and record[-1] for record in head[1:])
+    counted = titles == [str(place) for place in range(1, len(head))]
+    return wider and len(set(titles)) == len(titles) > 1 and (counted or all(quantity(one) is None for one in titles))
 
 
 def _checked_width(text: str, path: Path, separator: str, names: Sequence[str], headed: bool) -> int:

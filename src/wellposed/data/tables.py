@@ -291,6 +291,9 @@ def _missing_targets(column: pd.Series[Any]) -> tuple[Truths, list[str]]:
         return absent, []  # a categorical: a person said that all are classes
     codes, names = category_codes(column)
     words = [place for place, name in enumerate(names) if name.strip() in NO_CLASSES]
+    others = [name for place, name in enumerate(names) if place not in words]
+    if len(others) > 4 and all(re.fullmatch("[A-Z]{2}", name) for name in others):
+        words = [place for place in words if names[place] != "NA"]  # North America or Namibia among such codes
     return absent | np.isin(codes, words), [names[place] for place in words]
 
 

@@ -209,7 +209,8 @@ class Search:
         enter_stage("references")
         account = self.account
         if account.timed and account.spent >= budget_split.STARTED:
-            said = f"There was no time for the reference models: {account.elapsed:.0f} of {account.budget.amount:g} s had passed."
+            of_all = f"{account.elapsed:.0f} of {account.budget.amount:g} s"
+            said = f"There was no time for the reference models: the start took {of_all}. A larger budget compares with them."
             return References(notes=(said,))
         return references(self.problem, account.deadline(account.spent + budget_split.REFERENCES))
 

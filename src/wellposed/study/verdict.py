@@ -198,6 +198,13 @@ def _could_have_seen(record: dict[str, Any], found: dict[str, Any]) -> str:
     needs, pairs = stated_needs(found), number_or_nan(found.get("pairs"))
     if needs is None or not (needs.smallest > 0 and pairs > 1):
         return ""
+    runs = finite_numbers(listing(part(record, "confirmation", "baseline")))
+    equal = max(map(runs.count, runs), default=0)
+    if 2 * equal > len(runs) > 1:  # such as that of a constant prediction
+        return (
+            f"How large a gain could have been seen is not known: {equal} of {len(runs)} runs of the baseline have one score, "
+            f"{score(max(runs, key=runs.count))}, so that they do not say how far runs differ."
+        )
     smallest = _smallest(needs, record)
     seen = (
         f"What could have been seen: {count_noun(pairs, 'pair')} of runs on {_rows(record)} show a gain of {smallest} with "
