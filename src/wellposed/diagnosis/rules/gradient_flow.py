@@ -66,9 +66,8 @@ class VanishingGradients(Inside):
 
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
         first, last = relative(signals.first), relative(signals.last)
-        if (
-            signals.first is not None
-        ):  # a factor that begins at zero stays small, and the one beside it gets little for it
+        if signals.first is not None:
+            # A factor that begins at zero stays small, and the one beside it gets little for it.
             last = {name: gradient for name, gradient in last.items() if name in first}
         seen = [gradients for gradients in (first, last) if len(gradients) >= self.FEWEST_LAYERS]
         left = {name: signals.left[name] for name in (seen or [{}])[-1] if signals.left.get(name)}
