@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock, Mock, NonCallableMagicMock
 from xml.etree import ElementTree
 
 import numpy as np
@@ -47,6 +48,7 @@ from wellposed.logs import (
     text as lines_of_text,
 )
 from wellposed.logs.column_names import parse_name
+from wellposed.logs.in_memory import plain
 from wellposed.logs.log import columns_of
 from wellposed.training.history import History
 
@@ -1458,3 +1460,22 @@ def test_every_line_that_says_something_is_searched(quantity: str, place: str) -
         assert [*lines_of_text.speaking(f"1\n\n2\n{line}\n3")] == [line]
         assert [*lines_of_text.speaking(line)] == [line]
     assert [*lines_of_text.speaking("\n".join(lines))] == lines
+
+
+@pytest.mark.parametrize("kind", [Mock, MagicMock, NonCallableMagicMock])
+def test_what_answers_to_every_name_is_no_frame(kind: type) -> None:
+    with pytest.raises(DataError, match="cannot read a"):
+        Curves.of(kind())
+
+
+def test_a_dict_that_holds_itself_under_many_keys_is_read_at_once() -> None:
+    curves: dict[str, Any] = {
+        "train_loss": [1.0 / (i + 1) for i in range(30)],
+        "val_loss": [1.1 / (i + 1) for i in range(30)],
+    }
+    once = plain(curves)
+    for i in range(200):  # 200 ** 6 ways lead into it
+        curves[f"again {i}"] = curves
+    read = plain(curves)
+    assert {key: read[key] for key in once} == once
+    assert read["again 7"] is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from inspect import getattr_static
 from typing import Any
 
 from wellposed.core.errors import DataError, guard_call, listed
@@ -70,19 +71,26 @@ def _held(source: Any) -> Any:
 
 def is_frame(value: Any) -> bool:
     """Whether something has columns that are asked for by their names, as frames of pandas and polars do."""
-    return hasattr(value, "columns") and hasattr(value, "__getitem__")
+    absent = object()  # mocks and proxies answer to every name: only what is there counts
+    return all(getattr_static(value, name, absent) is not absent for name in ("columns", "__getitem__"))
 
 
-def plain(value: Any, depth: int = 0) -> Any:
-    """What a JSON document would hold in the place of a value: arrays, tensors and any sequence are lists, a frame is a dict."""
-    if depth > DEEPEST:
+def plain(value: Any, within: tuple[int, ...] = ()) -> Any:
+    """What a JSON document would hold in the place of a value: arrays, tensors and any sequence are lists, a frame is a dict.
+
+    What holds itself, under however many keys, ends there; ``within`` are the ids of what the value is in.
+    """
+    if type(value) in (float, int, str):  # most of what there is, by far
+        return value
+    if len(within) > DEEPEST or id(value) in within:
         return None
+    within = (*within, id(value))
     if is_frame(value):
         value = {name: list(value[name]) for name in value.columns}
     if isinstance(value, Mapping):
-        return {str(key): plain(cell, depth + 1) for key, cell in value.items()}
+        return {str(key): plain(cell, within) for key, cell in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
-        return [plain(cell, depth + 1) for cell in value]
+        return [plain(cell, within) for cell in value]
     whole = getattr(value, "tolist", None) or getattr(
         value, "to_list", None
     )  # of NumPy, torch and pandas, and of polars
