@@ -65,7 +65,7 @@ def sentence(error: Exception) -> str:
     if isinstance(error, WellposedError):
         return text
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        advice = "Free some space and run the command again; improve goes on with --resume."
+        advice = "Free some space and run the command again; a study that was begun goes on with improve --resume."
         return f"The disk is full ({error.filename or text}). {advice}"
     if isinstance(error, OSError):
         return f"{error.strerror or text}: {error.filename}." if error.filename else text
