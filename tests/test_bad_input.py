@@ -348,7 +348,7 @@ def test_a_full_disk_loses_nothing_and_resume_goes_on(after: int, monkeypatch: p
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        refused(*words, says=r"The disk is full .*go(es)? on with --resume")
+        refused(*words, says=r"The disk is full .*goes on with improve --resume")
     left = {path.name for path in Path("run").rglob("*")} if Path("run").exists() else set()
     assert not [name for name in left if name.startswith(".")], "half-written files are taken away"
     for name in left & {"state.json", "study.json"}:
