@@ -30,6 +30,8 @@ _ray_folder = tempfile.TemporaryDirectory(
     prefix="ray-", dir=os.environ.get("RAY_TMPDIR", "/tmp" if os.name == "posix" else None), ignore_cleanup_errors=True
 )
 os.environ["RAY_TMPDIR"] = _ray_folder.name
+# Ray's workers give way to every other process of the machine, 15 steps of nice: beside two busy tests they stand nearly still.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 @pytest.hookimpl(tryfirst=True)
