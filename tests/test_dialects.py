@@ -708,10 +708,12 @@ def test_a_unit_of_a_few_cells_is_not_that_of_the_column() -> None:
 @pytest.mark.parametrize("sign", [".", ","])
 def test_decimals_whose_sign_a_sheet_has_lost_are_no_huge_numbers(sign: str) -> None:
     damaged = sign.join(["41", "027", "533", "896", "412"])
-    column = pd.Series(["12", "23.5", "40", "7"] * 9 + [damaged])
+    column = pd.Series(["12", f"23{sign}5", "40", "7"] * 9 + [damaged])
     reading = column_reading(column)
-    assert reading.values(["23.5"]).tolist() == [23.5]
+    assert reading.values([f"23{sign}5"]).tolist() == [23.5]
     assert np.isnan(reading.values([damaged])[0])
+    large = column_reading(pd.Series([damaged, sign.join(["9", "345", "678", "901", "234"]), "12"] * 4))
+    assert large.values([damaged]).tolist() == [41_027_533_896_412]  # thousands, where no decimals have that sign
     assert column_reading(pd.Series(["15.833.943.000.000", "1.200.500.000.000"])).values(["15.833.943.000.000"]) == [
         15_833_943_000_000
     ]

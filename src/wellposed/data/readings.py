@@ -185,7 +185,8 @@ _WRITTEN = re.compile(
     r"(?P<after>\+|[^\d\s.,'()+\-:][^\s,()]*(?: [^\d\s,()]+)?)?\s*(?P<last>-)?\s*(?P<close>\))?"
 )
 _DAMAGED = re.compile(r"\d{2,3}([.,])\d{3}(?:\1\d{3}){3,}(?<!000)")
-"""All the digits that a computer gives a decimal, with a sign at each third: a sheet has lost where the decimal sign was."""
+"""All the digits that a computer gives a decimal, with a sign at each third: beside decimals with that sign, a sheet has lost where
+the decimal sign was."""
 _CURRENCIES = frozenset({
     "USD", "EUR", "GBP", "CHF", "JPY", "CNY", "INR", "BRL", "RUB", "PLN", "CZK", "SEK", "NOK", "DKK", "HUF", "AUD", "CAD", "MXN",
     "TRY", "ZAR", "KRW", "R$", "US$", "A$", "C$", "Rs", "Rs.", "kr", "kr.", "Kč", "zł", "Ft",
@@ -241,8 +242,6 @@ def _written(text: str) -> _Written | None:
     if found is None or bool(found["open"]) != bool(found["close"]):
         return None
     body, before, after = found["body"].strip(), found["before"] or "", found["after"] or ""
-    if _DAMAGED.fullmatch(body):
-        return None
     if before and not _is_currency(before):
         return None
     sign = after.removeprefix("/")[:1]  # also 5/kg
@@ -289,7 +288,11 @@ def _infer_numbers(texts: Sequence[str], counts: Integers, usual: Usual) -> Nota
         return Notation("number", doubt=f"numbers in several units: {most}" if often else "")
     if beside[unit] < (1 - MOSTLY) * sum(count for _, count in written) and not _is_currency(unit.rstrip("+")):
         unit = ""  # of a few cells only: the others are in another one
-    written = [(found, count) for found, count in written if found.unit in ("", unit)]
+    signs = {found.decimal() for found, _ in written}
+    written = [
+        (found, count) for found, count in written
+        if found.unit in ("", unit) and not ((lost := _DAMAGED.fullmatch(found.body)) and lost[1] in signs)
+    ]  # fmt: skip
     decimal, doubt = _decimal(written, usual)
     other = _other(decimal)
     grouped = any(sign in found.body for found, _ in written for sign in (other, " ", "'"))
